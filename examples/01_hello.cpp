@@ -1,0 +1,25 @@
+// A transformer over 1000 tokens, evaluated by one that takes at most 65 rows a call.
+
+#include <iostream>
+#include <twoheads/twoheads.hpp>
+
+using namespace twoheads;
+
+int main() {
+  // The large model: one causal layer of width 32 with 2 heads, random weights (Definition 2.2 of the paper).
+  const ModelSpec spec = paper_layer(1, 32, 2, Mask{MaskKind::causal}, MlpKind::none, 0);
+  const Model<float> model = random_model<float>(spec, /*seed=*/1);
+  const Matrix<float> tokens = Random(2).matrix<float>(1000, 32);
+
+  // The small transformer that we may call, and its limits. Any class with limits() and run() will do.
+  OracleLimits limits;
+  limits.kind = OracleKind::causal;
+  limits.rows = 65;
+  SmallTransformer<float> oracle(limits);
+
+  const Simulation<float> small = simulate(model, tokens, oracle);
+  const Matrix<float> large = forward(model, tokens, DirectAttention<float>());
+
+  std::cout << "calls of at most 65 rows:  " << small.counts.calls << "\n"
+            << "largest difference:        " << (small.rows - large).cwiseAbs().maxCoeff() << "\n";
+}

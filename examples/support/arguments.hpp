@@ -1,0 +1,114 @@
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <charconv>
+#include <cmath>
+#include <stdexcept>
+#include <string>
+#include <twoheads/base/index.hpp>
+#include <utility>
+#include <vector>
+
+/// What the programs share: flags that say what they got and what they take, and exit codes.
+namespace programs {
+
+using twoheads::Index;
+
+/// A flag has a value that it cannot take: exit code 2.
+struct ArgumentError : std::runtime_error {
+  ArgumentError(const std::string& flag, const std::string& got, const std::string& takes)
+      : std::runtime_error(flag + " is '" + got + "', it takes " + takes) {}
+};
+
+/// A flag asks for a part of the library that is to come: exit code 2.
+struct NotBuiltYet : std::runtime_error {
+  explicit NotBuiltYet(const std::string& what) : std::runtime_error(what + " is not built yet") {}
+};
+
+template <class Number>
+[[nodiscard]] bool read_number(const std::string& text, Number& value) {
+  const auto [end, fault] = std::from_chars(text.data(), text.data() + text.size(), value);
+  return fault == std::errc{} && end == text.data() + text.size();
+}
+
+/// Reads a whole number of at least `least`.
+[[nodiscard]] inline Index read_count(const std::string& flag, const std::string& text, Index least) {
+  Index value = 0;
+  if (!read_number(text, value) || value < least)
+    throw ArgumentError(flag, text, "a whole number of " + std::to_string(least) + " or more");
+  return value;
+}
+
+/// Adds a flag for a whole number of at least `least`.
+inline CLI::Option* add_count(CLI::App& app, const std::string& flag, Index& target, Index least, const std::string& help) {
+  return app
+      .add_option_function<std::string>(
+          flag, [flag, &target, least](const std::string& text) { target = read_count(flag, text, least); }, help)
+      ->type_name("INT");
+}
+
+/// Adds a flag for a finite number above 0.
+inline CLI::Option* add_positive(CLI::App& app, const std::string& flag, double& target, const std::string& help) {
+  const auto read = [flag, &target](const std::string& text) {
+    double value = 0;
+    if (!read_number(text, value) || !std::isfinite(value) || !(value > 0))
+      throw ArgumentError(flag, text, "a finite number above 0");
+    target = value;
+  };
+  return app.add_option_function<std::string>(flag, read, help)->type_name("NUMBER");
+}
+
+/// Adds a flag for one of some words; a word without a value is answered with "not built yet".
+template <class Value>
+CLI::Option* add_choice(CLI::App& app, const std::string& flag, Value& target,
+                        const std::vector<std::pair<std::string, Value>>& words, const std::vector<std::string>& later,
+                        const std::string& help) {
+  std::string all;
+  for (const auto& word : words) all += (all.empty() ? "" : "|") + word.first;
+  std::string everything = all;
+  for (const std::string& word : later) everything += "|" + word;
+  const auto read = [flag, &target, words, later, everything](const std::string& text) {
+    for (const auto& [word, value] : words) {
+      if (word != text) continue;
+      target = value;
+      return;
+    }
+    for (const std::string& word : later)
+      if (word == text) throw NotBuiltYet(flag + " " + text);
+    throw ArgumentError(flag, text, "one of " + everything);
+  };
+  return app.add_option_function<std::string>(flag, read, help)->type_name(all);
+}
+
+/// Flags that are to come: known by name, answered with "not built yet".
+inline void add_later(CLI::App& app, const std::vector<std::string>& flags) {
+  for (const std::string& flag : flags)
+    app.add_option_function<std::string>(
+           flag, [flag](const std::string&) { throw NotBuiltYet(flag); }, "")
+        ->expected(0, 1)
+        ->type_name("")
+        ->group("Not built yet");
+}
+
+/// Parses the command line and runs `body`; says on standard error why it could not, and returns the exit code.
+template <class Body>
+int run(CLI::App& app, int argc, char** argv, const Body& body) {
+  try {
+    app.parse(argc, argv);
+    body();
+    return 0;
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : 2;
+  } catch (const ArgumentError& error) {
+    std::cerr << app.get_name() << ": " << error.what() << "\n";
+    return 2;
+  } catch (const NotBuiltYet& error) {
+    std::cerr << app.get_name() << ": " << error.what() << "\n";
+    return 2;
+  } catch (const std::exception& error) {
+    std::cerr << app.get_name() << ": " << error.what() << "\n";
+    return 1;
+  }
+}
+
+}  // namespace programs

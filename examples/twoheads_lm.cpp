@@ -1,0 +1,243 @@
+// A trained language model that writes or scores text through calls of at most R rows.
+
+#include <cmath>
+#include <fstream>
+#include <iostream>
+#include <iterator>
+#include <nlohmann/json.hpp>
+#include <twoheads/base/digest.hpp>
+#include <twoheads/model/llama2c.hpp>
+#include <twoheads/model/tokenizer.hpp>
+#include <twoheads/oracle/small_transformer.hpp>
+#include <twoheads/simulate.hpp>
+
+#include "support/instances.hpp"
+#include "support/plan_arguments.hpp"
+#include "support/safetensors.hpp"
+#include "support/stopwatch.hpp"
+
+namespace {
+
+using twoheads::Index;
+using twoheads::Matrix;
+
+enum class EngineWord { oracle, direct };
+enum class ScalarWord { float32, float64 };
+
+struct Settings {
+  std::string model;
+  std::string tokenizer;
+  Index rows = 64;
+  Index oracle_heads = 1;
+  EngineWord engine = EngineWord::oracle;
+  twoheads::Anchor anchor = twoheads::Anchor::adaptive;
+  Index generate = 0;
+  std::string prompt;
+  std::string score;
+  std::string score_ids;
+  std::string logits;
+  bool json = false;
+};
+
+/// The model's body over token ids by the chosen engine, counting calls over several passes.
+template <class Scalar>
+class Runner {
+ public:
+  Runner(const twoheads::LanguageModel<Scalar>& model, const Settings& settings)
+      : model_(model), engine_(settings.engine), oracle_(limits(settings)), grid_(oracle_, {settings.anchor}) {}
+
+  [[nodiscard]] Matrix<Scalar> operator()(const std::vector<int>& ids) {
+    const Matrix<Scalar> x = twoheads::embed(model_, ids);
+    if (engine_ == EngineWord::direct) return twoheads::forward(model_.body, x, twoheads::DirectAttention<Scalar>());
+    return twoheads::forward(model_.body, x, grid_);
+  }
+
+  [[nodiscard]] const twoheads::SimulationCounts& counts() const { return grid_.counts(); }
+
+ private:
+  static twoheads::OracleLimits limits(const Settings& settings) {
+    twoheads::OracleLimits limits;
+    limits.kind = twoheads::OracleKind::causal;
+    limits.rows = settings.rows;
+    limits.heads = settings.oracle_heads;
+    return limits;
+  }
+
+  const twoheads::LanguageModel<Scalar>& model_;
+  EngineWord engine_;
+  twoheads::SmallTransformer<Scalar> oracle_;
+  twoheads::GridAttention<twoheads::SmallTransformer<Scalar>> grid_;
+};
+
+std::string read_text(const std::string& path) {
+  std::ifstream in(path, std::ios::binary);
+  if (!in) throw std::runtime_error(path + ": cannot be read");
+  return {std::istreambuf_iterator<char>(in), {}};
+}
+
+std::vector<int> read_ids(const std::string& path) {
+  const nlohmann::json list = nlohmann::json::parse(read_text(path), nullptr, false);
+  if (!list.is_array() || list.empty()) throw std::runtime_error(path + ": expected a JSON list of one or more token ids");
+  std::vector<int> ids;
+  for (const nlohmann::json& id : list) {
+    if (!id.is_number_integer() || id.get<std::int64_t>() < 0 || id.get<std::int64_t>() > std::numeric_limits<int>::max())
+      throw std::runtime_error(path + ": entry " + std::to_string(ids.size()) + " is " + id.dump() + ", expected a token id");
+    ids.push_back(id.get<int>());
+  }
+  return ids;
+}
+
+/// Greedy: the most likely token again and again, until `count` are written or the model starts a new text.
+template <class Scalar>
+void generate(const twoheads::LanguageModel<Scalar>& model, const twoheads::Tokenizer& tokenizer, const Settings& settings) {
+  Runner<Scalar> run(model, settings);
+  std::vector<int> ids = tokenizer.encode(settings.prompt);
+  if (!settings.json) std::cout << tokenizer.decode(ids) << std::flush;
+  Index written = 0;
+  const programs::Stopwatch watch;
+  while (written < settings.generate) {
+    const Matrix<Scalar> rows = run(ids);
+    const Matrix<Scalar> scores = twoheads::logits(model, twoheads::view(rows.bottomRows(1)));
+    Index next = 0;
+    scores.row(0).maxCoeff(&next);
+    if (next == twoheads::Tokenizer::start_token) break;
+    ++written;
+    if (!settings.json) std::cout << tokenizer.decode(ids.back(), static_cast<int>(next)) << std::flush;
+    ids.push_back(static_cast<int>(next));
+  }
+  const double speed = static_cast<double>(written) / watch.seconds();
+  if (settings.json) {
+    std::cout << nlohmann::ordered_json{{"ids", ids},
+                                        {"text", tokenizer.decode(ids)},
+                                        {"calls", run.counts().calls},
+                                        {"tokens_per_second", speed}}
+                     .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace)
+              << "\n";
+  } else {
+    std::cout << "\n";
+    std::cerr << written << " tokens, " << run.counts().calls << " calls of at most " << settings.rows << " rows, " << speed
+              << " tokens a second\n";
+  }
+}
+
+/// Mean negative log-likelihood of each next token, in nats.
+double mean_nll(const Matrix<double>& logits, const std::vector<int>& ids) {
+  double sum = 0;
+  for (Index row = 0; row + 1 < logits.rows(); ++row) {
+    const double largest = logits.row(row).maxCoeff();
+    const double log_sum = largest + std::log((logits.row(row).array() - largest).exp().sum());
+    sum += log_sum - logits(row, ids[static_cast<std::size_t>(row + 1)]);
+  }
+  return logits.rows() > 1 ? sum / static_cast<double>(logits.rows() - 1) : 0.0;
+}
+
+/// Largest absolute difference, infinite if either holds a NaN.
+double max_difference(const Matrix<double>& a, const Matrix<double>& b) {
+  if (twoheads::detail::first_row_not_finite(a) >= 0 || twoheads::detail::first_row_not_finite(b) >= 0)
+    return std::numeric_limits<double>::infinity();
+  return (a - b).cwiseAbs().maxCoeff();
+}
+
+/// Share of rows whose most likely token changed, those whose best two differ by less than 1e-4 in the reference apart.
+double share_of_changed(const Matrix<double>& logits, const Matrix<double>& reference) {
+  Index changed = 0;
+  for (Index row = 0; row < logits.rows(); ++row) {
+    Index best = 0;
+    Index found = 0;
+    const double most = reference.row(row).maxCoeff(&best);
+    logits.row(row).maxCoeff(&found);
+    if (best == found) continue;
+    Matrix<double> others = reference.row(row);
+    others(0, best) = -std::numeric_limits<double>::infinity();
+    if (most - others.maxCoeff() >= 1e-4) ++changed;
+  }
+  return static_cast<double>(changed) / static_cast<double>(logits.rows());
+}
+
+template <class Scalar>
+void score(const twoheads::LanguageModel<Scalar>& model, const std::vector<int>& ids, const Settings& settings) {
+  Runner<Scalar> run(model, settings);
+  const programs::Stopwatch watch;
+  const Matrix<Scalar> rows = run(ids);
+  const Matrix<Scalar> logits = twoheads::logits(model, twoheads::view(rows));
+  const double seconds = watch.seconds();
+
+  const twoheads::LanguageModel<double> wide = twoheads::cast_model<double>(model);
+  const Matrix<double> truth =
+      twoheads::forward(wide.body, twoheads::embed(wide, ids), twoheads::DirectAttention<double>());
+  const Matrix<double> reference = twoheads::logits(wide, twoheads::view(truth));
+  const Matrix<double> found = logits.template cast<double>();
+
+  if (!settings.logits.empty()) programs::write_safetensors(settings.logits, "logits", logits.template cast<float>());
+  const auto count = static_cast<Index>(ids.size());
+  const double error = max_difference(found, reference);
+  const double nll = mean_nll(found, ids);
+  const double changed = share_of_changed(found, reference);
+  const double speed = static_cast<double>(count) / seconds;
+  if (settings.json) {
+    std::cout << nlohmann::ordered_json{{"tokens", count},
+                                        {"nll", nll},
+                                        {"calls", run.counts().calls},
+                                        {"tokens_per_second", speed},
+                                        {"max_logit_error", std::isfinite(error) ? error : std::numeric_limits<double>::max()},
+                                        {"digest", twoheads::digest(logits)},
+                                        {"argmax_changed", changed},
+                                        {"repeats", run.counts().repeats}}
+                     .dump()
+              << "\n";
+    return;
+  }
+  std::cout << "tokens           " << count << "\nnll              " << nll << " nats a token\ncalls            "
+            << run.counts().calls << " of at most " << settings.rows << " rows (" << run.counts().repeats
+            << " repeats)\nlogit error      " << error << " at most, against the direct float64 transformer\nargmax changed   "
+            << changed << " of the rows\nspeed            " << speed << " tokens a second\n";
+}
+
+template <class Scalar>
+void run(const Settings& settings) {
+  const auto model = twoheads::read_llama2c<Scalar>(settings.model);
+  const auto tokenizer = twoheads::Tokenizer::read(settings.tokenizer, model.vocabulary());
+  if (settings.generate > 0)
+    generate(model, tokenizer, settings);
+  else
+    score(model, settings.score.empty() ? read_ids(settings.score_ids) : tokenizer.encode(read_text(settings.score)), settings);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app("Writes or scores text with a llama2.c model, through calls of at most R rows.", "twoheads_lm");
+  Settings settings;
+  ScalarWord scalar = ScalarWord::float32;
+  Index threads = 1;
+  app.add_option("--model", settings.model, "llama2.c model file")->required()->type_name("FILE");
+  app.add_option("--tokenizer", settings.tokenizer, "llama2.c tokenizer file")->required()->type_name("FILE");
+  programs::add_rows(app, settings.rows);
+  programs::add_choice<EngineWord>(app, "--engine", settings.engine,
+                                   {{"oracle", EngineWord::oracle}, {"direct", EngineWord::direct}}, {"kernel"},
+                                   "what evaluates attention (default oracle)");
+  programs::add_anchor(app, settings.anchor);
+  programs::add_count(app, "--oracle-heads", settings.oracle_heads, 1, "heads of the oracle, H' (default 1)");
+  programs::add_count(app, "--threads", threads, 1, "threads (default 1; more: not built yet)");
+  programs::add_choice<ScalarWord>(app, "--scalar", scalar, {{"float", ScalarWord::float32}, {"double", ScalarWord::float64}}, {},
+                                   "scalar of the run (default float)");
+  programs::add_later(app, {"--window", "--sinks"});
+  CLI::Option* generate = programs::add_count(app, "--generate", settings.generate, 1, "write so many tokens, greedily");
+  app.add_option("--prompt", settings.prompt, "text to go on from (with --generate)")->needs(generate)->type_name("TEXT");
+  CLI::Option* score = app.add_option("--score", settings.score, "score a text file")->type_name("FILE");
+  CLI::Option* score_ids = app.add_option("--score-ids", settings.score_ids, "score a JSON list of token ids")->type_name("FILE");
+  app.add_option("--logits", settings.logits, "write the scored logits as safetensors")->excludes(generate)->type_name("FILE");
+  generate->excludes(score)->excludes(score_ids);
+  score->excludes(score_ids);
+  app.add_flag("--json", settings.json, "print one JSON object and nothing else");
+
+  return programs::run(app, argc, argv, [&] {
+    if (threads > 1) throw programs::NotBuiltYet("--threads above 1");
+    if (settings.generate == 0 && settings.score.empty() && settings.score_ids.empty())
+      throw programs::ArgumentError("the task", "absent", "one of --generate n, --score FILE, --score-ids FILE");
+    if (scalar == ScalarWord::float32)
+      run<float>(settings);
+    else
+      run<double>(settings);
+  });
+}

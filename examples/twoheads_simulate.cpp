@@ -1,0 +1,185 @@
+// A random transformer, simulated through small calls and held against its direct evaluation in a wider scalar.
+
+#include <cmath>
+#include <iostream>
+#include <nlohmann/json.hpp>
+#include <twoheads/base/digest.hpp>
+#include <twoheads/oracle/small_transformer.hpp>
+#include <twoheads/plan/print.hpp>
+#include <twoheads/simulate.hpp>
+
+#include "support/instances.hpp"
+#include "support/memory.hpp"
+#include "support/plan_arguments.hpp"
+#include "support/random_run.hpp"
+#include "support/stopwatch.hpp"
+
+namespace {
+
+using twoheads::Index;
+using twoheads::Matrix;
+
+enum class ScalarWord { float32, float64 };
+enum class LayerWord { standard, paper };
+
+struct Settings {
+  twoheads::PlanRequest request;
+  Index kv_heads = 1;
+  Index width = 64;
+  double logit_scale = 1.0;
+  Index seed = 1;
+  LayerWord layer = LayerWord::standard;
+  twoheads::TokenEncoding encoding = twoheads::TokenEncoding::projected;
+};
+
+struct Outcome {
+  twoheads::SimulationCounts counts;
+  double max_row_error = 0;
+  double direct_row_error = 0;
+  Index bad_rows = 0;
+  double max_logit = 0;
+  std::string digest;
+  double seconds = 0;
+  double direct_seconds = 0;
+  std::int64_t peak_bytes = 0;
+};
+
+twoheads::ModelSpec make_spec(const Settings& settings) {
+  const twoheads::PlanRequest& request = settings.request;
+  if (settings.width % request.heads != 0)
+    throw programs::ArgumentError("--width", std::to_string(settings.width), "a multiple of --heads " + std::to_string(request.heads));
+  if (settings.layer == LayerWord::paper) {
+    if (settings.kv_heads != request.heads)
+      throw programs::ArgumentError("--kv-heads", std::to_string(settings.kv_heads), "--heads where --layer is paper");
+    return twoheads::paper_layer(request.layers, settings.width, request.heads, request.mask, twoheads::MlpKind::relu,
+                                 2 * settings.width);
+  }
+  twoheads::ModelSpec spec;
+  spec.layers = request.layers;
+  spec.width = settings.width;
+  spec.attention.heads = request.heads;
+  spec.attention.kv_heads = settings.kv_heads;
+  spec.attention.head_dim = spec.attention.value_dim = settings.width / request.heads;
+  spec.attention.score_scale = 1.0 / std::sqrt(static_cast<double>(spec.attention.head_dim));
+  spec.attention.mask = request.mask;
+  spec.norm = twoheads::NormKind::rms;
+  spec.mlp = twoheads::MlpKind::swiglu;
+  spec.hidden = 2 * settings.width;
+  spec.final_norm = true;
+  return spec;
+}
+
+/// Simulation, direct evaluation in the same scalar, and the reference in a wider one.
+template <class Scalar>
+Outcome run(const Settings& settings) {
+  using Wider = std::conditional_t<std::is_same_v<Scalar, float>, double, long double>;
+  const twoheads::PlanRequest& request = settings.request;
+  const auto seed = static_cast<std::uint64_t>(settings.seed);
+  const bool cross = request.keys != request.tokens;
+  Matrix<Scalar> x;
+  Matrix<Scalar> memory;
+  twoheads::Model<Scalar> model;
+  {
+    twoheads::Random random(seed + 1);
+    const Matrix<double> wide_x = random.matrix<double>(request.tokens, settings.width);
+    const Matrix<double> wide_memory = cross ? random.matrix<double>(request.keys, settings.width) : Matrix<double>();
+    twoheads::Model<double> wide = twoheads::random_model<double>(make_spec(settings), seed);
+    programs::set_logit_scale(wide, wide_x, cross ? &wide_memory : nullptr, settings.logit_scale);
+    model = twoheads::cast_model<Scalar>(wide);
+    x = wide_x.template cast<Scalar>();
+    memory = wide_memory.template cast<Scalar>();
+  }
+
+  Outcome outcome;
+  twoheads::SmallTransformer<Scalar> oracle(request.oracle);
+  const programs::PeakMemory peak;
+  const programs::Stopwatch watch;
+  const twoheads::Simulation<Scalar> simulation =
+      twoheads::simulate(model, x, oracle, {request.anchor, settings.encoding}, cross ? &memory : nullptr);
+  outcome.seconds = watch.seconds();
+  outcome.peak_bytes = peak.bytes();
+  outcome.counts = simulation.counts;
+  outcome.digest = twoheads::digest(simulation.rows);
+  outcome.bad_rows = programs::bad_rows(simulation.rows);
+
+  const programs::Stopwatch direct_watch;
+  const Matrix<Scalar> direct =
+      twoheads::forward(model, x, twoheads::DirectAttention<Scalar>(), cross ? &memory : nullptr);
+  outcome.direct_seconds = direct_watch.seconds();
+
+  const Matrix<Wider> wide_memory = memory.template cast<Wider>();
+  twoheads::DirectAttention<Wider> truth;
+  const Matrix<Wider> reference = twoheads::forward(twoheads::cast_model<Wider>(model), Matrix<Wider>(x.template cast<Wider>()),
+                                                    truth, cross ? &wide_memory : nullptr);
+  outcome.max_logit = truth.max_logit();
+  outcome.max_row_error = programs::max_row_error(simulation.rows, reference);
+  outcome.direct_row_error = programs::max_row_error(direct, reference);
+  return outcome;
+}
+
+void print(const Settings& settings, const Outcome& outcome, double unit, double least) {
+  const double bound = 4 * outcome.direct_row_error + unit * outcome.max_logit + least;
+  twoheads::print(std::cout, programs::make_plan(settings.request));
+  std::cout << "\nsimulated\n  calls made     " << outcome.counts.calls << " (" << outcome.counts.repeats << " repeats)"
+            << "\n  largest logit  " << outcome.max_logit << "\n\n  largest relative row error against a wider scalar"
+            << "\n    simulation   " << outcome.max_row_error << "\n    direct       " << outcome.direct_row_error
+            << "\n    bound        " << bound << (outcome.max_row_error <= bound ? "  (kept)" : "  (EXCEEDED)")
+            << "\n  bad rows       " << outcome.bad_rows << "\n  seconds        " << outcome.seconds << ", direct "
+            << outcome.direct_seconds << "\n  peak memory    " << outcome.peak_bytes / 1024 << " KiB\n  digest         "
+            << outcome.digest << "\n";
+}
+
+/// JSON has no infinity: it is written as null by the library, so as a large number by us.
+double json_number(double value) { return std::isfinite(value) ? value : std::numeric_limits<double>::max(); }
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app("Simulates a random transformer through small calls and checks it against direct evaluation.", "twoheads_simulate");
+  programs::PlanArguments arguments(app, twoheads::Anchor::adaptive);
+  Settings settings;
+  ScalarWord scalar = ScalarWord::float32;
+  Index threads = 1;
+  int engine = 0;
+  bool json = false;
+  programs::add_count(app, "--width", settings.width, 1, "model width d, H heads of d / H (default 64)");
+  programs::add_choice<ScalarWord>(app, "--scalar", scalar, {{"float", ScalarWord::float32}, {"double", ScalarWord::float64}}, {},
+                                   "scalar of the run (default float)");
+  programs::add_positive(app, "--logit-scale", settings.logit_scale, "multiplies the queries (default 1: logits of 1 to 10)");
+  programs::add_choice<int>(app, "--engine", engine, {{"oracle", 0}}, {"kernel"}, "what evaluates the tiles (default oracle)");
+  programs::add_count(app, "--threads", threads, 1, "threads (default 1; more: not built yet)");
+  programs::add_count(app, "--seed", settings.seed, 0, "seed of weights and input (default 1)");
+  programs::add_choice<LayerWord>(app, "--layer", settings.layer, {{"standard", LayerWord::standard}, {"paper", LayerWord::paper}},
+                                  {}, "pre-norm layer with residual, or the paper's Definition 2.2 (default standard)");
+  programs::add_choice<twoheads::TokenEncoding>(
+      app, "--encoding", settings.encoding,
+      {{"projected", twoheads::TokenEncoding::projected}, {"raw", twoheads::TokenEncoding::raw}}, {},
+      "what the rows of a call hold: projected q, k, v, or tokens (default projected)");
+  app.add_flag("--json", json, "print one JSON object and nothing else");
+
+  return programs::run(app, argc, argv, [&] {
+    if (threads > 1) throw programs::NotBuiltYet("--threads above 1");
+    settings.request = arguments.request();
+    settings.kv_heads = arguments.kv_heads();
+    static_cast<void>(programs::make_plan(settings.request));
+    make_spec(settings).require_valid();
+    const bool single = scalar == ScalarWord::float32;
+    const Outcome outcome = single ? run<float>(settings) : run<double>(settings);
+    if (json)
+      std::cout << nlohmann::ordered_json{{"calls", outcome.counts.calls},
+                                          {"repeats", outcome.counts.repeats},
+                                          {"rounds", outcome.counts.rounds},
+                                          {"max_row_error", json_number(outcome.max_row_error)},
+                                          {"direct_row_error", json_number(outcome.direct_row_error)},
+                                          {"bad_rows", outcome.bad_rows},
+                                          {"max_logit", outcome.max_logit},
+                                          {"digest", outcome.digest},
+                                          {"seconds", outcome.seconds},
+                                          {"direct_seconds", outcome.direct_seconds},
+                                          {"peak_bytes", outcome.peak_bytes}}
+                       .dump()
+                << "\n";
+    else
+      print(settings, outcome, single ? 6e-8 : 1.2e-16, single ? 1e-6 : 1e-12);
+  });
+}

@@ -1,0 +1,59 @@
+#pragma once
+
+#include <cmath>
+#include <numbers>
+#include <twoheads/base/matrix.hpp>
+#include <twoheads/base/product.hpp>
+#include <twoheads/model/weights.hpp>
+
+namespace twoheads {
+
+/// Applies a layer's MLP to rows.
+///
+///   Shapes   rows, result (n, width); first_row is the position of row 0, which only a custom MLP may use
+///   Math     relu:    max(x w_in + b_in, 0) w_out + b_out
+///            gelu:    g(x w_in + b_in) w_out + b_out, g(t) = t (1 + erf(t / sqrt 2)) / 2, or its tanh form
+///            swiglu:  (silu(x w_gate) * (x w_in)) w_out, silu(t) = t / (1 + exp(-t))
+template <RealScalar Scalar>
+[[nodiscard]] Matrix<Scalar> mlp(const MatrixView<Scalar>& rows, const MlpWeights<Scalar>& weights, MlpKind kind,
+                                 Index first_row) {
+  Matrix<Scalar> result = rows;
+  if (kind == MlpKind::none) return result;
+  if (kind == MlpKind::custom) {
+    weights.custom(first_row, span(result));
+    return result;
+  }
+  Matrix<Scalar> hidden(rows.rows(), weights.w_in.cols());
+  detail::multiply(span(hidden), rows, view(weights.w_in));
+  if (weights.b_in.size() > 0) hidden.rowwise() += weights.b_in;
+  switch (kind) {
+    case MlpKind::relu:
+      hidden = hidden.cwiseMax(Scalar(0)).eval();
+      break;
+    case MlpKind::gelu:
+      hidden = hidden.unaryExpr([](Scalar t) {
+        return t * (Scalar(1) + std::erf(t / std::numbers::sqrt2_v<Scalar>)) / Scalar(2);
+      }).eval();
+      break;
+    case MlpKind::gelu_tanh:
+      hidden = hidden.unaryExpr([](Scalar t) {
+        const Scalar root = std::sqrt(Scalar(2) * std::numbers::inv_pi_v<Scalar>);
+        return t * (Scalar(1) + std::tanh(root * (t + Scalar(0.044715) * t * t * t))) / Scalar(2);
+      }).eval();
+      break;
+    case MlpKind::swiglu: {
+      Matrix<Scalar> gate(rows.rows(), weights.w_gate.cols());
+      detail::multiply(span(gate), rows, view(weights.w_gate));
+      hidden.array() *= gate.array() / (Scalar(1) + (-gate.array()).exp());
+      break;
+    }
+    case MlpKind::none:
+    case MlpKind::custom:
+      break;
+  }
+  detail::multiply(span(result), view(hidden), view(weights.w_out));
+  if (weights.b_out.size() > 0) result.rowwise() += weights.b_out;
+  return result;
+}
+
+}  // namespace twoheads

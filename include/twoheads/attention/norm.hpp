@@ -1,0 +1,32 @@
+#pragma once
+
+#include <twoheads/base/matrix.hpp>
+#include <twoheads/model/weights.hpp>
+
+namespace twoheads {
+
+/// Normalises each row.
+///
+///   Shapes   rows, result (N, width)
+///   Math     rms:    gain * x / sqrt(mean(x^2) + epsilon)
+///            layer:  gain * (x - mean(x)) / sqrt(var(x) + epsilon) + shift
+///   Corner   a zero row stays zero (plus the shift); NormKind::none copies
+template <RealScalar Scalar>
+[[nodiscard]] Matrix<Scalar> normed(const MatrixView<Scalar>& rows, const NormWeights<Scalar>& weights, NormKind kind,
+                                    double epsilon) {
+  Matrix<Scalar> result = rows;
+  if (kind == NormKind::none) return result;
+  const Scalar width = static_cast<Scalar>(rows.cols());
+  for (Index row = 0; row < result.rows(); ++row) {
+    auto x = result.row(row);
+    if (kind == NormKind::layer) x.array() -= x.sum() / width;
+    const Scalar mean_square = x.squaredNorm() / width + static_cast<Scalar>(epsilon);
+    // A zero row with epsilon = 0 would be 0 / 0.
+    if (mean_square > Scalar(0) || mean_square != mean_square) x *= Scalar(1) / std::sqrt(mean_square);
+    x.array() *= weights.gain.array();
+    if (kind == NormKind::layer && weights.shift.size() > 0) x += weights.shift;
+  }
+  return result;
+}
+
+}  // namespace twoheads

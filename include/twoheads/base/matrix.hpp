@@ -1,0 +1,88 @@
+#pragma once
+
+#include <Eigen/Core>
+#include <concepts>
+#include <string_view>
+#include <twoheads/base/errors.hpp>
+#include <twoheads/base/index.hpp>
+
+namespace twoheads {
+
+/// Scalars that the library computes in. `long double` serves as the reference for `double`.
+template <class T>
+concept RealScalar = std::same_as<T, float> || std::same_as<T, double> || std::same_as<T, long double>;
+
+/// Row-major dense matrix: one token a row.
+template <class Scalar>
+using Matrix = Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+
+/// Column of one number a row.
+template <class Scalar>
+using Vector = Eigen::Matrix<Scalar, Eigen::Dynamic, 1>;
+
+/// One row of numbers, for example a norm's gain.
+template <class Scalar>
+using RowVector = Eigen::Matrix<Scalar, 1, Eigen::Dynamic>;
+
+/// Reads a row-major block that someone else owns; copying the view copies no numbers.
+template <class Scalar>
+using MatrixView = Eigen::Map<const Matrix<Scalar>, Eigen::Unaligned, Eigen::OuterStride<>>;
+
+/// Writes a row-major block that someone else owns.
+template <class Scalar>
+using MatrixSpan = Eigen::Map<Matrix<Scalar>, Eigen::Unaligned, Eigen::OuterStride<>>;
+
+/// View of a matrix or of a row-major block of one. The owner must outlive the view.
+template <class Derived>
+[[nodiscard]] MatrixView<typename Derived::Scalar> view(const Eigen::DenseBase<Derived>& dense) {
+  static_assert(Derived::IsRowMajor, "twoheads views are row-major: one token a row");
+  const Derived& block = dense.derived();
+  return {block.data(), block.rows(), block.cols(), Eigen::OuterStride<>(block.outerStride())};
+}
+
+/// Writable view of a matrix or of a row-major block of one. The owner must outlive the view.
+template <class Derived>
+[[nodiscard]] MatrixSpan<typename Derived::Scalar> span(Eigen::DenseBase<Derived>& dense) {
+  static_assert(Derived::IsRowMajor, "twoheads views are row-major: one token a row");
+  Derived& block = dense.derived();
+  return {block.data(), block.rows(), block.cols(), Eigen::OuterStride<>(block.outerStride())};
+}
+
+/// Rows [rows.begin, rows.end) and columns [begin, begin + count) of a view.
+template <class Scalar>
+[[nodiscard]] MatrixView<Scalar> block_view(const MatrixView<Scalar>& whole, Rows rows, Index begin, Index count) {
+  return {whole.data() + rows.begin * whole.outerStride() + begin, rows.size(), count,
+          Eigen::OuterStride<>(whole.outerStride())};
+}
+
+/// Rows [rows.begin, rows.end) and columns [begin, begin + count) of a writable view.
+template <class Scalar>
+[[nodiscard]] MatrixSpan<Scalar> block_span(const MatrixSpan<Scalar>& whole, Rows rows, Index begin, Index count) {
+  return {const_cast<Scalar*>(whole.data()) + rows.begin * whole.outerStride() + begin, rows.size(), count,
+          Eigen::OuterStride<>(whole.outerStride())};
+}
+
+namespace detail {
+
+/// Throws ShapeError unless `dense` is rows x cols; `name` is what the caller calls it.
+template <class Derived>
+void require_shape(std::string_view name, const Eigen::EigenBase<Derived>& dense, Index rows, Index cols) {
+  if (dense.rows() != rows || dense.cols() != cols)
+    throw ShapeError(text(name, " is ", dense.rows(), " x ", dense.cols(), ", expected ", rows, " x ", cols));
+}
+
+/// First row that holds a NaN or an infinity, or -1. Written so that no vectorised maximum can hide one.
+template <class Derived>
+[[nodiscard]] Index first_row_not_finite(const Eigen::DenseBase<Derived>& dense) {
+  using Scalar = typename Derived::Scalar;
+  const Derived& values = dense.derived();
+  for (Index row = 0; row < values.rows(); ++row) {
+    // x - x is 0 for a finite x and NaN otherwise; NaN survives a sum.
+    const Scalar sum = (values.row(row).array() - values.row(row).array()).sum();
+    if (!(sum == Scalar(0))) return row;
+  }
+  return -1;
+}
+
+}  // namespace detail
+}  // namespace twoheads

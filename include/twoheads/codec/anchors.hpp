@@ -1,0 +1,92 @@
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <twoheads/base/matrix.hpp>
+#include <twoheads/codec/decode.hpp>
+#include <twoheads/plan/tile.hpp>
+
+namespace twoheads {
+
+/// Anchors c of a tile's query rows from the mean of the keys that each row sees.
+///
+///   Shapes   queries (rows, m), keys (n, m) of the tile; result (rows)
+///   Units    logits
+///   Math     c_i = scale q_i . mean(k_j : j visible to i) + ln(number of visible keys) <= log-sum-exp_i
+///   Corner   a row that sees no key of the tile gets 0
+template <RealScalar Scalar>
+[[nodiscard]] Vector<double> mean_key_anchors(const Tile& tile, const MatrixView<Scalar>& queries,
+                                              const MatrixView<Scalar>& keys, double scale) {
+  const Index rows = tile.queries.size();
+  Vector<double> anchors = Vector<double>::Zero(rows);
+  RowVector<double> sum = RowVector<double>::Zero(keys.cols());
+  RowVector<double> query(keys.cols());
+  Rows summed{0, 0};
+  const auto visit = [&](Index i) {
+    const Rows seen = tile.visible_keys(i);
+    const Rows wanted{seen.begin - tile.keys.begin, seen.end - tile.keys.begin};
+    if (wanted.empty()) return;
+    // Neighbouring rows differ by one key, so the sum grows and is never recomputed.
+    if (summed.empty()) summed = {wanted.begin, wanted.begin};
+    for (; summed.end < wanted.end; ++summed.end) sum += keys.row(summed.end).template cast<double>();
+    for (; summed.begin > wanted.begin; --summed.begin) sum += keys.row(summed.begin - 1).template cast<double>();
+    const auto count = static_cast<double>(wanted.size());
+    query = queries.row(i).template cast<double>();
+    anchors[i] = scale * query.dot(sum) / count + std::log(count);
+  };
+  if (tile.shape == TileShape::strict_upper)
+    for (Index i = rows - 1; i >= 0; --i) visit(i);
+  else
+    for (Index i = 0; i < rows; ++i) visit(i);
+  return anchors;
+}
+
+/// Anchors c of a tile's query rows from the key that each row expects under its own attention.
+///
+///   Shapes   queries (rows, m), expected_keys (rows, m); result (rows)
+///   Units    logits
+///   Math     c_i = scale q_i . E_i[k] + ln(n_i) / 2; the log-sum-exp is E_i[logit] + H_i with 0 <= H_i <= ln n_i, so c_i
+///            is within ln(n_i) / 2 of it and r, p >= 1 / (1 + sqrt(n_i))
+///   Corner   a row that sees no key of the tile gets 0
+///   Source   the Gibbs variational identity; not in the paper
+template <RealScalar Scalar>
+[[nodiscard]] Vector<double> gibbs_anchors(const Tile& tile, const MatrixView<Scalar>& queries,
+                                           const Matrix<Scalar>& expected_keys, double scale) {
+  Vector<double> anchors = Vector<double>::Zero(tile.queries.size());
+  for (Index i = 0; i < anchors.size(); ++i) {
+    const Index seen = tile.visible_keys(i).size();
+    if (seen < 1) continue;
+    anchors[i] = scale * queries.row(i).template cast<double>().dot(expected_keys.row(i).template cast<double>()) +
+                 0.5 * std::log(static_cast<double>(seen));
+  }
+  return anchors;
+}
+
+/// Finds an anchor that keeps a row's r and p in range, from the side on which each try fell off.
+///
+///   Math     steps that double until both sides are known, then bisection: the interval ends at neighbouring scalars, one of which is
+///            the rounded score that dominates the row
+template <RealScalar Scalar>
+class AnchorSearch {
+ public:
+  /// Doubling crosses the exponents of a scalar, bisection its digits; no search takes as many tries.
+  static constexpr int most_tries = 256;
+
+  /// The anchor to try next, after `anchor` drifted so; an anchor that did not drift stays.
+  [[nodiscard]] Scalar next(Scalar anchor, Drift drift) {
+    if (drift == Drift::none) return anchor;
+    (drift == Drift::too_low ? low_ : high_) = anchor;
+    const bool bracketed = std::isfinite(low_) && std::isfinite(high_);
+    if (bracketed) return low_ + (high_ - low_) / Scalar(2);
+    step_ = std::max(Scalar(2) * step_, Scalar(4) * std::abs(anchor) * std::numeric_limits<Scalar>::epsilon());
+    return drift == Drift::too_low ? anchor + step_ : anchor - step_;
+  }
+
+ private:
+  Scalar low_ = -std::numeric_limits<Scalar>::infinity();
+  Scalar high_ = std::numeric_limits<Scalar>::infinity();
+  Scalar step_ = Scalar(16);
+};
+
+}  // namespace twoheads

@@ -1,0 +1,119 @@
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <string>
+#include <twoheads/attention/partial.hpp>
+#include <twoheads/base/matrix.hpp>
+#include <twoheads/codec/layout.hpp>
+#include <twoheads/codec/row_map.hpp>
+#include <vector>
+
+namespace twoheads {
+
+/// Where an answer belongs, for messages.
+struct JobPlace {
+  Index layer = 0;
+  Index head = 0;
+};
+
+namespace detail {
+
+[[nodiscard]] inline std::string place(const JobPlace& job, const Tile& tile, Index query) {
+  return text("layer ", job.layer, ", head ", job.head, ", ", tile, ", row ", tile.queries.begin + query);
+}
+
+}  // namespace detail
+
+/// Least r or p that still carries the digits of its scalar: far enough above the smallest normal number that neither a
+/// flush to zero nor an exponential that clamps its argument is mistaken for a weight.
+template <RealScalar Scalar>
+[[nodiscard]] constexpr double least_weight() {
+  return 16.0 * static_cast<double>(std::numeric_limits<Scalar>::min());
+}
+
+/// Where a row's anchor lies: too low if the synthetic key's weight p underflows, too high if the real keys' r does.
+enum class Drift : signed char { none, too_low, too_high };
+
+/// What one job's rows of an answer say.
+///
+///   Shapes   partial: (query rows of the tile); expected_keys (query rows, m) where the kind has them
+///   Corner   a query that sees no key of the tile: zero value, log weight -inf. A row whose drift is not 0 has no log weight yet, and
+///            no value if its anchor lies too high.
+template <RealScalar Scalar>
+struct Decoded {
+  Partial<Scalar> partial;
+  Matrix<Scalar> expected_keys;
+  std::vector<Drift> drift;  ///< one for each query row
+
+  /// The first row whose anchor is off, or -1.
+  [[nodiscard]] Index first_unsafe() const { return first([](Drift d) { return d != Drift::none; }); }
+  /// The first row without a value, or -1.
+  [[nodiscard]] Index first_without_value() const { return first([](Drift d) { return d == Drift::too_high; }); }
+
+ private:
+  template <class Test>
+  [[nodiscard]] Index first(const Test& test) const {
+    const auto found = std::find_if(drift.begin(), drift.end(), test);
+    return found == drift.end() ? -1 : static_cast<Index>(found - drift.begin());
+  }
+};
+
+/// Reads one job's tile from the answer to a call.
+///
+///   Shapes   answer (rows of the call, output width); anchors (query rows) as encoded, in units of the oracle's score
+///   Math     value = O / r, log weight = c + ln r - ln(p / s), c = oracle_scale * anchor, s copies of the synthetic key seen;
+///            nothing is subtracted from 1
+///   Corner   a call without a synthetic key says no log weight: 0 stands for it
+///   Throws   OracleError that names layer, head, tile and row for NaN, infinity, or weights that are no probabilities
+///   Source   Yu & Alman, Lemma 3.1, whose A = r / (1 - r) loses all digits as r nears 1
+template <RealScalar Scalar>
+[[nodiscard]] Decoded<Scalar> decode(const Matrix<Scalar>& answer, Index instance, const InstanceLayout& layout,
+                                     const RowMap& map, const JobPlace& job, const Vector<Scalar>& anchors,
+                                     double oracle_scale) {
+  const Tile& tile = map.tile();
+  const Index queries = tile.queries.size();
+  const Index begin = layout.answer_at(instance);
+  Decoded<Scalar> found;
+  found.partial = Partial<Scalar>::empty(queries, layout.has_values() ? layout.value_dim : 0);
+  if (layout.has_keys()) found.expected_keys.setZero(queries, layout.head_dim);
+  found.drift.assign(static_cast<std::size_t>(queries), Drift::none);
+
+  for (Index query = 0; query < queries; ++query) {
+    const Index row = map.row_of(query);
+    if (row == RowMap::none) continue;
+    const auto columns = answer.row(row).segment(begin, layout.answer_cols());
+    if (detail::first_row_not_finite(columns) >= 0)
+      throw OracleError(detail::place(job, tile, query) + ": the oracle answered NaN or infinity");
+    if (layout.has_keys()) found.expected_keys.row(query) = columns.segment(layout.keys_at(), layout.head_dim);
+    if (!layout.has_state()) {
+      found.partial.value.row(query) = columns.head(layout.value_dim);
+      found.partial.log_weight[query] = 0.0;
+      continue;
+    }
+    const Scalar r = columns[layout.r_at()];
+    const auto real = static_cast<double>(r);
+    const auto synthetic = static_cast<double>(columns[layout.p_at()]);
+    // Half precision still sums to 1 within a hundredth.
+    if (real < 0 || synthetic < 0 || std::abs(real + synthetic - 1.0) > 0.05)
+      throw OracleError(detail::text(detail::place(job, tile, query), ": the attention on real and synthetic keys is ", real,
+                                     " and ", synthetic, ", expected two numbers >= 0 that sum to 1"));
+    Drift& drift = found.drift[static_cast<std::size_t>(query)];
+    if (real < least_weight<Scalar>())
+      drift = Drift::too_high;
+    else if (synthetic < least_weight<Scalar>())
+      drift = Drift::too_low;
+    if (drift == Drift::none) {
+      const auto copies = static_cast<double>(map.synthetic_seen(row, answer.rows()));
+      found.partial.log_weight[query] =
+          oracle_scale * static_cast<double>(anchors[query]) + std::log(real) - std::log(synthetic / copies);
+    }
+    if (drift == Drift::too_high) continue;
+    if (layout.has_values()) found.partial.value.row(query) = columns.head(layout.value_dim) / r;
+    if (layout.has_keys()) found.expected_keys.row(query) /= r;
+  }
+  return found;
+}
+
+}  // namespace twoheads

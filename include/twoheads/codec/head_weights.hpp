@@ -1,0 +1,72 @@
+#pragma once
+
+#include <memory>
+#include <twoheads/attention/input.hpp>
+#include <twoheads/base/matrix.hpp>
+#include <twoheads/codec/layout.hpp>
+#include <twoheads/oracle/weights.hpp>
+
+namespace twoheads {
+
+/// Weights of an instance whose columns hold projected q, k and v: three selectors.
+///
+///   Source   Yu & Alman, Theorem 4.2 feeds projected rows in the same way
+template <RealScalar Scalar>
+[[nodiscard]] SmallHead<Scalar> selector_head(const InstanceLayout& layout) {
+  using P = Projection<Scalar>;
+  const Index keyed = layout.head_dim + 1;
+  return {P::selector(0, keyed), P::selector(layout.key_at(), keyed),
+          P::selector(layout.value_at(), layout.answer_cols()), 0};
+}
+
+/// Weights of an instance whose columns hold raw tokens: the model's own weights of one head as blocks.
+///
+///   Shapes   wq, wk (d, m) and wv (d, m_v) of one head; factor is the model's score scale over the oracle's
+///   Math     W_Q = [factor wq, 0; 0, 1],  W_K = [wk, 0; 0, 1],  W_V = [wv, 0, 0, wk; 0, 0, 1, 0; 0, 1, 0, 0], the columns that
+///            the call's kind has; rows of W_V: the key's token, e, g
+///   Source   Yu & Alman, Lemma 3.1, with the flag of real rows that the print lacks
+template <RealScalar Scalar>
+[[nodiscard]] SmallHead<Scalar> block_head(const InstanceLayout& layout, const AttentionInput<Scalar>& input, Index head,
+                                           Scalar factor) {
+  const AttentionSpec& spec = input.spec;
+  const Index kv_head = spec.kv_head_of(head);
+  const Index d = layout.input_width;
+  const Index m = layout.head_dim;
+  const auto wk = input.weights.wk.middleCols(kv_head * m, m);
+  const auto keyed = [&](const auto& block) {
+    auto matrix = std::make_shared<Matrix<Scalar>>(Matrix<Scalar>::Zero(d + 1, m + 1));
+    matrix->topLeftCorner(d, m) = block;
+    (*matrix)(d, m) = Scalar(1);
+    return matrix;
+  };
+  auto values = std::make_shared<Matrix<Scalar>>(Matrix<Scalar>::Zero(d + 2, layout.answer_cols()));
+  if (layout.has_values())
+    values->topLeftCorner(d, layout.value_dim) = input.weights.wv.middleCols(kv_head * layout.value_dim, layout.value_dim);
+  if (layout.has_state()) {
+    (*values)(d, layout.p_at()) = Scalar(1);
+    (*values)(d + 1, layout.r_at()) = Scalar(1);
+  }
+  if (layout.has_keys()) values->block(0, layout.keys_at(), d, m) = wk;
+  using P = Projection<Scalar>;
+  return {P::dense(0, keyed((input.weights.wq.middleCols(head * m, m) * factor).eval())), P::dense(layout.key_at(), keyed(wk)),
+          P::dense(layout.key_at(), values), 0};
+}
+
+/// One layer that runs the instances side by side: instance i has its columns from i * layout.width().
+///
+///   Source   Yu & Alman, Lemma 3.3 with L' = 1
+template <RealScalar Scalar>
+[[nodiscard]] SmallWeights<Scalar> side_by_side(const InstanceLayout& layout, const std::vector<SmallHead<Scalar>>& heads) {
+  const auto instances = static_cast<Index>(heads.size());
+  SmallLayer<Scalar> layer;
+  layer.output_width = layout.output_width(instances);
+  for (Index instance = 0; instance < instances; ++instance) {
+    const SmallHead<Scalar>& head = heads[static_cast<std::size_t>(instance)];
+    const Index offset = instance * layout.width();
+    layer.heads.push_back(
+        {head.wq.shifted(offset), head.wk.shifted(offset), head.wv.shifted(offset), layout.answer_at(instance)});
+  }
+  return {instances * layout.width(), {std::move(layer)}};
+}
+
+}  // namespace twoheads

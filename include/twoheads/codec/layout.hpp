@@ -1,0 +1,79 @@
+#pragma once
+
+#include <twoheads/base/index.hpp>
+#include <twoheads/base/matrix.hpp>
+
+namespace twoheads {
+
+/// What a call is to find out for the query rows of its tiles.
+///
+///   straight          values only; no synthetic key (short inputs)
+///   state             values, r and p: value columns [V, 1 on real keys, 1 on the synthetic key]
+///   state_with_keys   the same and the expected key, so that an unsafe tile can be repeated with a Gibbs anchor
+///   values_and_keys   values and the expected key, no synthetic key: the first call of the Gibbs anchor
+///   weight            r and p alone: its second call
+///   Source   value columns [V, 1, e] replace the paper's r / (1 - r), which has no digits left from logits of about 16 in
+///            float (Lemma 3.1 computes A = r / (1 - r) from a value column of ones)
+enum class CallKind { straight, state, state_with_keys, values_and_keys, weight };
+
+/// How the rows of a call are made from the tile's tokens.
+///
+///   projected   columns hold q, k and v; the oracle's weights select them (Theorem 4.2)
+///   raw         columns hold the tokens before projection; the oracle's weights are blocks of the model's (Lemma 3.1)
+enum class TokenEncoding { projected, raw };
+
+[[nodiscard]] constexpr const char* name(TokenEncoding encoding) {
+  return encoding == TokenEncoding::projected ? "projected" : "raw";
+}
+
+/// Columns of one single-head instance in the rows of a call, and of its answer.
+///
+///   projected   [ q (m), a | k (m), e | answer columns ]                      width 2 m + 2 + answer columns
+///   raw         [ x of the query (d), a | x of the key (d), e, g ]            width 2 d + 3
+///               a: the anchor's column of a query; e: 1 on the synthetic key; g: 1 on real keys
+///   residual    the same, then zero columns that the oracle adds its answer to
+///   answer      [ value (m_v) | r, p | expected key (m) ], as far as the kind has them
+struct InstanceLayout {
+  CallKind kind = CallKind::state;
+  TokenEncoding encoding = TokenEncoding::projected;
+  Index head_dim = 1;
+  Index value_dim = 1;
+  Index input_width = 1;  ///< columns of a token that one head's weights see; used by raw tokens
+  bool residual = false;
+
+  [[nodiscard]] bool has_values() const { return kind != CallKind::weight; }
+  [[nodiscard]] bool has_state() const {
+    return kind == CallKind::state || kind == CallKind::state_with_keys || kind == CallKind::weight;
+  }
+  [[nodiscard]] bool has_keys() const { return kind == CallKind::state_with_keys || kind == CallKind::values_and_keys; }
+  /// The synthetic key competes for attention; otherwise rows without a key are dead.
+  [[nodiscard]] bool has_synthetic() const { return has_state(); }
+
+  // Columns of the answer.
+  [[nodiscard]] Index r_at() const { return has_values() ? value_dim : 0; }
+  [[nodiscard]] Index p_at() const { return r_at() + 1; }
+  [[nodiscard]] Index keys_at() const { return r_at() + (has_state() ? 2 : 0); }
+  [[nodiscard]] Index answer_cols() const { return keys_at() + (has_keys() ? head_dim : 0); }
+
+  // Columns of the input.
+  [[nodiscard]] Index query_cols() const { return encoding == TokenEncoding::projected ? head_dim : input_width; }
+  [[nodiscard]] Index anchor_at() const { return query_cols(); }
+  [[nodiscard]] Index key_at() const { return query_cols() + 1; }
+  [[nodiscard]] Index synthetic_at() const { return key_at() + query_cols(); }
+  [[nodiscard]] Index value_at() const { return synthetic_at() + 1; }
+  /// Columns that are read: what follows them is where a residual oracle adds its answer.
+  [[nodiscard]] Index read_cols() const {
+    return value_at() + (encoding == TokenEncoding::projected ? answer_cols() : 1);
+  }
+  [[nodiscard]] Index width() const { return read_cols() + (residual ? answer_cols() : 0); }
+  /// Where the answer of instance number `instance` begins in the oracle's output rows.
+  [[nodiscard]] Index answer_at(Index instance) const {
+    return residual ? instance * width() + read_cols() : instance * answer_cols();
+  }
+  /// Columns of the output rows of a call with so many instances.
+  [[nodiscard]] Index output_width(Index instances) const {
+    return instances * (residual ? width() : answer_cols());
+  }
+};
+
+}  // namespace twoheads

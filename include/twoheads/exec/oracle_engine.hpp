@@ -1,0 +1,272 @@
+#pragma once
+
+#include <array>
+#include <cmath>
+#include <optional>
+#include <span>
+#include <twoheads/attention/input.hpp>
+#include <twoheads/attention/partial.hpp>
+#include <twoheads/base/matrix.hpp>
+#include <twoheads/codec/anchors.hpp>
+#include <twoheads/codec/decode.hpp>
+#include <twoheads/codec/encode.hpp>
+#include <twoheads/codec/head_weights.hpp>
+#include <twoheads/codec/layout.hpp>
+#include <twoheads/codec/row_map.hpp>
+#include <twoheads/oracle/oracle.hpp>
+#include <twoheads/plan/plan.hpp>
+#include <vector>
+
+namespace twoheads {
+
+/// Evaluates the jobs of one layer through oracle calls: encode, run, decode, and repeat what the anchor left unsafe.
+///
+///   Laws     jobs are cut into calls of H' in their order; a call's repeats depend on that call alone, so neither bits nor
+///            counts change with the batch. The oracle is touched through limits(), run() and run_batch() only.
+///   Throws   LimitError if an instance is wider than the oracle; SpecError if raw tokens cannot express the model;
+///            OracleError, AnchorError that name layer, head, tile and row
+template <Oracle O>
+class OracleEngine {
+ public:
+  using Scalar = typename O::Scalar;
+
+  OracleEngine(O& oracle, const Plan& plan, const AttentionInput<Scalar>& input, TokenEncoding encoding)
+      : oracle_(oracle), plan_(plan), input_(input), encoding_(encoding), limits_(oracle.limits()) {
+    if (encoding_ == TokenEncoding::raw && input_.spec.rope)
+      throw SpecError("raw tokens cannot carry rotary positions, which differ by row: expected projected tokens");
+    const Index width = layout(first_kind()).width() * plan_.jobs_per_call();
+    if (width > limits_.width)
+      throw LimitError(detail::text("a call of ", plan_.jobs_per_call(), " instances takes ", width,
+                                    " columns, the oracle has ", limits_.width, ": fewer heads a call would do"));
+  }
+
+  [[nodiscard]] Index jobs_at_once() const { return plan_.jobs_per_call() * limits_.batch; }
+
+  /// Calls made so far, repeats included, and the repeats alone.
+  [[nodiscard]] Index calls() const { return calls_; }
+  [[nodiscard]] Index repeats() const { return calls_ - planned_; }
+  /// Most calls that had to wait for one another.
+  [[nodiscard]] Index rounds() const { return rounds_; }
+
+  [[nodiscard]] std::vector<Partial<Scalar>> evaluate(std::span<const Job> jobs) {
+    std::vector<Task> tasks;
+    tasks.reserve(jobs.size());
+    for (const Job& job : jobs) tasks.emplace_back(job, RowMap(job.tile, limits_.kind, plan_.straight()));
+    std::vector<Group> groups(static_cast<std::size_t>(ceil_div(static_cast<Index>(jobs.size()), plan_.jobs_per_call())));
+    for (std::size_t i = 0; i < tasks.size(); ++i) groups[i / static_cast<std::size_t>(plan_.jobs_per_call())].push_back(&tasks[i]);
+
+    depth_ = 0;
+    planned_ += static_cast<Index>(groups.size()) * plan_.rounds_per_layer();
+
+    for (Task& task : tasks) set_anchors(task, first_anchors(task));
+    round(first_kind(), groups);
+    if (!plan_.straight() && plan_.anchor() == Anchor::gibbs)
+      weigh_by_gibbs(groups);
+    else
+      repeat_unsafe(groups);
+
+    std::vector<Partial<Scalar>> partials;
+    partials.reserve(tasks.size());
+    for (Task& task : tasks) partials.push_back(std::move(task.found.partial));
+    return partials;
+  }
+
+ private:
+  /// A job on its way through its calls.
+  struct Task {
+    Task(const Job& j, const RowMap& m) : job(j), map(m) {}
+    Job job;
+    RowMap map;
+    Vector<Scalar> anchors;
+    Decoded<Scalar> found;
+    std::vector<AnchorSearch<Scalar>> searches;  ///< one for each query row, once a Gibbs anchor did not do
+  };
+  /// The jobs of one call.
+  using Group = std::vector<Task*>;
+
+  [[nodiscard]] CallKind first_kind() const {
+    if (plan_.straight()) return CallKind::straight;
+    if (plan_.anchor() == Anchor::gibbs) return CallKind::values_and_keys;
+    return plan_.anchor() == Anchor::adaptive ? CallKind::state_with_keys : CallKind::state;
+  }
+
+  [[nodiscard]] InstanceLayout layout(CallKind kind) const {
+    const AttentionSpec& spec = input_.spec;
+    return {kind, encoding_, spec.head_dim, spec.value_dim, input_.weights.wq.rows(), limits_.residual};
+  }
+
+  [[nodiscard]] double factor() const { return input_.spec.score_scale / limits_.score_scale; }
+
+  [[nodiscard]] Vector<double> first_anchors(const Task& task) const {
+    const Tile& tile = task.job.tile;
+    const bool by_mean = plan_.anchor() == Anchor::mean_key || plan_.anchor() == Anchor::adaptive;
+    if (plan_.straight() || !by_mean) return Vector<double>::Zero(tile.queries.size());
+    return mean_key_anchors(tile, input_.query_rows(task.job.head, tile.queries),
+                            input_.key_rows(task.job.head, tile.keys), input_.spec.score_scale);
+  }
+
+  /// Anchors in logits become entries of the queries' anchor column, rounded to the scalar that the oracle will see.
+  void set_anchors(Task& task, const Vector<double>& logits) const {
+    task.anchors = (logits / limits_.score_scale).template cast<Scalar>();
+    for (Index query = 0; query < task.anchors.size(); ++query)
+      if (!std::isfinite(task.anchors[query]))
+        throw AnchorError(detail::text(detail::place(place(task), task.job.tile, query), ": logits of about ", logits[query],
+                                       " exceed the range of the scalar"));
+  }
+
+  [[nodiscard]] JobPlace place(const Task& task) const { return {input_.layer, task.job.head}; }
+
+  /// One call for each group; what it finds is left in the tasks.
+  void round(CallKind kind, const std::vector<Group>& groups) {
+    const InstanceLayout columns = layout(kind);
+    std::vector<SmallWeights<Scalar>> weights(encoding_ == TokenEncoding::raw ? groups.size() : 0);
+    std::vector<OracleCall<Scalar>> calls(groups.size());
+    for (std::size_t i = 0; i < groups.size(); ++i) {
+      if (encoding_ == TokenEncoding::raw) {
+        weights[i] = block_weights(columns, groups[i]);
+        calls[i].weights = &weights[i];
+      } else {
+        calls[i].weights = &selector_weights(columns);
+      }
+      fill(calls[i].rows, columns, groups[i]);
+    }
+    const std::vector<Matrix<Scalar>> answers = run_all(oracle_, std::span<const OracleCall<Scalar>>(calls));
+    calls_ += static_cast<Index>(groups.size());
+    rounds_ = std::max(rounds_, ++depth_);
+    for (std::size_t i = 0; i < groups.size(); ++i) read(answers[i], calls[i], columns, groups[i]);
+  }
+
+  void fill(Matrix<Scalar>& rows, const InstanceLayout& columns, const Group& group) const {
+    Index count = limits_.fixed_rows ? limits_.rows : 0;
+    for (const Task* task : group) count = std::max(count, task->map.rows());
+    rows.setZero(count, columns.width() * plan_.jobs_per_call());
+    Index begin = 0;
+    for (const Task* task : group) {
+      EncodeSettings<Scalar> settings{static_cast<Scalar>(factor()), Scalar(1)};
+      const bool dead = !columns.has_synthetic();
+      if (dead)
+        settings.synthetic = dead_key(input_.query_rows(task->job.head, task->job.tile.queries),
+                                      input_.key_rows(task->job.head, task->job.tile.keys), factor(), limits_.score_scale);
+      const Vector<Scalar> ones = dead ? Vector<Scalar>::Ones(task->anchors.size()).eval() : Vector<Scalar>();
+      encode(rows, begin, columns, task->map, input_, task->job.head, dead ? ones : task->anchors, settings);
+      begin += columns.width();
+    }
+  }
+
+  void read(const Matrix<Scalar>& answer, const OracleCall<Scalar>& call, const InstanceLayout& columns, const Group& group) const {
+    if (answer.rows() != call.rows.rows() || answer.cols() != call.weights->output_width())
+      throw OracleError(detail::text(detail::place(place(*group.front()), group.front()->job.tile, 0), ": the oracle answered ",
+                                     answer.rows(), " x ", answer.cols(), ", expected ", call.rows.rows(), " x ",
+                                     call.weights->output_width()));
+    Index instance = 0;
+    for (Task* task : group) {
+      Decoded<Scalar> found =
+          decode(answer, instance++, columns, task->map, place(*task), task->anchors, limits_.score_scale);
+      if (columns.kind == CallKind::weight) {
+        task->found.partial.log_weight = std::move(found.partial.log_weight);
+        task->found.drift = std::move(found.drift);
+      } else {
+        task->found = std::move(found);
+      }
+    }
+  }
+
+  /// The second call of the Gibbs anchor: the values are known, r and p are asked for.
+  void weigh_by_gibbs(const std::vector<Group>& groups) {
+    for (const Group& group : groups)
+      for (Task* task : group)
+        set_anchors(*task, gibbs_anchors(task->job.tile, input_.query_rows(task->job.head, task->job.tile.queries),
+                                         task->found.expected_keys, input_.spec.score_scale));
+    round(CallKind::weight, groups);
+    search_anchors(only_unsafe(groups));
+  }
+
+  /// Rows that are unsafe even with a Gibbs anchor have logits so large (beyond 1e8 in float) that their rounding is larger than the
+  /// anchor's window. The anchor is then searched for: the drift of a row says on which side it lies.
+  void search_anchors(std::vector<Group> groups) {
+    for (int tries = 0; !groups.empty() && tries < AnchorSearch<Scalar>::most_tries; ++tries) {
+      for (const Group& group : groups)
+        for (Task* task : group) {
+          if (task->searches.empty()) task->searches.resize(task->found.drift.size());
+          for (std::size_t row = 0; row < task->searches.size(); ++row) {
+            Scalar& anchor = task->anchors[static_cast<Index>(row)];
+            anchor = task->searches[row].next(anchor, task->found.drift[row]);
+          }
+        }
+      round(CallKind::weight, groups);
+      groups = only_unsafe(groups);
+    }
+    for (const Group& group : groups)
+      for (const Task* task : group)
+        throw AnchorError(detail::place(place(*task), task->job.tile, task->found.first_unsafe()) +
+                          ": no anchor keeps the row's weight in range; a wider scalar would do");
+  }
+
+  /// The same calls with nothing but the jobs that have an unsafe row.
+  [[nodiscard]] static std::vector<Group> only_unsafe(const std::vector<Group>& groups) {
+    return only(groups, [](const Task& task) { return task.found.first_unsafe() >= 0; });
+  }
+
+  template <class Test>
+  [[nodiscard]] static std::vector<Group> only(const std::vector<Group>& groups, const Test& test) {
+    std::vector<Group> kept;
+    for (const Group& group : groups) {
+      Group tasks;
+      for (Task* task : group)
+        if (test(*task)) tasks.push_back(task);
+      if (!tasks.empty()) kept.push_back(std::move(tasks));
+    }
+    return kept;
+  }
+
+  /// Adaptive: tiles with an unsafe row are asked again, the values too where r underflowed. Otherwise an unsafe row is an error.
+  void repeat_unsafe(const std::vector<Group>& groups) {
+    const std::vector<Group> unsafe = only_unsafe(groups);
+    if (unsafe.empty()) return;
+    if (plan_.anchor() != Anchor::adaptive) {
+      const Task& task = *unsafe.front().front();
+      const Index row = task.found.first_unsafe();
+      const bool high = task.found.drift[static_cast<std::size_t>(row)] == Drift::too_high;
+      throw AnchorError(detail::text(detail::place(place(task), task.job.tile, row), ": with the anchor ", name(plan_.anchor()),
+                                     " the weight of the row's ", high ? "real keys" : "synthetic key",
+                                     " underflows; the anchor adaptive repeats such tiles"));
+    }
+    const std::vector<Group> without_value =
+        only(unsafe, [](const Task& task) { return task.found.first_without_value() >= 0; });
+    if (!without_value.empty()) round(CallKind::values_and_keys, without_value);
+    weigh_by_gibbs(unsafe);
+  }
+
+  const SmallWeights<Scalar>& selector_weights(const InstanceLayout& columns) {
+    std::optional<SmallWeights<Scalar>>& kept = selectors_[static_cast<std::size_t>(columns.kind)];
+    if (!kept)
+      kept = side_by_side(columns, std::vector<SmallHead<Scalar>>(static_cast<std::size_t>(plan_.jobs_per_call()),
+                                                                  selector_head<Scalar>(columns)));
+    return *kept;
+  }
+
+  /// Each instance takes the weights of its own head; instances that a last call leaves empty take those of head 0.
+  [[nodiscard]] SmallWeights<Scalar> block_weights(const InstanceLayout& columns, const Group& group) {
+    auto& heads = blocks_[static_cast<std::size_t>(columns.kind)];
+    if (heads.empty())
+      for (Index head = 0; head < input_.spec.heads; ++head)
+        heads.push_back(block_head(columns, input_, head, static_cast<Scalar>(factor())));
+    std::vector<SmallHead<Scalar>> instances(static_cast<std::size_t>(plan_.jobs_per_call()), heads.front());
+    for (std::size_t i = 0; i < group.size(); ++i) instances[i] = heads[static_cast<std::size_t>(group[i]->job.head)];
+    return side_by_side(columns, instances);
+  }
+
+  O& oracle_;
+  const Plan& plan_;
+  const AttentionInput<Scalar>& input_;
+  TokenEncoding encoding_;
+  OracleLimits limits_;
+  Index calls_ = 0;
+  Index planned_ = 0;
+  Index depth_ = 0;
+  Index rounds_ = 0;
+  std::array<std::optional<SmallWeights<Scalar>>, 5> selectors_;
+  std::array<std::vector<SmallHead<Scalar>>, 5> blocks_;
+};
+
+}  // namespace twoheads

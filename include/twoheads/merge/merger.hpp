@@ -1,0 +1,48 @@
+#pragma once
+
+#include <twoheads/attention/partial.hpp>
+#include <twoheads/base/matrix.hpp>
+#include <twoheads/plan/plan.hpp>
+
+namespace twoheads {
+
+/// Joins the partials of one layer into its output rows, one query block of one head at a time.
+///
+///   Shapes   out (N, heads * value_dim)
+///   Laws     partials arrive in the plan's order of jobs and are joined in that order, so the bits of the output do not depend
+///            on how calls were batched or answered. Memory: one query block of one head, in float64 or wider.
+///   Source   Yu & Alman, Lemma 3.1: the merge is the host's, it takes no call
+template <RealScalar Scalar>
+class Merger {
+ public:
+  Merger(MatrixSpan<Scalar> out, Index value_dim) : out_(out), value_dim_(value_dim) {}
+
+  void operator()(const Job& job, const Partial<Scalar>& partial) {
+    if (job.query_block != block_ || job.head != head_) {
+      finish();
+      block_ = job.query_block;
+      head_ = job.head;
+      queries_ = job.tile.queries;
+      sum_ = Partial<SumScalar<Scalar>>::empty(queries_.size(), value_dim_);
+    }
+    TWOHEADS_ASSERT(job.tile.queries == queries_);
+    merge_into(sum_, partial);
+  }
+
+  /// Writes the last query block; to be called once after the last partial.
+  void finish() {
+    if (block_ < 0) return;
+    block_span(out_, queries_, head_ * value_dim_, value_dim_) = sum_.value.template cast<Scalar>();
+    block_ = -1;
+  }
+
+ private:
+  MatrixSpan<Scalar> out_;
+  Index value_dim_;
+  Index block_ = -1;
+  Index head_ = -1;
+  Rows queries_;
+  Partial<SumScalar<Scalar>> sum_;
+};
+
+}  // namespace twoheads

@@ -1,0 +1,96 @@
+#pragma once
+
+#include <concepts>
+#include <functional>
+#include <span>
+#include <twoheads/base/matrix.hpp>
+#include <twoheads/oracle/weights.hpp>
+#include <twoheads/plan/limits.hpp>
+#include <vector>
+
+namespace twoheads {
+
+/// One invocation of the small transformer: its weights, and at most limits().rows rows of tokens.
+///
+///   Shapes   rows (n, weights->width); the answer is (n, weights->output_width())
+template <RealScalar Scalar>
+struct OracleCall {
+  const SmallWeights<Scalar>* weights = nullptr;
+  Matrix<Scalar> rows;
+};
+
+/// Checks a call against an oracle's limits, and its weights and rows against each other.
+///
+///   Throws   LimitError for more rows, heads, layers or columns than the limits allow; ShapeError for weights that do not fit
+template <RealScalar Scalar>
+void require_within(const OracleLimits& limits, const OracleCall<Scalar>& call) {
+  if (call.weights == nullptr) throw ShapeError("an oracle call has no weights");
+  const SmallWeights<Scalar>& weights = *call.weights;
+  const Index rows = call.rows.rows();
+  if (rows < 1 || rows > limits.rows || (limits.fixed_rows && rows != limits.rows))
+    throw LimitError(detail::text("an oracle call has ", rows, " rows, the oracle takes ",
+                                  limits.fixed_rows ? "exactly " : "1 to ", limits.rows));
+  if (weights.width > limits.width)
+    throw LimitError(detail::text("an oracle call has ", weights.width, " columns, the oracle takes ", limits.width));
+  if (static_cast<Index>(weights.layers.size()) > limits.layers)
+    throw LimitError(detail::text("weights have ", weights.layers.size(), " layers, the oracle has ", limits.layers));
+  for (const SmallLayer<Scalar>& layer : weights.layers)
+    if (static_cast<Index>(layer.heads.size()) > limits.heads)
+      throw LimitError(detail::text("weights have ", layer.heads.size(), " heads, the oracle has ", limits.heads));
+  detail::require_shape("the rows of an oracle call", call.rows, rows, weights.width);
+  require_valid(weights, limits.residual);
+}
+
+/// Takes the answer to call number `index` of a batch; an oracle may answer in any order, each call once.
+template <RealScalar Scalar>
+using Answer = std::function<void(std::size_t index, Matrix<Scalar> rows)>;
+
+template <class O>
+concept HasScalar = RealScalar<typename O::Scalar>;
+
+template <class O>
+concept HasLimits = requires(const O& oracle) {
+  { oracle.limits() } -> std::same_as<OracleLimits>;
+};
+
+template <class O>
+concept HasRun = requires(O& oracle, const OracleCall<typename O::Scalar>& call) {
+  { oracle.run(call) } -> std::convertible_to<Matrix<typename O::Scalar>>;
+};
+
+template <class O>
+concept HasRunBatch = requires(O& oracle, std::span<const OracleCall<typename O::Scalar>> calls,
+                               const Answer<typename O::Scalar>& answer) { oracle.run_batch(calls, answer); };
+
+/// A small transformer that the library may call, and nothing else: it never sees more than limits().rows rows.
+///
+/// An oracle that also has `run_batch(calls, answer)` is handed several calls at once.
+template <class O>
+concept Oracle = HasScalar<O> && HasLimits<O> && HasRun<O>;
+
+/// Runs calls and returns their answers in the order of the calls, whatever the order in which the oracle answers.
+///
+///   Throws   OracleError if a batch oracle answers a call twice or not at all
+template <Oracle O>
+[[nodiscard]] std::vector<Matrix<typename O::Scalar>> run_all(O& oracle,
+                                                              std::span<const OracleCall<typename O::Scalar>> calls) {
+  using Scalar = typename O::Scalar;
+  std::vector<Matrix<Scalar>> answers(calls.size());
+  if constexpr (HasRunBatch<O>) {
+    std::vector<bool> answered(calls.size(), false);
+    oracle.run_batch(calls, [&](std::size_t index, Matrix<Scalar> rows) {
+      if (index >= calls.size())
+        throw OracleError(detail::text("the oracle answered call ", index, " of a batch of ", calls.size()));
+      if (answered[index]) throw OracleError(detail::text("the oracle answered call ", index, " of a batch twice"));
+      answered[index] = true;
+      answers[index] = std::move(rows);
+    });
+    for (std::size_t index = 0; index < calls.size(); ++index)
+      if (!answered[index]) throw OracleError(detail::text("the oracle did not answer call ", index, " of a batch"));
+  } else {
+    for (std::size_t index = 0; index < calls.size(); ++index) answers[index] = oracle.run(calls[index]);
+  }
+  return answers;
+}
+
+}  // namespace twoheads

@@ -1,0 +1,128 @@
+#pragma once
+
+#include <memory>
+#include <twoheads/base/matrix.hpp>
+#include <twoheads/base/product.hpp>
+#include <twoheads/model/row_function.hpp>
+#include <vector>
+
+namespace twoheads {
+
+/// A linear map from some columns of a token row: x[begin .. begin + rows of the matrix) times the matrix.
+///
+///   Shapes   x (n, width), result (n, cols)
+///   Math     the matrix of a selector is the identity; it is kept as such, so that its product is a copy
+template <RealScalar Scalar>
+class Projection {
+ public:
+  Projection() = default;
+
+  /// Copies the columns [begin, begin + count).
+  [[nodiscard]] static Projection selector(Index begin, Index count) {
+    Projection p;
+    p.begin_ = begin;
+    p.count_ = p.cols_ = count;
+    return p;
+  }
+
+  /// Multiplies the columns [begin, begin + matrix.rows()) by the matrix, which copies of the projection share.
+  [[nodiscard]] static Projection dense(Index begin, std::shared_ptr<const Matrix<Scalar>> matrix) {
+    Projection p;
+    p.begin_ = begin;
+    p.count_ = matrix->rows();
+    p.cols_ = matrix->cols();
+    p.matrix_ = std::move(matrix);
+    return p;
+  }
+
+  [[nodiscard]] Index begin() const { return begin_; }
+  [[nodiscard]] Index end() const { return begin_ + count_; }
+  [[nodiscard]] Index cols() const { return cols_; }
+
+  /// The same map, reading columns that start `offset` later.
+  [[nodiscard]] Projection shifted(Index offset) const {
+    Projection p = *this;
+    p.begin_ += offset;
+    return p;
+  }
+
+  void apply(const Matrix<Scalar>& x, Matrix<Scalar>& result) const {
+    result.resize(x.rows(), cols_);
+    if (matrix_)
+      detail::multiply(span(result), block_view(view(x), {0, x.rows()}, begin_, count_), view(*matrix_));
+    else
+      result = x.middleCols(begin_, count_);
+  }
+
+  /// The map as one matrix over whole rows of `width` columns, (width, cols).
+  [[nodiscard]] Matrix<Scalar> to_matrix(Index width) const {
+    Matrix<Scalar> whole = Matrix<Scalar>::Zero(width, cols_);
+    if (matrix_)
+      whole.middleRows(begin_, count_) = *matrix_;
+    else
+      whole.middleRows(begin_, count_).setIdentity();
+    return whole;
+  }
+
+ private:
+  Index begin_ = 0;
+  Index count_ = 0;
+  Index cols_ = 0;
+  std::shared_ptr<const Matrix<Scalar>> matrix_;
+};
+
+/// One head of the small transformer: softmax(scale * (x wq) (x wk)^T) (x wv), written to the columns from output_begin.
+template <RealScalar Scalar>
+struct SmallHead {
+  Projection<Scalar> wq, wk, wv;
+  Index output_begin = 0;
+};
+
+/// One layer of the small transformer. The heads' outputs replace the row, or are added to it where the oracle is residual;
+/// then the layer MLP, if any, acts on each row.
+template <RealScalar Scalar>
+struct SmallLayer {
+  std::vector<SmallHead<Scalar>> heads;
+  Index output_width = 0;
+  RowFunction mlp;
+};
+
+/// Weights of a small transformer: what a call is made with, beside its rows.
+///
+///   Shapes   rows (n, width) -> rows (n, output_width())
+///   Source   Yu & Alman, Definition 2.2, without the restriction that head h reads and writes slice h
+template <RealScalar Scalar>
+struct SmallWeights {
+  Index width = 0;
+  std::vector<SmallLayer<Scalar>> layers;
+
+  [[nodiscard]] Index output_width() const { return layers.empty() ? width : layers.back().output_width; }
+};
+
+/// Checks that the layers fit together: every projection reads columns that exist, every head writes columns that exist.
+///
+///   Throws   ShapeError that names the layer and the head
+template <RealScalar Scalar>
+void require_valid(const SmallWeights<Scalar>& weights, bool residual) {
+  Index width = weights.width;
+  for (std::size_t l = 0; l < weights.layers.size(); ++l) {
+    const SmallLayer<Scalar>& layer = weights.layers[l];
+    for (std::size_t h = 0; h < layer.heads.size(); ++h) {
+      const SmallHead<Scalar>& head = layer.heads[h];
+      const auto fault = [&](const char* what) {
+        throw ShapeError(detail::text("small transformer, layer ", l, ", head ", h, ": ", what));
+      };
+      if (head.wq.cols() != head.wk.cols()) fault("queries and keys differ in length");
+      for (const Projection<Scalar>* p : {&head.wq, &head.wk, &head.wv})
+        if (p->begin() < 0 || p->end() > width) fault("a projection reads columns beyond the row");
+      if (head.output_begin < 0 || head.output_begin + head.wv.cols() > layer.output_width)
+        fault("the output lies beyond the row");
+    }
+    if (residual && layer.output_width != width)
+      throw ShapeError(detail::text("small transformer, layer ", l, ": a residual layer yields ", layer.output_width,
+                                    " columns, expected ", width));
+    width = layer.output_width;
+  }
+}
+
+}  // namespace twoheads

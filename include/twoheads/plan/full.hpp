@@ -1,0 +1,79 @@
+#pragma once
+
+#include <algorithm>
+#include <twoheads/base/index.hpp>
+#include <twoheads/plan/limits.hpp>
+#include <twoheads/plan/tile.hpp>
+
+namespace twoheads {
+
+/// One tile for all pairs, in one call without a synthetic row: for inputs that fit the oracle as they are.
+struct StraightTiling {
+  Index queries = 1;
+  Index keys = 1;
+  TileShape shape = TileShape::rectangle;
+
+  [[nodiscard]] constexpr Index query_blocks() const { return 1; }
+  [[nodiscard]] constexpr Rows queries_of(Index) const { return {0, queries}; }
+  [[nodiscard]] constexpr Index tiles() const { return 1; }
+  [[nodiscard]] constexpr Index token_rows() const { return std::max(queries, keys); }
+
+  template <class Visit>
+  constexpr void for_each_tile(Index, Visit&& visit) const {
+    visit(Tile{{0, queries}, {0, keys}, shape});
+  }
+};
+
+/// Full attention: every query block meets every key block.
+///
+///   Laws     with T = ceil(queries / block), U = ceil(keys / block): on a plain oracle T U rectangles; on a causal one a
+///            lower and a strict upper triangle for each, 2 T U less the empty upper triangles (key blocks of one key)
+///   Source   Yu & Alman, Lemma 3.1 and Theorem 3.4; the triangles are those of Theorem 3.5
+struct FullTiling {
+  Index queries = 1;
+  Index keys = 1;
+  Index block = 1;
+  OracleKind oracle = OracleKind::plain;
+
+  [[nodiscard]] constexpr Index query_blocks() const { return ceil_div(queries, block); }
+  [[nodiscard]] constexpr Index key_blocks() const { return ceil_div(keys, block); }
+  [[nodiscard]] constexpr Rows queries_of(Index b) const { return block_rows(b, block, queries); }
+
+  [[nodiscard]] constexpr Index tiles() const {
+    if (oracle == OracleKind::plain) return query_blocks() * key_blocks();
+    return query_blocks() * (key_blocks() + upper_triangles_of_a_block());
+  }
+
+  [[nodiscard]] constexpr Index token_rows() const {
+    if (oracle == OracleKind::causal) return queries * key_blocks() + (keys - key_blocks()) * query_blocks();
+    // Sum of max(query rows, key rows) over pairs of blocks: all blocks are full but the last ones.
+    const Index full_queries = query_blocks() - 1;
+    const Index full_keys = key_blocks() - 1;
+    const Index last = std::max(queries - full_queries * block, keys - full_keys * block);
+    return (full_queries * full_keys + full_queries + full_keys) * block + last;
+  }
+
+  template <class Visit>
+  constexpr void for_each_tile(Index query_block, Visit&& visit) const {
+    const Rows rows = queries_of(query_block);
+    for (Index b = 0; b < key_blocks(); ++b) {
+      const Rows columns = block_rows(b, block, keys);
+      if (oracle == OracleKind::plain) {
+        visit(Tile{rows, columns, TileShape::rectangle});
+        continue;
+      }
+      visit(Tile{rows, columns, TileShape::lower});
+      if (columns.size() > 1) visit(Tile{rows, columns, TileShape::strict_upper});
+    }
+  }
+
+ private:
+  [[nodiscard]] constexpr Index upper_triangles_of_a_block() const {
+    if (block == 1) return 0;
+    return key_blocks() - (keys % block == 1 ? 1 : 0);
+  }
+};
+
+static_assert(Tiling<StraightTiling> && Tiling<FullTiling>);
+
+}  // namespace twoheads

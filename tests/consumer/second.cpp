@@ -1,0 +1,6 @@
+// A second file with the whole library: what is not inline would be defined twice and would not link.
+#include <twoheads/twoheads.hpp>
+
+twoheads::Index blocks_in_second(twoheads::Index total);
+
+twoheads::Index blocks_in_second(twoheads::Index total) { return twoheads::ceil_div(total, 128); }
