@@ -2,13 +2,7 @@
 
 #include <algorithm>
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define TWOHEADS_TEST_SANITIZED 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) || __has_feature(memory_sanitizer)
-#define TWOHEADS_TEST_SANITIZED 1
-#endif
-#endif
+#include "support/sanitized.hpp"
 
 #if defined(__linux__) && !defined(TWOHEADS_TEST_SANITIZED)
 #include <sys/resource.h>

@@ -59,12 +59,12 @@ template <RealScalar Scalar, Attend<Scalar> AttendFn>
                                      const Matrix<Scalar>* memory = nullptr) {
   const ModelSpec& spec = model.spec;
   const AttentionSpec& a = spec.attention;
-  detail::require_shape("the input", x, std::max<Index>(x.rows(), 1), spec.width);
+  a.mask.require_defined(x.rows(), memory != nullptr ? memory->rows() : x.rows());
+  detail::require_shape("the input", x, x.rows(), spec.width);
   if (memory != nullptr) {
-    detail::require_shape("the memory", *memory, std::max<Index>(memory->rows(), 1), spec.width);
+    detail::require_shape("the memory", *memory, memory->rows(), spec.width);
     if (a.rope) throw SpecError("rotary positions over a memory are undefined: expected a model without rope");
   }
-  a.mask.require_defined(x.rows(), memory != nullptr ? memory->rows() : x.rows());
   if (model.input_mlp) model.input_mlp(0, span(x));
 
   for (Index index = 0; index < spec.layers; ++index) {

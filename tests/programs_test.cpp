@@ -1,0 +1,225 @@
+// The programs' contract: flags, JSON keys, exit codes. Outside scripts rely on it.
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <set>
+
+#include "support/program.hpp"
+#include "support/sanitized.hpp"
+
+namespace {
+
+std::set<std::string> keys_of(const nlohmann::json& object) {
+  std::set<std::string> keys;
+  for (const auto& [key, value] : object.items()) keys.insert(key);
+  return keys;
+}
+
+std::string text(long number) { return std::to_string(number); }
+
+TEST(PlanProgram, PrintsOneJsonObjectWithTheKeysOfTheContract) {
+  const ProgramRun run = run_line("twoheads_plan", "--mask causal --tokens 1000 --rows 129 --heads 4 --layers 2 --check --json");
+  ASSERT_EQ(run.exit_code, 0) << run.err;
+  const nlohmann::json json = run.json();
+  ASSERT_TRUE(json.is_object()) << run.out;
+  EXPECT_EQ(keys_of(json), (std::set<std::string>{"calls", "rounds", "jobs", "tiles", "rows_used", "exact", "theorem",
+                                                  "paper_calls", "cover"}));
+  EXPECT_EQ(json["tiles"], 64);
+  EXPECT_EQ(json["jobs"], 512);
+  EXPECT_EQ(json["calls"], 512);
+  EXPECT_EQ(json["rounds"], 2);
+  EXPECT_EQ(json["exact"], true);
+  EXPECT_EQ(json["cover"], "exact");
+  EXPECT_EQ(json["paper_calls"], 1024);
+  EXPECT_GT(json["rows_used"].get<double>(), 0.9);
+  EXPECT_LE(json["rows_used"].get<double>(), 1.0);
+}
+
+TEST(PlanProgram, CoversEveryMaskExactlyForEveryLengthAndRowCount) {
+  int runs = 0;
+  for (const char* mask : {"--mask full", "--mask full --oracle causal", "--mask causal"}) {
+    for (const long tokens : {1, 2, 63, 64, 65, 300, 1000}) {
+      for (const long rows : {2, 3, 17, 64, 65, 129}) {
+        if (sanitized && tokens > 65) continue;
+        const std::string line = std::string(mask) + " --tokens " + text(tokens) + " --rows " + text(rows) + " --check --json";
+        const ProgramRun run = run_line("twoheads_plan", line);
+        ASSERT_EQ(run.exit_code, 0) << line << "\n" << run.err;
+        EXPECT_EQ(run.json().value("cover", ""), "exact") << line;
+        ++runs;
+      }
+    }
+  }
+  EXPECT_EQ(runs, 3 * (sanitized ? 5 : 7) * 6);
+}
+
+TEST(PlanProgram, DrawsTheGridWithoutJson) {
+  const ProgramRun run = run_line("twoheads_plan", "--mask causal --tokens 300 --rows 65");
+  ASSERT_EQ(run.exit_code, 0) << run.err;
+  EXPECT_NE(run.out.find("\\ . . . ."), std::string::npos) << run.out;
+  EXPECT_NE(run.out.find("X X X X \\"), std::string::npos) << run.out;
+  EXPECT_NE(run.out.find("calls      25"), std::string::npos) << run.out;
+  EXPECT_EQ(run.err, "");
+}
+
+TEST(PlanProgram, HelpEndsWithZero) {
+  for (const char* program : {"twoheads_plan", "twoheads_simulate", "twoheads_lm"}) {
+    const ProgramRun run = run_line(program, "--help");
+    EXPECT_EQ(run.exit_code, 0) << program;
+    EXPECT_NE(run.out.find("--rows"), std::string::npos) << program;
+  }
+}
+
+struct BadLine {
+  const char* program;
+  const char* line;
+  std::vector<std::string> says;
+};
+
+TEST(BadArguments, EndWithTwoAndNameTheFlagWhatItGotAndWhatItTakes) {
+  const std::vector<BadLine> cases{
+      {"twoheads_plan", "--mask causal --rows 64", {"--tokens"}},
+      {"twoheads_plan", "--mask causal --tokens 100", {"--rows"}},
+      {"twoheads_plan", "--tokens 100 --rows 64", {"--mask"}},
+      {"twoheads_plan", "--mask causal --tokens 0 --rows 64", {"--tokens", "'0'", "1 or more"}},
+      {"twoheads_plan", "--mask causal --tokens 12x --rows 64", {"--tokens", "'12x'", "1 or more"}},
+      {"twoheads_plan", "--mask causal --tokens 99999999999999999999 --rows 64", {"--tokens", "1 or more"}},
+      {"twoheads_plan", "--mask causal --tokens 100 --rows 1", {"--rows", "'1'", "2 or more"}},
+      {"twoheads_plan", "--mask causal --tokens 100 --rows -5", {"--rows", "-5"}},
+      {"twoheads_plan", "--mask diagonal --tokens 100 --rows 64", {"--mask", "diagonal", "full|causal"}},
+      {"twoheads_plan", "--mask causal --tokens 100 --rows 64 --keys 50", {"--keys", "50", "number of tokens"}},
+      {"twoheads_plan", "--mask full --tokens 100 --rows 64 --heads 0", {"--heads", "'0'"}},
+      {"twoheads_plan", "--mask full --tokens 100 --rows 64 --heads 4 --kv-heads 3", {"--kv-heads", "3", "4"}},
+      {"twoheads_plan", "--mask full --tokens 9000000000000000000 --rows 2", {"64 bits"}},
+      {"twoheads_plan", "--mask full --tokens 100 --rows 64 --anchor median", {"--anchor", "median", "gibbs"}},
+      {"twoheads_plan", "--mask full --tokens 100 --rows 64 --nonsense", {"--nonsense"}},
+      {"twoheads_simulate", "--mask full --tokens 100 --rows 64 --width 10 --heads 3", {"--width", "10", "3"}},
+      {"twoheads_simulate", "--mask full --tokens 100 --rows 64 --logit-scale nan", {"--logit-scale", "nan", "above 0"}},
+      {"twoheads_simulate", "--mask full --tokens 100 --rows 64 --logit-scale 0", {"--logit-scale", "'0'", "above 0"}},
+      {"twoheads_simulate", "--mask full --tokens 100 --rows 64 --scalar half", {"--scalar", "half", "float|double"}},
+      {"twoheads_simulate", "--mask full --tokens 100 --rows 64 --heads 4 --kv-heads 2 --layer paper", {"--kv-heads"}},
+      {"twoheads_lm", "--tokenizer t --generate 3", {"--model"}},
+      {"twoheads_lm", "--model m --tokenizer t", {"--generate", "--score"}},
+      {"twoheads_lm", "--model m --tokenizer t --generate 0", {"--generate", "'0'", "1 or more"}},
+  };
+  for (const BadLine& bad : cases) {
+    const ProgramRun run = run_line(bad.program, bad.line);
+    EXPECT_EQ(run.exit_code, 2) << bad.program << " " << bad.line << "\n" << run.err;
+    EXPECT_EQ(run.out, "") << bad.line;
+    for (const std::string& word : bad.says)
+      EXPECT_NE(run.err.find(word), std::string::npos) << bad.line << "\nsays: " << run.err << "lacks: " << word;
+  }
+}
+
+TEST(LaterFeatures, AnswerNotBuiltYetWithTwo) {
+  const std::vector<std::pair<std::string, std::string>> cases{
+      {"twoheads_plan", "--mask window --window 16 --tokens 100 --rows 64"},
+      {"twoheads_plan", "--mask sinks --tokens 100 --rows 64"},
+      {"twoheads_plan", "--mask band --tokens 100 --rows 64"},
+      {"twoheads_plan", "--mask documents --lengths 50,50 --tokens 100 --rows 64"},
+      {"twoheads_plan", "--mask full --tokens 100 --rows auto"},
+      {"twoheads_plan", "--mask causal --oracle plain --tokens 100 --rows 64"},
+      {"twoheads_plan", "--mask full --method paper --tokens 100 --rows 64"},
+      {"twoheads_plan", "--mask full --oracle-layers 2 --tokens 100 --rows 64"},
+      {"twoheads_plan", "--mask full --samples 2 --tokens 100 --rows 64"},
+      {"twoheads_plan", "--mask full --svg grid.svg --tokens 100 --rows 64"},
+      {"twoheads_simulate", "--mask full --engine kernel --tokens 100 --rows 64"},
+      {"twoheads_simulate", "--mask full --threads 2 --tokens 100 --rows 64"},
+      {"twoheads_lm", "--model m --tokenizer t --generate 3 --engine kernel"},
+      {"twoheads_lm", "--model m --tokenizer t --generate 3 --window 128"},
+  };
+  for (const auto& [program, line] : cases) {
+    const ProgramRun run = run_line(program, line);
+    EXPECT_EQ(run.exit_code, 2) << program << " " << line;
+    EXPECT_NE(run.err.find("not built yet"), std::string::npos) << line << "\nsays: " << run.err;
+  }
+}
+
+/// The error bound of the contract.
+double bound(const nlohmann::json& json, bool single) {
+  return 4 * json["direct_row_error"].get<double>() + (single ? 6e-8 : 1.2e-16) * json["max_logit"].get<double>() +
+         (single ? 1e-6 : 1e-12);
+}
+
+TEST(SimulateProgram, KeepsTheErrorBoundAndPrintsTheKeysOfTheContract) {
+  const std::vector<std::string> lines{
+      "--mask causal --tokens 300 --rows 65 --heads 4",
+      "--mask causal --tokens 300 --rows 65 --heads 4 --scalar double",
+      "--mask full --tokens 300 --rows 65 --heads 4 --kv-heads 2 --layers 2 --oracle-heads 3",
+      "--mask full --tokens 300 --keys 77 --rows 33 --heads 2 --oracle causal",
+      "--mask full --tokens 200 --rows 33 --heads 2 --layer paper --encoding raw",
+      "--mask causal --tokens 200 --rows 33 --logit-scale 1000",
+      "--mask causal --tokens 200 --rows 33 --logit-scale 1000 --anchor gibbs --scalar double",
+      "--mask full --tokens 40 --rows 64",
+  };
+  for (const std::string& line : lines) {
+    const ProgramRun run = run_line("twoheads_simulate", line + " --json");
+    ASSERT_EQ(run.exit_code, 0) << line << "\n" << run.err;
+    const nlohmann::json json = run.json();
+    ASSERT_TRUE(json.is_object()) << run.out;
+    EXPECT_EQ(keys_of(json),
+              (std::set<std::string>{"calls", "repeats", "rounds", "max_row_error", "direct_row_error", "bad_rows",
+                                     "max_logit", "digest", "seconds", "direct_seconds", "peak_bytes"}));
+    EXPECT_LE(json["max_row_error"].get<double>(), bound(json, line.find("double") == std::string::npos)) << line;
+    EXPECT_EQ(json["bad_rows"], 0) << line;
+    EXPECT_EQ(json["digest"].get<std::string>().size(), 16U) << line;
+  }
+}
+
+TEST(SimulateProgram, LogitsLieBetweenOneAndTenAtScaleOne) {
+  for (const char* line : {"--tokens 1 --mask full", "--tokens 1 --mask causal --width 1", "--tokens 2 --mask causal",
+                           "--tokens 1000 --mask full --width 1", "--tokens 1000 --mask full --heads 8 --layers 3",
+                           "--tokens 500 --mask causal --width 16 --layer paper --layers 2"}) {
+    for (int seed = 1; seed <= 5; ++seed) {
+      const ProgramRun run =
+          run_line("twoheads_simulate", std::string(line) + " --rows 129 --json --seed " + std::to_string(seed));
+      ASSERT_EQ(run.exit_code, 0) << run.err;
+      const double largest = run.json()["max_logit"].get<double>();
+      EXPECT_GE(largest, 1.0) << line << " seed " << seed;
+      EXPECT_LE(largest, 10.0) << line << " seed " << seed;
+    }
+  }
+}
+
+TEST(SimulateProgram, MadeCallsArePlannedCallsAndRepeatTheirBits) {
+  for (const char* flags : {"--mask full --tokens 300 --rows 65 --heads 3 --oracle-heads 2",
+                            "--mask causal --tokens 129 --rows 17 --heads 3 --oracle-heads 4 --layers 2"}) {
+    for (const char* anchor : {"zero", "mean-key", "gibbs"}) {
+      const std::string line = std::string(flags) + " --json --anchor " + anchor;
+      const nlohmann::json plan = run_line("twoheads_plan", line).json();
+      const nlohmann::json first = run_line("twoheads_simulate", line + " --width 24").json();
+      const nlohmann::json again = run_line("twoheads_simulate", line + " --width 24").json();
+      ASSERT_TRUE(plan.is_object() && first.is_object() && again.is_object()) << line;
+      EXPECT_EQ(first["calls"], plan["calls"]) << line;
+      EXPECT_EQ(first["rounds"], plan["rounds"]) << line;
+      EXPECT_EQ(first["repeats"], 0) << line;
+      EXPECT_EQ(first["digest"], again["digest"]) << line;
+    }
+  }
+}
+
+TEST(SimulateProgram, AnUnsafeAnchorEndsWithOneAndSuggestsAdaptive) {
+  const ProgramRun run =
+      run_line("twoheads_simulate", "--mask full --tokens 200 --rows 33 --logit-scale 1000 --anchor mean-key --json");
+  EXPECT_EQ(run.exit_code, 1);
+  EXPECT_EQ(run.out, "");
+  for (const char* word : {"layer 0", "head 0", "row ", "mean-key", "adaptive"})
+    EXPECT_NE(run.err.find(word), std::string::npos) << run.err;
+}
+
+TEST(SimulateProgram, MemoryStaysSmallForLongInputs) {
+  if (sanitized) GTEST_SKIP() << "a sanitizer's own memory is not ours to measure";
+  const ProgramRun run = run_line("twoheads_simulate", "--mask full --tokens 8192 --width 16 --rows 257 --json");
+  ASSERT_EQ(run.exit_code, 0) << run.err;
+  // 8192 x 8192 scores would be 256 MiB.
+  EXPECT_LE(run.json()["peak_bytes"].get<double>(), 16.0 * 1024 * 1024);
+  EXPECT_GT(run.json()["peak_bytes"].get<double>(), 0.0);
+}
+
+TEST(HelloProgram, PrintsCallsAndASmallDifference) {
+  const ProgramRun run = run_line("01_hello", "");
+  ASSERT_EQ(run.exit_code, 0) << run.err;
+  EXPECT_NE(run.out.find("512"), std::string::npos) << run.out;
+}
+
+}  // namespace

@@ -1,0 +1,58 @@
+#pragma once
+
+#include <sys/wait.h>
+
+#include <cstdlib>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "support/shared_data.hpp"
+#include "support/temp_folder.hpp"
+
+/// How a program ended and what it wrote.
+struct ProgramRun {
+  int exit_code = -1;
+  std::string out;
+  std::string err;
+
+  /// Standard output as JSON; `discarded` if it is not one JSON value and nothing else.
+  [[nodiscard]] nlohmann::json json() const { return nlohmann::json::parse(out, nullptr, false); }
+};
+
+/// Runs one of our programs with the given arguments, without a terminal.
+[[nodiscard]] inline ProgramRun run_program(const std::string& name, const std::vector<std::string>& arguments) {
+  const auto quoted = [](const std::string& word) {
+    std::string result = "'";
+    for (const char c : word) result += c == '\'' ? std::string("'\\''") : std::string(1, c);
+    return result + "'";
+  };
+  const TempFolder folder;
+  const std::filesystem::path out = folder / "out";
+  const std::filesystem::path err = folder / "err";
+  std::string command = quoted(std::string(TWOHEADS_PROGRAM_DIR) + "/" + name);
+  for (const std::string& argument : arguments) command += " " + quoted(argument);
+  command += " >" + quoted(out.string()) + " 2>" + quoted(err.string()) + " </dev/null";
+  const int status = std::system(command.c_str());
+  return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, read_bytes(out), read_bytes(err)};
+}
+
+/// Splits at blanks.
+[[nodiscard]] inline std::vector<std::string> words(const std::string& line) {
+  std::vector<std::string> result;
+  std::string word;
+  for (const char c : line + " ") {
+    if (c != ' ') {
+      word += c;
+    } else if (!word.empty()) {
+      result.push_back(word);
+      word.clear();
+    }
+  }
+  return result;
+}
+
+/// Runs one of our programs; its arguments are the words of a line.
+[[nodiscard]] inline ProgramRun run_line(const std::string& name, const std::string& line) {
+  return run_program(name, words(line));
+}
