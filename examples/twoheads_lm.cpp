@@ -77,11 +77,14 @@ std::string read_text(const std::string& path) {
 
 std::vector<int> read_ids(const std::string& path) {
   const nlohmann::json list = nlohmann::json::parse(read_text(path), nullptr, false);
-  if (!list.is_array() || list.empty()) throw std::runtime_error(path + ": expected a JSON list of one or more token ids");
+  if (!list.is_array() || list.empty())
+    throw std::runtime_error(path + ": expected a JSON list of one or more token ids");
   std::vector<int> ids;
   for (const nlohmann::json& id : list) {
-    if (!id.is_number_integer() || id.get<std::int64_t>() < 0 || id.get<std::int64_t>() > std::numeric_limits<int>::max())
-      throw std::runtime_error(path + ": entry " + std::to_string(ids.size()) + " is " + id.dump() + ", expected a token id");
+    if (!id.is_number_integer() || id.get<std::int64_t>() < 0 ||
+        id.get<std::int64_t>() > std::numeric_limits<int>::max())
+      throw std::runtime_error(path + ": entry " + std::to_string(ids.size()) + " is " + id.dump() +
+                               ", expected a token id");
     ids.push_back(id.get<int>());
   }
   return ids;
@@ -89,7 +92,8 @@ std::vector<int> read_ids(const std::string& path) {
 
 /// Greedy: the most likely token again and again, until `count` are written or the model starts a new text.
 template <class Scalar>
-void generate(const twoheads::LanguageModel<Scalar>& model, const twoheads::Tokenizer& tokenizer, const Settings& settings) {
+void generate(const twoheads::LanguageModel<Scalar>& model, const twoheads::Tokenizer& tokenizer,
+              const Settings& settings) {
   Runner<Scalar> run(model, settings);
   std::vector<int> ids = tokenizer.encode(settings.prompt);
   if (!settings.json) std::cout << tokenizer.decode(ids) << std::flush;
@@ -115,8 +119,8 @@ void generate(const twoheads::LanguageModel<Scalar>& model, const twoheads::Toke
               << "\n";
   } else {
     std::cout << "\n";
-    std::cerr << written << " tokens, " << run.counts().calls << " calls of at most " << settings.rows << " rows, " << speed
-              << " tokens a second\n";
+    std::cerr << written << " tokens, " << run.counts().calls << " calls of at most " << settings.rows << " rows, "
+              << speed << " tokens a second\n";
   }
 }
 
@@ -179,7 +183,8 @@ void score(const twoheads::LanguageModel<Scalar>& model, const std::vector<int>&
                                         {"nll", nll},
                                         {"calls", run.counts().calls},
                                         {"tokens_per_second", speed},
-                                        {"max_logit_error", std::isfinite(error) ? error : std::numeric_limits<double>::max()},
+                                        {"max_logit_error",
+                                         std::isfinite(error) ? error : std::numeric_limits<double>::max()},
                                         {"digest", twoheads::digest(logits)},
                                         {"argmax_changed", changed},
                                         {"repeats", run.counts().repeats}}
@@ -189,8 +194,9 @@ void score(const twoheads::LanguageModel<Scalar>& model, const std::vector<int>&
   }
   std::cout << "tokens           " << count << "\nnll              " << nll << " nats a token\ncalls            "
             << run.counts().calls << " of at most " << settings.rows << " rows (" << run.counts().repeats
-            << " repeats)\nlogit error      " << error << " at most, against the direct float64 transformer\nargmax changed   "
-            << changed << " of the rows\nspeed            " << speed << " tokens a second\n";
+            << " repeats)\nlogit error      " << error
+            << " at most, against the direct float64 transformer\nargmax changed   " << changed
+            << " of the rows\nspeed            " << speed << " tokens a second\n";
 }
 
 template <class Scalar>
@@ -200,7 +206,8 @@ void run(const Settings& settings) {
   if (settings.generate > 0)
     generate(model, tokenizer, settings);
   else
-    score(model, settings.score.empty() ? read_ids(settings.score_ids) : tokenizer.encode(read_text(settings.score)), settings);
+    score(model, settings.score.empty() ? read_ids(settings.score_ids) : tokenizer.encode(read_text(settings.score)),
+          settings);
 }
 
 }  // namespace
@@ -219,14 +226,21 @@ int main(int argc, char** argv) {
   programs::add_anchor(app, settings.anchor);
   programs::add_count(app, "--oracle-heads", settings.oracle_heads, 1, "heads of the oracle, H' (default 1)");
   programs::add_count(app, "--threads", threads, 1, "threads (default 1; more: not built yet)");
-  programs::add_choice<ScalarWord>(app, "--scalar", scalar, {{"float", ScalarWord::float32}, {"double", ScalarWord::float64}}, {},
+  programs::add_choice<ScalarWord>(app, "--scalar", scalar,
+                                   {{"float", ScalarWord::float32}, {"double", ScalarWord::float64}}, {},
                                    "scalar of the run (default float)");
   programs::add_later(app, {"--window", "--sinks"});
-  CLI::Option* generate = programs::add_count(app, "--generate", settings.generate, 1, "write so many tokens, greedily");
-  app.add_option("--prompt", settings.prompt, "text to go on from (with --generate)")->needs(generate)->type_name("TEXT");
+  CLI::Option* generate =
+      programs::add_count(app, "--generate", settings.generate, 1, "write so many tokens, greedily");
+  app.add_option("--prompt", settings.prompt, "text to go on from (with --generate)")
+      ->needs(generate)
+      ->type_name("TEXT");
   CLI::Option* score = app.add_option("--score", settings.score, "score a text file")->type_name("FILE");
-  CLI::Option* score_ids = app.add_option("--score-ids", settings.score_ids, "score a JSON list of token ids")->type_name("FILE");
-  app.add_option("--logits", settings.logits, "write the scored logits as safetensors")->excludes(generate)->type_name("FILE");
+  CLI::Option* score_ids =
+      app.add_option("--score-ids", settings.score_ids, "score a JSON list of token ids")->type_name("FILE");
+  app.add_option("--logits", settings.logits, "write the scored logits as safetensors")
+      ->excludes(generate)
+      ->type_name("FILE");
   generate->excludes(score)->excludes(score_ids);
   score->excludes(score_ids);
   app.add_flag("--json", settings.json, "print one JSON object and nothing else");

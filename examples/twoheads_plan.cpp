@@ -19,10 +19,10 @@ int main(int argc, char** argv) {
     const twoheads::Plan plan = programs::make_plan(arguments.request());
     const std::string cover = check ? twoheads::check_cover(plan) : "";
     if (json) {
-      nlohmann::ordered_json result{{"calls", plan.calls()},     {"rounds", plan.rounds()},
-                                    {"jobs", plan.jobs()},       {"tiles", plan.tiles()},
+      nlohmann::ordered_json result{{"calls", plan.calls()},         {"rounds", plan.rounds()},
+                                    {"jobs", plan.jobs()},           {"tiles", plan.tiles()},
                                     {"rows_used", plan.rows_used()}, {"exact", plan.exact()},
-                                    {"theorem", plan.theorem()}, {"paper_calls", plan.paper_calls()}};
+                                    {"theorem", plan.theorem()},     {"paper_calls", plan.paper_calls()}};
       if (check) result["cover"] = cover;
       std::cout << result.dump() << "\n";
     } else {

@@ -47,7 +47,8 @@ struct Outcome {
 twoheads::ModelSpec make_spec(const Settings& settings) {
   const twoheads::PlanRequest& request = settings.request;
   if (settings.width % request.heads != 0)
-    throw programs::ArgumentError("--width", std::to_string(settings.width), "a multiple of --heads " + std::to_string(request.heads));
+    throw programs::ArgumentError("--width", std::to_string(settings.width),
+                                  "a multiple of --heads " + std::to_string(request.heads));
   if (settings.layer == LayerWord::paper) {
     if (settings.kv_heads != request.heads)
       throw programs::ArgumentError("--kv-heads", std::to_string(settings.kv_heads), "--heads where --layer is paper");
@@ -109,8 +110,9 @@ Outcome run(const Settings& settings) {
 
   const Matrix<Wider> wide_memory = memory.template cast<Wider>();
   twoheads::DirectAttention<Wider> truth;
-  const Matrix<Wider> reference = twoheads::forward(twoheads::cast_model<Wider>(model), Matrix<Wider>(x.template cast<Wider>()),
-                                                    truth, cross ? &wide_memory : nullptr);
+  const Matrix<Wider> reference =
+      twoheads::forward(twoheads::cast_model<Wider>(model), Matrix<Wider>(x.template cast<Wider>()), truth,
+                        cross ? &wide_memory : nullptr);
   outcome.max_logit = truth.max_logit();
   outcome.max_row_error = programs::max_row_error(simulation.rows, reference);
   outcome.direct_row_error = programs::max_row_error(direct, reference);
@@ -135,7 +137,8 @@ double json_number(double value) { return std::isfinite(value) ? value : std::nu
 }  // namespace
 
 int main(int argc, char** argv) {
-  CLI::App app("Simulates a random transformer through small calls and checks it against direct evaluation.", "twoheads_simulate");
+  CLI::App app("Simulates a random transformer through small calls and checks it against direct evaluation.",
+               "twoheads_simulate");
   programs::PlanArguments arguments(app, twoheads::Anchor::adaptive);
   Settings settings;
   ScalarWord scalar = ScalarWord::float32;
@@ -143,14 +146,18 @@ int main(int argc, char** argv) {
   int engine = 0;
   bool json = false;
   programs::add_count(app, "--width", settings.width, 1, "model width d, H heads of d / H (default 64)");
-  programs::add_choice<ScalarWord>(app, "--scalar", scalar, {{"float", ScalarWord::float32}, {"double", ScalarWord::float64}}, {},
+  programs::add_choice<ScalarWord>(app, "--scalar", scalar,
+                                   {{"float", ScalarWord::float32}, {"double", ScalarWord::float64}}, {},
                                    "scalar of the run (default float)");
-  programs::add_positive(app, "--logit-scale", settings.logit_scale, "multiplies the queries (default 1: logits of 1 to 10)");
-  programs::add_choice<int>(app, "--engine", engine, {{"oracle", 0}}, {"kernel"}, "what evaluates the tiles (default oracle)");
+  programs::add_positive(app, "--logit-scale", settings.logit_scale,
+                         "multiplies the queries (default 1: logits of 1 to 10)");
+  programs::add_choice<int>(app, "--engine", engine, {{"oracle", 0}}, {"kernel"},
+                            "what evaluates the tiles (default oracle)");
   programs::add_count(app, "--threads", threads, 1, "threads (default 1; more: not built yet)");
   programs::add_count(app, "--seed", settings.seed, 0, "seed of weights and input (default 1)");
-  programs::add_choice<LayerWord>(app, "--layer", settings.layer, {{"standard", LayerWord::standard}, {"paper", LayerWord::paper}},
-                                  {}, "pre-norm layer with residual, or the paper's Definition 2.2 (default standard)");
+  programs::add_choice<LayerWord>(app, "--layer", settings.layer,
+                                  {{"standard", LayerWord::standard}, {"paper", LayerWord::paper}}, {},
+                                  "pre-norm layer with residual, or the paper's Definition 2.2 (default standard)");
   programs::add_choice<twoheads::TokenEncoding>(
       app, "--encoding", settings.encoding,
       {{"projected", twoheads::TokenEncoding::projected}, {"raw", twoheads::TokenEncoding::raw}}, {},

@@ -91,7 +91,8 @@ std::string fault_of_include(const std::string& header, const std::string& inclu
   const std::string folder = folder_of(header);
   if (starts_with(include, "\"")) return "a quoted include";
   if (!starts_with(include, ours)) {
-    if (include.find("Eigen/") != std::string::npos && include != "<Eigen/Core>") return "Eigen other than <Eigen/Core>";
+    if (include.find("Eigen/") != std::string::npos && include != "<Eigen/Core>")
+      return "Eigen other than <Eigen/Core>";
     if (folder == "plan" && include == "<Eigen/Core>") return "Eigen in plan/";
     if (include == "<Eigen/Core>" || standard_header(include) || optional(header)) return {};
     return "neither of ours, nor Eigen, nor standard";
@@ -113,7 +114,8 @@ std::vector<std::string> faults_of(const std::string& header, const std::string&
     if (const std::string fault = fault_of_include(header, include); !fault.empty())
       faults.push_back(header + " includes " + include + ": " + fault);
   const std::vector<std::string> lines = lines_of(text);
-  if (std::find(lines.begin(), lines.end(), "#pragma once") == lines.end()) faults.push_back(header + ": no #pragma once");
+  if (std::find(lines.begin(), lines.end(), "#pragma once") == lines.end())
+    faults.push_back(header + ": no #pragma once");
   if (lines.size() > most_lines) faults.push_back(header + ": more than 400 lines");
   return faults;
 }
@@ -161,7 +163,8 @@ Tree our_tree() {
   const fs::path folder = fs::path(TWOHEADS_SOURCE_DIR) / "include" / "twoheads";
   Tree tree;
   for (const fs::directory_entry& entry : fs::recursive_directory_iterator(folder))
-    if (entry.is_regular_file()) tree[entry.path().lexically_relative(folder).generic_string()] = read_bytes(entry.path());
+    if (entry.is_regular_file())
+      tree[entry.path().lexically_relative(folder).generic_string()] = read_bytes(entry.path());
   return tree;
 }
 
@@ -237,11 +240,16 @@ TEST(IncludeTable, EachBrokenLineIsAFault) {
 
 TEST(IncludeTable, SoundLinesAreNoFault) {
   const std::vector<std::pair<std::string, std::string>> sound{
-      {"base/x.hpp", "<twoheads/base/index.hpp>"},  {"base/x.hpp", "<Eigen/Core>"},
-      {"base/x.hpp", "<cstdint>"},                  {"plan/x.hpp", "<twoheads/model/mask.hpp>"},
-      {"plan/x.hpp", "<twoheads/base/errors.hpp>"}, {"oracle/x.hpp", "<twoheads/plan/limits.hpp>"},
-      {"codec/x.hpp", "<twoheads/plan/plan.hpp>"},  {"io/x.hpp", "<nlohmann/json.hpp>"},
-      {"io/x.hpp", "<twoheads/model/weights.hpp>"}, {"simulate.hpp", "<twoheads/exec/serial.hpp>"},
+      {"base/x.hpp", "<twoheads/base/index.hpp>"},
+      {"base/x.hpp", "<Eigen/Core>"},
+      {"base/x.hpp", "<cstdint>"},
+      {"plan/x.hpp", "<twoheads/model/mask.hpp>"},
+      {"plan/x.hpp", "<twoheads/base/errors.hpp>"},
+      {"oracle/x.hpp", "<twoheads/plan/limits.hpp>"},
+      {"codec/x.hpp", "<twoheads/plan/plan.hpp>"},
+      {"io/x.hpp", "<nlohmann/json.hpp>"},
+      {"io/x.hpp", "<twoheads/model/weights.hpp>"},
+      {"simulate.hpp", "<twoheads/exec/serial.hpp>"},
   };
   for (const auto& [header, include] : sound)
     EXPECT_EQ(faults_of(header, header_with(include)), std::vector<std::string>()) << header << " includes " << include;

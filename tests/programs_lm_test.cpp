@@ -18,7 +18,8 @@ std::vector<double> read_tensor(const std::string& bytes, const std::string& nam
   if (!header.contains(name)) return {};
   const std::string type = header[name]["dtype"];
   const char* data = bytes.data() + 8 + length + header[name]["data_offsets"][0].get<std::size_t>();
-  const std::size_t size = header[name]["data_offsets"][1].get<std::size_t>() - header[name]["data_offsets"][0].get<std::size_t>();
+  const std::size_t size =
+      header[name]["data_offsets"][1].get<std::size_t>() - header[name]["data_offsets"][0].get<std::size_t>();
   const auto read = [&](auto zero) {
     std::vector<double> values;
     for (std::size_t at = 0; at < size; at += sizeof(zero)) {
@@ -122,9 +123,9 @@ TEST_F(Stories, ScoresInDoubleAsTheDirectTransformerDoes) {
 }
 
 TEST_F(Stories, GoesOnFromAPromptAndScoresAText) {
-  const ProgramRun written = run_program(
-      "twoheads_lm", {"--model", model_.string(), "--tokenizer", tokenizer_.string(), "--json", "--rows", "16", "--prompt",
-                      "Tom had a red ball.", "--generate", "5"});
+  const ProgramRun written =
+      run_program("twoheads_lm", {"--model", model_.string(), "--tokenizer", tokenizer_.string(), "--json", "--rows",
+                                  "16", "--prompt", "Tom had a red ball.", "--generate", "5"});
   ASSERT_EQ(written.exit_code, 0) << written.err;
   EXPECT_EQ(written.json()["text"].get<std::string>().rfind("Tom had a red ball.", 0), 0U);
 
@@ -142,20 +143,24 @@ TEST_F(Stories, NamesWhatIsWrongWithItsFiles) {
     const ProgramRun failed = run_program("twoheads_lm", arguments);
     EXPECT_TRUE(failed.exit_code == 1 || failed.exit_code == 2) << failed.exit_code << failed.err;
     EXPECT_EQ(failed.out, "");
-    for (const std::string& word : says) EXPECT_NE(failed.err.find(word), std::string::npos) << failed.err << "lacks " << word;
+    for (const std::string& word : says)
+      EXPECT_NE(failed.err.find(word), std::string::npos) << failed.err << "lacks " << word;
   };
   const std::string tokenizer = tokenizer_.string();
   const std::string cut = files_.write("cut.bin", bytes.substr(0, bytes.size() / 2)).string();
-  expect_failure({"--model", cut, "--tokenizer", tokenizer, "--generate", "3"}, {"cut.bin", std::to_string(bytes.size())});
+  expect_failure({"--model", cut, "--tokenizer", tokenizer, "--generate", "3"},
+                 {"cut.bin", std::to_string(bytes.size())});
   const std::string longer = files_.write("longer.bin", bytes + "x").string();
-  expect_failure({"--model", longer, "--tokenizer", tokenizer, "--generate", "3"}, {"longer.bin", std::to_string(bytes.size())});
+  expect_failure({"--model", longer, "--tokenizer", tokenizer, "--generate", "3"},
+                 {"longer.bin", std::to_string(bytes.size())});
   std::string absurd = bytes;
   std::memset(absurd.data(), 0x7f, 28);
   expect_failure({"--model", files_.write("absurd.bin", absurd).string(), "--tokenizer", tokenizer, "--generate", "3"},
                  {"absurd.bin"});
   std::string nan = bytes;
   std::memset(nan.data() + 1000, 0xff, 4);
-  expect_failure({"--model", files_.write("nan.bin", nan).string(), "--tokenizer", tokenizer, "--generate", "3"}, {"NaN"});
+  expect_failure({"--model", files_.write("nan.bin", nan).string(), "--tokenizer", tokenizer, "--generate", "3"},
+                 {"NaN"});
   const std::string short_tokenizer = files_.write("tok.bin", read_bytes(tokenizer_).substr(0, 3000)).string();
   expect_failure({"--model", model_.string(), "--tokenizer", short_tokenizer, "--generate", "3"}, {"tok.bin"});
   expect_failure({"--model", "/nonexistent", "--tokenizer", tokenizer, "--generate", "3"}, {"/nonexistent"});

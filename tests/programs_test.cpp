@@ -19,7 +19,8 @@ std::set<std::string> keys_of(const nlohmann::json& object) {
 std::string text(long number) { return std::to_string(number); }
 
 TEST(PlanProgram, PrintsOneJsonObjectWithTheKeysOfTheContract) {
-  const ProgramRun run = run_line("twoheads_plan", "--mask causal --tokens 1000 --rows 129 --heads 4 --layers 2 --check --json");
+  const ProgramRun run =
+      run_line("twoheads_plan", "--mask causal --tokens 1000 --rows 129 --heads 4 --layers 2 --check --json");
   ASSERT_EQ(run.exit_code, 0) << run.err;
   const nlohmann::json json = run.json();
   ASSERT_TRUE(json.is_object()) << run.out;
@@ -42,7 +43,8 @@ TEST(PlanProgram, CoversEveryMaskExactlyForEveryLengthAndRowCount) {
     for (const long tokens : {1, 2, 63, 64, 65, 300, 1000}) {
       for (const long rows : {2, 3, 17, 64, 65, 129}) {
         if (sanitized && tokens > 65) continue;
-        const std::string line = std::string(mask) + " --tokens " + text(tokens) + " --rows " + text(rows) + " --check --json";
+        const std::string line =
+            std::string(mask) + " --tokens " + text(tokens) + " --rows " + text(rows) + " --check --json";
         const ProgramRun run = run_line("twoheads_plan", line);
         ASSERT_EQ(run.exit_code, 0) << line << "\n" << run.err;
         EXPECT_EQ(run.json().value("cover", ""), "exact") << line;
@@ -94,7 +96,9 @@ TEST(BadArguments, EndWithTwoAndNameTheFlagWhatItGotAndWhatItTakes) {
       {"twoheads_plan", "--mask full --tokens 100 --rows 64 --anchor median", {"--anchor", "median", "gibbs"}},
       {"twoheads_plan", "--mask full --tokens 100 --rows 64 --nonsense", {"--nonsense"}},
       {"twoheads_simulate", "--mask full --tokens 100 --rows 64 --width 10 --heads 3", {"--width", "10", "3"}},
-      {"twoheads_simulate", "--mask full --tokens 100 --rows 64 --logit-scale nan", {"--logit-scale", "nan", "above 0"}},
+      {"twoheads_simulate",
+       "--mask full --tokens 100 --rows 64 --logit-scale nan",
+       {"--logit-scale", "nan", "above 0"}},
       {"twoheads_simulate", "--mask full --tokens 100 --rows 64 --logit-scale 0", {"--logit-scale", "'0'", "above 0"}},
       {"twoheads_simulate", "--mask full --tokens 100 --rows 64 --scalar half", {"--scalar", "half", "float|double"}},
       {"twoheads_simulate", "--mask full --tokens 100 --rows 64 --heads 4 --kv-heads 2 --layer paper", {"--kv-heads"}},

@@ -18,8 +18,8 @@ using namespace twoheads;
 /// A call as some test wants to see or spoil it.
 using Spoil = std::function<void(Index call, Matrix<float>& answer)>;
 
-/// The Eigen small transformer handed to the simulation as a black box, with a batch answered in an order of the test's choice
-/// and answers spoilt at will. One type for all tests: it is compiled once.
+/// The Eigen small transformer handed to the simulation as a black box, with a batch answered in an order of the
+/// test's choice and answers spoilt at will. One type for all tests: it is compiled once.
 class TestOracle {
  public:
   using Scalar = float;
@@ -83,12 +83,10 @@ OracleLimits limits_of(const Case& c) {
   return limits;
 }
 
-const std::vector<Case> cases{{MaskKind::full, OracleKind::plain},
-                              {MaskKind::full, OracleKind::causal},
-                              {MaskKind::causal, OracleKind::causal},
-                              {MaskKind::causal, OracleKind::causal, 65, 64},
-                              {MaskKind::full, OracleKind::plain, 50, 2},
-                              {MaskKind::causal, OracleKind::causal, 16, 17}};
+const std::vector<Case> cases{
+    {MaskKind::full, OracleKind::plain},        {MaskKind::full, OracleKind::causal},
+    {MaskKind::causal, OracleKind::causal},     {MaskKind::causal, OracleKind::causal, 65, 64},
+    {MaskKind::full, OracleKind::plain, 50, 2}, {MaskKind::causal, OracleKind::causal, 16, 17}};
 
 TEST(SimulationBits, DoNotDependOnBatchOrOrderOfAnswersAndRepeat) {
   for (const Case& c : cases) {
@@ -98,7 +96,8 @@ TEST(SimulationBits, DoNotDependOnBatchOrOrderOfAnswersAndRepeat) {
     for (const Index oracle_heads : {1, 2}) {
       std::string digest_of_one;
       Index calls_of_one = 0;
-      for (const auto& [batch, shuffle] : std::vector<std::pair<Index, unsigned>>{{1, 0}, {1, 0}, {4, 0}, {4, 5}, {7, 9}, {1000, 3}}) {
+      for (const auto& [batch, shuffle] :
+           std::vector<std::pair<Index, unsigned>>{{1, 0}, {1, 0}, {4, 0}, {4, 5}, {7, 9}, {1000, 3}}) {
         OracleLimits limits = limits_of(c);
         limits.heads = oracle_heads;
         limits.batch = batch;
@@ -110,7 +109,8 @@ TEST(SimulationBits, DoNotDependOnBatchOrOrderOfAnswersAndRepeat) {
           calls_of_one = oracle.calls;
         }
         EXPECT_EQ(bits, digest_of_one) << "batch " << batch << ", shuffle " << shuffle << ", tokens " << c.tokens;
-        EXPECT_EQ(oracle.calls, calls_of_one) << "batch " << batch << ", shuffle " << shuffle << ", tokens " << c.tokens;
+        EXPECT_EQ(oracle.calls, calls_of_one)
+            << "batch " << batch << ", shuffle " << shuffle << ", tokens " << c.tokens;
         EXPECT_EQ(simulation.counts.calls, oracle.calls);
         EXPECT_LE(oracle.largest_batch, static_cast<std::size_t>(batch));
         if (batch == 4 && c.tokens == 100) {
@@ -196,7 +196,8 @@ std::string message_of(const F& f) {
 }
 
 void expect_words(const std::string& message, const std::vector<std::string>& words) {
-  for (const std::string& word : words) EXPECT_NE(message.find(word), std::string::npos) << message << "\nlacks: " << word;
+  for (const std::string& word : words)
+    EXPECT_NE(message.find(word), std::string::npos) << message << "\nlacks: " << word;
 }
 
 TEST(OracleFaults, AreNamedWithLayerHeadTileAndRow) {
@@ -212,8 +213,10 @@ TEST(OracleFaults, AreNamedWithLayerHeadTileAndRow) {
   };
   expect_words(run_spoilt([](Index, Matrix<float>& a) { a(3, 0) = std::numeric_limits<float>::quiet_NaN(); }), place);
   expect_words(run_spoilt([](Index, Matrix<float>& a) { a(3, 1) = std::numeric_limits<float>::infinity(); }), place);
-  expect_words(run_spoilt([](Index, Matrix<float>& a) { a.conservativeResize(a.rows() - 1, a.cols()); }), {"layer 0", "head 0", "17 x"});
-  expect_words(run_spoilt([](Index, Matrix<float>& a) { a.conservativeResize(a.rows(), a.cols() + 1); }), {"layer 0", "head 0", "17 x"});
+  expect_words(run_spoilt([](Index, Matrix<float>& a) { a.conservativeResize(a.rows() - 1, a.cols()); }),
+               {"layer 0", "head 0", "17 x"});
+  expect_words(run_spoilt([](Index, Matrix<float>& a) { a.conservativeResize(a.rows(), a.cols() + 1); }),
+               {"layer 0", "head 0", "17 x"});
   expect_words(run_spoilt([](Index, Matrix<float>& a) { a *= -1.0F; }), place);
   expect_words(run_spoilt([](Index, Matrix<float>& a) { a *= 1.5F; }), place);
   // The last call belongs to the last layer and head.
@@ -255,14 +258,16 @@ TEST(BadInput, IsNamedBeforeTheFirstCall) {
                {"layer 0", "head 1", "row 42", "query"});
   Model<float> model = model_of(c);
   model.layers[1].attention.wk(2, 3) = std::numeric_limits<float>::infinity();
-  expect_words(message_of<InputError>([&] { static_cast<void>(simulate(model, tokens_of(c), oracle)); }), {"layer 1", "wk", "row 2"});
+  expect_words(message_of<InputError>([&] { static_cast<void>(simulate(model, tokens_of(c), oracle)); }),
+               {"layer 1", "wk", "row 2"});
   model = model_of(c);
   model.layers[1].attention.wv.resize(3, 3);
   expect_words(message_of<ShapeError>([&] { static_cast<void>(simulate(model, tokens_of(c), oracle)); }),
                {"layer 1", "wv", "3 x 3", "4 x 12"});
   expect_words(message_of<ShapeError>([&] { static_cast<void>(simulate(model_of(c), Matrix<float>(10, 5), oracle)); }),
                {"10 x 5", "10 x 12"});
-  expect_words(message_of<SpecError>([&] { static_cast<void>(simulate(model_of(c), Matrix<float>(0, 12), oracle)); }), {"0", "1 or more"});
+  expect_words(message_of<SpecError>([&] { static_cast<void>(simulate(model_of(c), Matrix<float>(0, 12), oracle)); }),
+               {"0", "1 or more"});
   EXPECT_EQ(oracle.calls, 0);
 }
 
@@ -281,8 +286,9 @@ TEST(OracleLimitsThatDoNotDo, AreRefusedWithWhatWouldDo) {
   Case plain = c;
   plain.kind = OracleKind::plain;
   TestOracle uncausal(limits_of(plain));
-  expect_words(message_of<LimitError>([&] { static_cast<void>(simulate(model_of(plain), tokens_of(plain), uncausal)); }),
-               {"causal"});
+  expect_words(
+      message_of<LimitError>([&] { static_cast<void>(simulate(model_of(plain), tokens_of(plain), uncausal)); }),
+      {"causal"});
 }
 
 TEST(RawTokens, AreRefusedForRotaryPositions) {

@@ -40,7 +40,8 @@ template <class Number>
 }
 
 /// Adds a flag for a whole number of at least `least`.
-inline CLI::Option* add_count(CLI::App& app, const std::string& flag, Index& target, Index least, const std::string& help) {
+inline CLI::Option* add_count(CLI::App& app, const std::string& flag, Index& target, Index least,
+                              const std::string& help) {
   return app
       .add_option_function<std::string>(
           flag, [flag, &target, least](const std::string& text) { target = read_count(flag, text, least); }, help)

@@ -44,13 +44,14 @@ class PlanArguments {
     add_count(app, "--kv-heads", kv_heads_, 1, "key/value heads (default: as many as query heads)");
     add_count(app, "--layers", request_.layers, 1, "layers of the model, L (default 1)");
     add_count(app, "--oracle-heads", request_.oracle.heads, 1, "heads of the oracle, H' (default 1)");
-    add_count(app, "--oracle-layers", request_.oracle.layers, 1, "layers of the oracle, L' (default 1; more: not built yet)");
+    add_count(app, "--oracle-layers", request_.oracle.layers, 1,
+              "layers of the oracle, L' (default 1; more: not built yet)");
     add_choice<Kind>(app, "--oracle", oracle_, {{"plain", Kind::plain}, {"causal", Kind::causal}}, {},
                      "what a row of the oracle sees (default: plain for full, causal for causal)");
     add_choice<int>(app, "--method", method_, {{"stable", 0}}, {"paper"}, "construction (default stable)");
     add_anchor(app, request_.anchor);
-    add_later(app, {"--window", "--sinks", "--left", "--right", "--lengths", "--causal-documents", "--packing", "--samples",
-                    "--near", "--ranks", "--svg"});
+    add_later(app, {"--window", "--sinks", "--left", "--right", "--lengths", "--causal-documents", "--packing",
+                    "--samples", "--near", "--ranks", "--svg"});
   }
 
   /// The request that the flags make, checked against each other.
@@ -62,7 +63,8 @@ class PlanArguments {
     if (causal && request.keys > 0 && request.keys != request.tokens)
       throw ArgumentError("--keys", std::to_string(request.keys), "the number of tokens where the mask is causal");
     if (request.heads % kv_heads() != 0)
-      throw ArgumentError("--kv-heads", std::to_string(kv_heads()), "a divisor of --heads " + std::to_string(request.heads));
+      throw ArgumentError("--kv-heads", std::to_string(kv_heads()),
+                          "a divisor of --heads " + std::to_string(request.heads));
     if (request.keys == 0) request.keys = request.tokens;
     request.oracle.kind =
         causal || oracle_ == Kind::causal ? twoheads::OracleKind::causal : twoheads::OracleKind::plain;

@@ -23,8 +23,8 @@ template <class Scalar>
   return result;
 }
 
-/// Scales each layer's query weights so that the largest |score| is near 3 * scale on 256 tokens spread over the input: at
-/// scale 1 it then lies between 1 and 10 over all of them.
+/// Scales each layer's query weights so that the largest |score| is near 3 * scale on 256 tokens spread over the
+/// input: at scale 1 it then lies between 1 and 10 over all of them.
 inline void set_logit_scale(twoheads::Model<double>& model, const Matrix<double>& x, const Matrix<double>* memory,
                             double scale) {
   constexpr double target = 3.0;
@@ -52,8 +52,7 @@ template <class Scalar, class Reference>
   double worst = 0;
   for (Index row = 0; row < rows.rows(); ++row) {
     const auto size = static_cast<double>(reference.row(row).norm());
-    const auto error =
-        static_cast<double>((rows.row(row).template cast<Reference>() - reference.row(row)).norm());
+    const auto error = static_cast<double>((rows.row(row).template cast<Reference>() - reference.row(row)).norm());
     const double relative = size > 0 ? error / size : error;
     if (std::isnan(relative)) return std::numeric_limits<double>::infinity();
     worst = std::max(worst, relative);

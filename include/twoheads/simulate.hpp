@@ -26,8 +26,8 @@ struct SimulationCounts {
 /// Evaluates a layer's attention by a grid of oracle calls; hand it to forward() in place of direct attention.
 ///
 ///   Laws     out equals direct attention up to rounding, the same bits for any batch and any order of answers
-///   Throws   InputError that names layer, head and row if q, k or v hold NaN or infinity, before the first call; LimitError,
-///            OracleError, AnchorError as OracleEngine says
+///   Throws   InputError that names layer, head and row if q, k or v hold NaN or infinity, before the first call;
+///            LimitError, OracleError, AnchorError as OracleEngine says
 ///   Source   Yu & Alman, Theorems 3.4 and 3.5
 template <Oracle O>
 class GridAttention {
@@ -57,11 +57,13 @@ class GridAttention {
   [[nodiscard]] const SimulationCounts& counts() const { return counts_; }
 
  private:
-  static void require_finite(const AttentionInput<Scalar>& input, const char* what, const MatrixView<Scalar>& rows, Index dim) {
+  static void require_finite(const AttentionInput<Scalar>& input, const char* what, const MatrixView<Scalar>& rows,
+                             Index dim) {
     for (Index head = 0; head < rows.cols() / dim; ++head) {
       const Index row = detail::first_row_not_finite(rows.middleCols(head * dim, dim));
       if (row >= 0)
-        throw InputError(detail::text("layer ", input.layer, ", head ", head, ", row ", row, ": the ", what, " is NaN or infinite"));
+        throw InputError(
+            detail::text("layer ", input.layer, ", head ", head, ", row ", row, ": the ", what, " is NaN or infinite"));
     }
   }
 
@@ -83,9 +85,10 @@ struct Simulation {
 ///   Laws     rows equal forward(model, x, DirectAttention) up to rounding
 ///   Throws   as require_valid(model), forward() and GridAttention say
 template <RealScalar Scalar, Oracle O>
-  requires std::same_as<Scalar, typename O::Scalar>
+requires std::same_as<Scalar, typename O::Scalar>
 [[nodiscard]] Simulation<Scalar> simulate(const Model<Scalar>& model, const Matrix<Scalar>& x, O& oracle,
-                                          const SimulationOptions& options = {}, const Matrix<Scalar>* memory = nullptr) {
+                                          const SimulationOptions& options = {},
+                                          const Matrix<Scalar>* memory = nullptr) {
   require_valid(model);
   GridAttention<O> attend(oracle, options);
   Matrix<Scalar> rows = forward(model, x, attend, memory);

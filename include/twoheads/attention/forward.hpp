@@ -50,7 +50,8 @@ void mlp_in_place(const ModelSpec& spec, const LayerWeights<Scalar>& layer, Matr
 
 /// Runs the large transformer over rows; how attention is evaluated is the caller's choice.
 ///
-///   Shapes   x, result (N, width); memory (NK, width): keys and values come from it where it is given (cross-attention)
+///   Shapes   x, result (N, width); memory (NK, width): keys and values come from it where it is given
+///            (cross-attention)
 ///   Math     see ModelSpec
 ///   Throws   SpecError, ShapeError if model, x or memory do not fit together, and whatever `attend` throws
 ///   Source   Yu & Alman, Definition 2.2 and the usual pre-norm transformer

@@ -8,8 +8,8 @@ namespace twoheads {
 
 /// What one layer hands to its attention: projected rows, and the tokens and weights that they came from.
 ///
-///   Shapes   q (N, heads * head_dim), k (NK, kv_heads * head_dim), v (NK, kv_heads * value_dim), rotary positions applied;
-///            query_tokens (N, width), key_tokens (NK, width): the normed rows before projection
+///   Shapes   q (N, heads * head_dim), k (NK, kv_heads * head_dim), v (NK, kv_heads * value_dim), rotary positions
+///            applied; query_tokens (N, width), key_tokens (NK, width): the normed rows before projection
 ///   Corner   the views live as long as the forward pass of this layer
 template <RealScalar Scalar>
 struct AttentionInput {
@@ -36,6 +36,8 @@ struct AttentionInput {
 
 /// Anything that evaluates a layer's attention into output rows (N, heads * value_dim).
 template <class A, class Scalar>
-concept Attend = requires(A& attend, const AttentionInput<Scalar>& input, MatrixSpan<Scalar> out) { attend(input, out); };
+concept Attend = requires(A& attend, const AttentionInput<Scalar>& input, MatrixSpan<Scalar> out) {
+  attend(input, out);
+};
 
 }  // namespace twoheads

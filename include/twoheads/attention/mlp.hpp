@@ -31,15 +31,19 @@ template <RealScalar Scalar>
       hidden = hidden.cwiseMax(Scalar(0)).eval();
       break;
     case MlpKind::gelu:
-      hidden = hidden.unaryExpr([](Scalar t) {
-        return t * (Scalar(1) + std::erf(t / std::numbers::sqrt2_v<Scalar>)) / Scalar(2);
-      }).eval();
+      hidden = hidden
+                   .unaryExpr([](Scalar t) {
+                     return t * (Scalar(1) + std::erf(t / std::numbers::sqrt2_v<Scalar>)) / Scalar(2);
+                   })
+                   .eval();
       break;
     case MlpKind::gelu_tanh:
-      hidden = hidden.unaryExpr([](Scalar t) {
-        const Scalar root = std::sqrt(Scalar(2) * std::numbers::inv_pi_v<Scalar>);
-        return t * (Scalar(1) + std::tanh(root * (t + Scalar(0.044715) * t * t * t))) / Scalar(2);
-      }).eval();
+      hidden = hidden
+                   .unaryExpr([](Scalar t) {
+                     const Scalar root = std::sqrt(Scalar(2) * std::numbers::inv_pi_v<Scalar>);
+                     return t * (Scalar(1) + std::tanh(root * (t + Scalar(0.044715) * t * t * t))) / Scalar(2);
+                   })
+                   .eval();
       break;
     case MlpKind::swiglu: {
       Matrix<Scalar> gate(rows.rows(), weights.w_gate.cols());

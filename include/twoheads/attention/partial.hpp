@@ -20,7 +20,8 @@ struct Partial {
 
   /// The exact identity of merge: no key seen yet.
   [[nodiscard]] static Partial empty(Index rows, Index value_dim) {
-    return {Matrix<Scalar>::Zero(rows, value_dim), Vector<double>::Constant(rows, -std::numeric_limits<double>::infinity())};
+    return {Matrix<Scalar>::Zero(rows, value_dim),
+            Vector<double>::Constant(rows, -std::numeric_limits<double>::infinity())};
   }
 
   [[nodiscard]] Index rows() const { return value.rows(); }

@@ -23,7 +23,8 @@ template <RealScalar Scalar>
     }
   }
   std::string digits(16, '0');
-  for (int place = 15; place >= 0; --place, hash >>= 4) digits[static_cast<std::size_t>(place)] = "0123456789abcdef"[hash & 15];
+  for (int place = 15; place >= 0; --place, hash >>= 4)
+    digits[static_cast<std::size_t>(place)] = "0123456789abcdef"[hash & 15];
   return digits;
 }
 

@@ -4,8 +4,8 @@
 
 namespace twoheads::detail {
 
-// All matrix products of the library go through these two: Eigen's product kernels are then compiled once for each scalar,
-// not once for each expression, and never see how a caller's block happens to be aligned.
+// All matrix products of the library go through these two: Eigen's product kernels are then compiled once for each
+// scalar, not once for each expression, and never see how a caller's block happens to be aligned.
 
 /// out = a b. Shapes: a (n, k), b (k, m), out (n, m); out overlaps neither.
 template <RealScalar Scalar>

@@ -46,8 +46,8 @@ template <RealScalar Scalar>
 ///
 ///   Shapes   queries (rows, m), expected_keys (rows, m); result (rows)
 ///   Units    logits
-///   Math     c_i = scale q_i . E_i[k] + ln(n_i) / 2; the log-sum-exp is E_i[logit] + H_i with 0 <= H_i <= ln n_i, so c_i
-///            is within ln(n_i) / 2 of it and r, p >= 1 / (1 + sqrt(n_i))
+///   Math     c_i = scale q_i . E_i[k] + ln(n_i) / 2; the log-sum-exp is E_i[logit] + H_i with 0 <= H_i <= ln n_i, so
+///            c_i is within ln(n_i) / 2 of it and r, p >= 1 / (1 + sqrt(n_i))
 ///   Corner   a row that sees no key of the tile gets 0
 ///   Source   the Gibbs variational identity; not in the paper
 template <RealScalar Scalar>
@@ -65,8 +65,8 @@ template <RealScalar Scalar>
 
 /// Finds an anchor that keeps a row's r and p in range, from the side on which each try fell off.
 ///
-///   Math     steps that double until both sides are known, then bisection: the interval ends at neighbouring scalars, one of which is
-///            the rounded score that dominates the row
+///   Math     steps that double until both sides are known, then bisection: the interval ends at neighbouring
+///            scalars, one of which is the rounded score that dominates the row
 template <RealScalar Scalar>
 class AnchorSearch {
  public:

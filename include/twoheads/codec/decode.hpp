@@ -39,8 +39,8 @@ enum class Drift : signed char { none, too_low, too_high };
 /// What one job's rows of an answer say.
 ///
 ///   Shapes   partial: (query rows of the tile); expected_keys (query rows, m) where the kind has them
-///   Corner   a query that sees no key of the tile: zero value, log weight -inf. A row whose drift is not 0 has no log weight yet, and
-///            no value if its anchor lies too high.
+///   Corner   a query that sees no key of the tile: zero value, log weight -inf. A row whose drift is not 0 has no
+///            log weight yet, and no value if its anchor lies too high.
 template <RealScalar Scalar>
 struct Decoded {
   Partial<Scalar> partial;
@@ -48,9 +48,13 @@ struct Decoded {
   std::vector<Drift> drift;  ///< one for each query row
 
   /// The first row whose anchor is off, or -1.
-  [[nodiscard]] Index first_unsafe() const { return first([](Drift d) { return d != Drift::none; }); }
+  [[nodiscard]] Index first_unsafe() const {
+    return first([](Drift d) { return d != Drift::none; });
+  }
   /// The first row without a value, or -1.
-  [[nodiscard]] Index first_without_value() const { return first([](Drift d) { return d == Drift::too_high; }); }
+  [[nodiscard]] Index first_without_value() const {
+    return first([](Drift d) { return d == Drift::too_high; });
+  }
 
  private:
   template <class Test>
@@ -63,8 +67,8 @@ struct Decoded {
 /// Reads one job's tile from the answer to a call.
 ///
 ///   Shapes   answer (rows of the call, output width); anchors (query rows) as encoded, in units of the oracle's score
-///   Math     value = O / r, log weight = c + ln r - ln(p / s), c = oracle_scale * anchor, s copies of the synthetic key seen;
-///            nothing is subtracted from 1
+///   Math     value = O / r, log weight = c + ln r - ln(p / s), c = oracle_scale * anchor, s copies of the synthetic
+///            key seen; nothing is subtracted from 1
 ///   Corner   a call without a synthetic key says no log weight: 0 stands for it
 ///   Throws   OracleError that names layer, head, tile and row for NaN, infinity, or weights that are no probabilities
 ///   Source   Yu & Alman, Lemma 3.1, whose A = r / (1 - r) loses all digits as r nears 1
@@ -97,8 +101,8 @@ template <RealScalar Scalar>
     const auto synthetic = static_cast<double>(columns[layout.p_at()]);
     // Half precision still sums to 1 within a hundredth.
     if (real < 0 || synthetic < 0 || std::abs(real + synthetic - 1.0) > 0.05)
-      throw OracleError(detail::text(detail::place(job, tile, query), ": the attention on real and synthetic keys is ", real,
-                                     " and ", synthetic, ", expected two numbers >= 0 that sum to 1"));
+      throw OracleError(detail::text(detail::place(job, tile, query), ": the attention on real and synthetic keys is ",
+                                     real, " and ", synthetic, ", expected two numbers >= 0 that sum to 1"));
     Drift& drift = found.drift[static_cast<std::size_t>(query)];
     if (real < least_weight<Scalar>())
       drift = Drift::too_high;

@@ -12,8 +12,8 @@ namespace twoheads {
 /// An entry for the synthetic column of keys that no query may attend to.
 ///
 ///   Shapes   queries (rows, m), keys (n, m) of the tile
-///   Math     below every real score by 1000 and by the scores' own bound max |q| max |k|, so that its exponential is 0 beside
-///            theirs in any scalar; the queries' anchor column holds 1
+///   Math     below every real score by 1000 and by the scores' own bound max |q| max |k|, so that its exponential is
+///            0 beside theirs in any scalar; the queries' anchor column holds 1
 template <RealScalar Scalar>
 [[nodiscard]] Scalar dead_key(const MatrixView<Scalar>& queries, const MatrixView<Scalar>& keys, double factor,
                               double oracle_scale) {
@@ -32,8 +32,8 @@ struct EncodeSettings {
 
 /// Writes one job's tile into the rows of a call.
 ///
-///   Shapes   call (rows of the call, instances * layout.width()), zero before; anchors (query rows of the tile) in units of the
-///            oracle's score; the instance has its columns from `begin`
+///   Shapes   call (rows of the call, instances * layout.width()), zero before; anchors (query rows of the tile) in
+///            units of the oracle's score; the instance has its columns from `begin`
 ///   Corner   rows beyond map.rows() are padding: copies of the synthetic key, that decoding divides out again
 ///   Source   Yu & Alman, Lemma 3.1 (plain), Claim B.6 and Theorem 3.5 (causal)
 template <RealScalar Scalar>
@@ -46,7 +46,8 @@ void encode(Matrix<Scalar>& call, Index begin, const InstanceLayout& layout, con
   const auto tokens = [&](const MatrixView<Scalar>& all, Rows rows) {
     return block_view(all, rows, slice ? head * layout.input_width : 0, layout.input_width);
   };
-  const MatrixView<Scalar> queries = raw ? tokens(input.query_tokens, tile.queries) : input.query_rows(head, tile.queries);
+  const MatrixView<Scalar> queries =
+      raw ? tokens(input.query_tokens, tile.queries) : input.query_rows(head, tile.queries);
   const MatrixView<Scalar> keys = raw ? tokens(input.key_tokens, tile.keys) : input.key_rows(head, tile.keys);
   const MatrixView<Scalar> values = input.value_rows(head, tile.keys);
   // Raw tokens are scaled by the oracle's own query weights.

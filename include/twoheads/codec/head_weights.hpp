@@ -22,12 +22,12 @@ template <RealScalar Scalar>
 /// Weights of an instance whose columns hold raw tokens: the model's own weights of one head as blocks.
 ///
 ///   Shapes   wq, wk (d, m) and wv (d, m_v) of one head; factor is the model's score scale over the oracle's
-///   Math     W_Q = [factor wq, 0; 0, 1],  W_K = [wk, 0; 0, 1],  W_V = [wv, 0, 0, wk; 0, 0, 1, 0; 0, 1, 0, 0], the columns that
-///            the call's kind has; rows of W_V: the key's token, e, g
+///   Math     W_Q = [factor wq, 0; 0, 1],  W_K = [wk, 0; 0, 1],  W_V = [wv, 0, 0, wk; 0, 0, 1, 0; 0, 1, 0, 0], the
+///            columns that the call's kind has; rows of W_V: the key's token, e, g
 ///   Source   Yu & Alman, Lemma 3.1, with the flag of real rows that the print lacks
 template <RealScalar Scalar>
-[[nodiscard]] SmallHead<Scalar> block_head(const InstanceLayout& layout, const AttentionInput<Scalar>& input, Index head,
-                                           Scalar factor) {
+[[nodiscard]] SmallHead<Scalar> block_head(const InstanceLayout& layout, const AttentionInput<Scalar>& input,
+                                           Index head, Scalar factor) {
   const AttentionSpec& spec = input.spec;
   const Index kv_head = spec.kv_head_of(head);
   const Index d = layout.input_width;
@@ -41,22 +41,24 @@ template <RealScalar Scalar>
   };
   auto values = std::make_shared<Matrix<Scalar>>(Matrix<Scalar>::Zero(d + 2, layout.answer_cols()));
   if (layout.has_values())
-    values->topLeftCorner(d, layout.value_dim) = input.weights.wv.middleCols(kv_head * layout.value_dim, layout.value_dim);
+    values->topLeftCorner(d, layout.value_dim) =
+        input.weights.wv.middleCols(kv_head * layout.value_dim, layout.value_dim);
   if (layout.has_state()) {
     (*values)(d, layout.p_at()) = Scalar(1);
     (*values)(d + 1, layout.r_at()) = Scalar(1);
   }
   if (layout.has_keys()) values->block(0, layout.keys_at(), d, m) = wk;
   using P = Projection<Scalar>;
-  return {P::dense(0, keyed((input.weights.wq.middleCols(head * m, m) * factor).eval())), P::dense(layout.key_at(), keyed(wk)),
-          P::dense(layout.key_at(), values), 0};
+  return {P::dense(0, keyed((input.weights.wq.middleCols(head * m, m) * factor).eval())),
+          P::dense(layout.key_at(), keyed(wk)), P::dense(layout.key_at(), values), 0};
 }
 
 /// One layer that runs the instances side by side: instance i has its columns from i * layout.width().
 ///
 ///   Source   Yu & Alman, Lemma 3.3 with L' = 1
 template <RealScalar Scalar>
-[[nodiscard]] SmallWeights<Scalar> side_by_side(const InstanceLayout& layout, const std::vector<SmallHead<Scalar>>& heads) {
+[[nodiscard]] SmallWeights<Scalar> side_by_side(const InstanceLayout& layout,
+                                                const std::vector<SmallHead<Scalar>>& heads) {
   const auto instances = static_cast<Index>(heads.size());
   SmallLayer<Scalar> layer;
   layer.output_width = layout.output_width(instances);

@@ -12,8 +12,8 @@ namespace twoheads {
 ///   state_with_keys   the same and the expected key, so that an unsafe tile can be repeated with a Gibbs anchor
 ///   values_and_keys   values and the expected key, no synthetic key: the first call of the Gibbs anchor
 ///   weight            r and p alone: its second call
-///   Source   value columns [V, 1, e] replace the paper's r / (1 - r), which has no digits left from logits of about 16 in
-///            float (Lemma 3.1 computes A = r / (1 - r) from a value column of ones)
+///   Source   value columns [V, 1, e] replace the paper's r / (1 - r), which has no digits left from logits of about
+///            16 in float (Lemma 3.1 computes A = r / (1 - r) from a value column of ones)
 enum class CallKind { straight, state, state_with_keys, values_and_keys, weight };
 
 /// How the rows of a call are made from the tile's tokens.
@@ -71,9 +71,7 @@ struct InstanceLayout {
     return residual ? instance * width() + read_cols() : instance * answer_cols();
   }
   /// Columns of the output rows of a call with so many instances.
-  [[nodiscard]] Index output_width(Index instances) const {
-    return instances * (residual ? width() : answer_cols());
-  }
+  [[nodiscard]] Index output_width(Index instances) const { return instances * (residual ? width() : answer_cols()); }
 };
 
 }  // namespace twoheads

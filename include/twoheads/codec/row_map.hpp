@@ -11,11 +11,13 @@ namespace twoheads {
 ///
 ///   plain oracle      rectangle: row x carries query x and key x; the synthetic key comes last
 ///   causal oracle     lower triangle: the synthetic key comes first, row 1 + x carries query x and key x;
-///                     strict upper triangle: reversed and shifted by one, row x carries key n - x and query n - 1 - x of n keys
+///                     strict upper triangle: reversed and shifted by one, row x of n carries key n - x and query
+///                     n - 1 - x
 ///   straight          as the tokens stand, no synthetic key
-///   Corner   a row without a key of its own carries a copy of the synthetic key, and so do rows that pad a call; how many of
-///            them a row sees is synthetic_seen(). A query that sees no key gets no row.
-///   Source   Yu & Alman, Lemma 3.1 (plain), Claim B.6 (lower), Theorem 3.5 (reversed; the printed numerator call lacks the shift)
+///   Corner   a row without a key of its own carries a copy of the synthetic key, and so do rows that pad a call; how
+///            many of them a row sees is synthetic_seen(). A query that sees no key gets no row.
+///   Source   Yu & Alman, Lemma 3.1 (plain), Claim B.6 (lower), Theorem 3.5 (reversed; the printed numerator call
+///            lacks the shift)
 class RowMap {
  public:
   static constexpr Index none = -1;

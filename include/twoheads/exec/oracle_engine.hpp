@@ -21,8 +21,9 @@ namespace twoheads {
 
 /// Evaluates the jobs of one layer through oracle calls: encode, run, decode, and repeat what the anchor left unsafe.
 ///
-///   Laws     jobs are cut into calls of H' in their order; a call's repeats depend on that call alone, so neither bits nor
-///            counts change with the batch. The oracle is touched through limits(), run() and run_batch() only.
+///   Laws     jobs are cut into calls of H' in their order; a call's repeats depend on that call alone, so neither
+///            bits nor counts change with the batch. The oracle is touched through limits(), run() and run_batch()
+///            only.
 ///   Throws   LimitError if an instance is wider than the oracle; SpecError if raw tokens cannot express the model;
 ///            OracleError, AnchorError that name layer, head, tile and row
 template <Oracle O>
@@ -52,8 +53,10 @@ class OracleEngine {
     std::vector<Task> tasks;
     tasks.reserve(jobs.size());
     for (const Job& job : jobs) tasks.emplace_back(job, RowMap(job.tile, limits_.kind, plan_.straight()));
-    std::vector<Group> groups(static_cast<std::size_t>(ceil_div(static_cast<Index>(jobs.size()), plan_.jobs_per_call())));
-    for (std::size_t i = 0; i < tasks.size(); ++i) groups[i / static_cast<std::size_t>(plan_.jobs_per_call())].push_back(&tasks[i]);
+    std::vector<Group> groups(
+        static_cast<std::size_t>(ceil_div(static_cast<Index>(jobs.size()), plan_.jobs_per_call())));
+    for (std::size_t i = 0; i < tasks.size(); ++i)
+      groups[i / static_cast<std::size_t>(plan_.jobs_per_call())].push_back(&tasks[i]);
 
     depth_ = 0;
     planned_ += static_cast<Index>(groups.size()) * plan_.rounds_per_layer();
@@ -110,8 +113,8 @@ class OracleEngine {
     task.anchors = (logits / limits_.score_scale).template cast<Scalar>();
     for (Index query = 0; query < task.anchors.size(); ++query)
       if (!std::isfinite(task.anchors[query]))
-        throw AnchorError(detail::text(detail::place(place(task), task.job.tile, query), ": logits of about ", logits[query],
-                                       " exceed the range of the scalar"));
+        throw AnchorError(detail::text(detail::place(place(task), task.job.tile, query), ": logits of about ",
+                                       logits[query], " exceed the range of the scalar"));
   }
 
   [[nodiscard]] JobPlace place(const Task& task) const { return {input_.layer, task.job.head}; }
@@ -145,19 +148,21 @@ class OracleEngine {
       EncodeSettings<Scalar> settings{static_cast<Scalar>(factor()), Scalar(1)};
       const bool dead = !columns.has_synthetic();
       if (dead)
-        settings.synthetic = dead_key(input_.query_rows(task->job.head, task->job.tile.queries),
-                                      input_.key_rows(task->job.head, task->job.tile.keys), factor(), limits_.score_scale);
+        settings.synthetic =
+            dead_key(input_.query_rows(task->job.head, task->job.tile.queries),
+                     input_.key_rows(task->job.head, task->job.tile.keys), factor(), limits_.score_scale);
       const Vector<Scalar> ones = dead ? Vector<Scalar>::Ones(task->anchors.size()).eval() : Vector<Scalar>();
       encode(rows, begin, columns, task->map, input_, task->job.head, dead ? ones : task->anchors, settings);
       begin += columns.width();
     }
   }
 
-  void read(const Matrix<Scalar>& answer, const OracleCall<Scalar>& call, const InstanceLayout& columns, const Group& group) const {
+  void read(const Matrix<Scalar>& answer, const OracleCall<Scalar>& call, const InstanceLayout& columns,
+            const Group& group) const {
     if (answer.rows() != call.rows.rows() || answer.cols() != call.weights->output_width())
-      throw OracleError(detail::text(detail::place(place(*group.front()), group.front()->job.tile, 0), ": the oracle answered ",
-                                     answer.rows(), " x ", answer.cols(), ", expected ", call.rows.rows(), " x ",
-                                     call.weights->output_width()));
+      throw OracleError(detail::text(detail::place(place(*group.front()), group.front()->job.tile, 0),
+                                     ": the oracle answered ", answer.rows(), " x ", answer.cols(), ", expected ",
+                                     call.rows.rows(), " x ", call.weights->output_width()));
     Index instance = 0;
     for (Task* task : group) {
       Decoded<Scalar> found =
@@ -181,8 +186,8 @@ class OracleEngine {
     search_anchors(only_unsafe(groups));
   }
 
-  /// Rows that are unsafe even with a Gibbs anchor have logits so large (beyond 1e8 in float) that their rounding is larger than the
-  /// anchor's window. The anchor is then searched for: the drift of a row says on which side it lies.
+  /// Rows that are unsafe even with a Gibbs anchor have logits so large (beyond 1e8 in float) that their rounding is
+  /// larger than the anchor's window. The anchor is then searched for: the drift of a row says on which side it lies.
   void search_anchors(std::vector<Group> groups) {
     for (int tries = 0; !groups.empty() && tries < AnchorSearch<Scalar>::most_tries; ++tries) {
       for (const Group& group : groups)
@@ -219,7 +224,8 @@ class OracleEngine {
     return kept;
   }
 
-  /// Adaptive: tiles with an unsafe row are asked again, the values too where r underflowed. Otherwise an unsafe row is an error.
+  /// Adaptive: tiles with an unsafe row are asked again, the values too where r underflowed. Otherwise an unsafe row
+  /// is an error.
   void repeat_unsafe(const std::vector<Group>& groups) {
     const std::vector<Group> unsafe = only_unsafe(groups);
     if (unsafe.empty()) return;
@@ -227,8 +233,9 @@ class OracleEngine {
       const Task& task = *unsafe.front().front();
       const Index row = task.found.first_unsafe();
       const bool high = task.found.drift[static_cast<std::size_t>(row)] == Drift::too_high;
-      throw AnchorError(detail::text(detail::place(place(task), task.job.tile, row), ": with the anchor ", name(plan_.anchor()),
-                                     " the weight of the row's ", high ? "real keys" : "synthetic key",
+      throw AnchorError(detail::text(detail::place(place(task), task.job.tile, row), ": with the anchor ",
+                                     name(plan_.anchor()), " the weight of the row's ",
+                                     high ? "real keys" : "synthetic key",
                                      " underflows; the anchor adaptive repeats such tiles"));
     }
     const std::vector<Group> without_value =

@@ -18,7 +18,9 @@ concept Engine = requires(E& engine, std::span<const Job> jobs) {
 
 /// Takes the partials of a layer in the plan's order of jobs.
 template <class S, class Scalar>
-concept PartialSink = requires(S& sink, const Job& job, const Partial<Scalar>& partial) { sink(job, partial); };
+concept PartialSink = requires(S& sink, const Job& job, const Partial<Scalar>& partial) {
+  sink(job, partial);
+};
 
 /// Runs all jobs of one layer of a plan on one thread and hands their partials to the sink in the plan's order.
 ///

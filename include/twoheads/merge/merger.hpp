@@ -9,8 +9,9 @@ namespace twoheads {
 /// Joins the partials of one layer into its output rows, one query block of one head at a time.
 ///
 ///   Shapes   out (N, heads * value_dim)
-///   Laws     partials arrive in the plan's order of jobs and are joined in that order, so the bits of the output do not depend
-///            on how calls were batched or answered. Memory: one query block of one head, in float64 or wider.
+///   Laws     partials arrive in the plan's order of jobs and are joined in that order, so the bits of the output do
+///            not depend on how calls were batched or answered. Memory: one query block of one head, in float64 or
+///            wider.
 ///   Source   Yu & Alman, Lemma 3.1: the merge is the host's, it takes no call
 template <RealScalar Scalar>
 class Merger {

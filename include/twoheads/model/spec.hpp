@@ -80,14 +80,15 @@ struct ModelSpec {
     if (!std::isfinite(a.score_scale) || a.score_scale == 0)
       throw SpecError(detail::text("score_scale is ", a.score_scale, ", expected a finite number other than 0"));
     if (a.head_input == HeadInput::slice && (width % a.heads != 0 || a.kv_heads != a.heads))
-      throw SpecError(detail::text("heads that see their own slice need heads (", a.heads, ") to divide the width (", width,
-                                   ") and kv_heads (", a.kv_heads, ") equal to heads"));
+      throw SpecError(detail::text("heads that see their own slice need heads (", a.heads, ") to divide the width (",
+                                   width, ") and kv_heads (", a.kv_heads, ") equal to heads"));
     if (!a.output_projection && a.heads * a.value_dim != width)
       throw SpecError(detail::text("without an output projection heads * value_dim is ", a.heads * a.value_dim,
                                    ", expected the width ", width));
     if (a.rope && a.head_dim % 2 != 0)
       throw SpecError(detail::text("head_dim is ", a.head_dim, ", expected an even number for rotary positions"));
-    if (a.rope && !(a.rope->theta > 0)) throw SpecError(detail::text("rope theta is ", a.rope->theta, ", expected > 0"));
+    if (a.rope && !(a.rope->theta > 0))
+      throw SpecError(detail::text("rope theta is ", a.rope->theta, ", expected > 0"));
     if (norm != NormKind::none && !(norm_epsilon >= 0))
       throw SpecError(detail::text("norm_epsilon is ", norm_epsilon, ", expected 0 or more"));
     if (final_norm && norm == NormKind::none) throw SpecError("final_norm is set, but norm is none");
@@ -100,7 +101,8 @@ struct ModelSpec {
 /// no residual sum and no norm, and the layer MLP is any function of a row.
 ///
 ///   Source   Definition 2.2 (the print applies the layer MLP twice and writes W_V for W_K; meant is once, and W_K)
-[[nodiscard]] inline ModelSpec paper_layer(Index layers, Index width, Index heads, Mask mask, MlpKind mlp, Index hidden) {
+[[nodiscard]] inline ModelSpec paper_layer(Index layers, Index width, Index heads, Mask mask, MlpKind mlp,
+                                           Index hidden) {
   if (heads < 1 || width % heads != 0)
     throw SpecError(detail::text("heads is ", heads, ", expected a divisor of the width ", width));
   ModelSpec spec;

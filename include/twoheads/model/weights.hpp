@@ -27,8 +27,8 @@ struct AttentionWeights {
 
 /// Weights of an MLP.
 ///
-///   Shapes   w_in (width, hidden), w_out (hidden, width), w_gate (width, hidden) for SwiGLU only; b_in (hidden), b_out (width)
-///            or empty. `custom` is the whole MLP where the spec says so.
+///   Shapes   w_in (width, hidden), w_out (hidden, width), w_gate (width, hidden) for SwiGLU only; b_in (hidden),
+///            b_out (width) or empty. `custom` is the whole MLP where the spec says so.
 template <RealScalar Scalar>
 struct MlpWeights {
   Matrix<Scalar> w_in, w_gate, w_out;
@@ -132,7 +132,8 @@ void require_valid(const Model<Scalar>& model) {
     detail::require_shape(prefix + "wq", layer.attention.wq, input, a.heads * a.head_dim);
     detail::require_shape(prefix + "wk", layer.attention.wk, input, a.kv_heads * a.head_dim);
     detail::require_shape(prefix + "wv", layer.attention.wv, input, a.kv_heads * a.value_dim);
-    if (a.output_projection) detail::require_shape(prefix + "wo", layer.attention.wo, a.heads * a.value_dim, spec.width);
+    if (a.output_projection)
+      detail::require_shape(prefix + "wo", layer.attention.wo, a.heads * a.value_dim, spec.width);
     detail::require_norm(prefix + "attention norm", layer.attention_norm, spec.norm, spec.width);
     if (spec.mlp != MlpKind::none) detail::require_norm(prefix + "MLP norm", layer.mlp_norm, spec.norm, spec.width);
     detail::require_mlp(prefix + "MLP", layer.mlp, spec);
@@ -156,12 +157,12 @@ template <RealScalar To, RealScalar From>
   for (const LayerWeights<From>& layer : model.layers) {
     const AttentionWeights<From>& a = layer.attention;
     const MlpWeights<From>& m = layer.mlp;
-    result.layers.push_back({norm(layer.attention_norm),
-                             {a.wq.template cast<To>(), a.wk.template cast<To>(), a.wv.template cast<To>(),
-                              a.wo.template cast<To>()},
-                             norm(layer.mlp_norm),
-                             {m.w_in.template cast<To>(), m.w_gate.template cast<To>(), m.w_out.template cast<To>(),
-                              m.b_in.template cast<To>(), m.b_out.template cast<To>(), m.custom}});
+    result.layers.push_back(
+        {norm(layer.attention_norm),
+         {a.wq.template cast<To>(), a.wk.template cast<To>(), a.wv.template cast<To>(), a.wo.template cast<To>()},
+         norm(layer.mlp_norm),
+         {m.w_in.template cast<To>(), m.w_gate.template cast<To>(), m.w_out.template cast<To>(),
+          m.b_in.template cast<To>(), m.b_out.template cast<To>(), m.custom}});
   }
   result.final_norm = norm(model.final_norm);
   return result;

@@ -21,7 +21,8 @@ struct OracleCall {
 
 /// Checks a call against an oracle's limits, and its weights and rows against each other.
 ///
-///   Throws   LimitError for more rows, heads, layers or columns than the limits allow; ShapeError for weights that do not fit
+///   Throws   LimitError for more rows, heads, layers or columns than the limits allow; ShapeError for weights that
+///            do not fit
 template <RealScalar Scalar>
 void require_within(const OracleLimits& limits, const OracleCall<Scalar>& call) {
   if (call.weights == nullptr) throw ShapeError("an oracle call has no weights");
@@ -60,7 +61,9 @@ concept HasRun = requires(O& oracle, const OracleCall<typename O::Scalar>& call)
 
 template <class O>
 concept HasRunBatch = requires(O& oracle, std::span<const OracleCall<typename O::Scalar>> calls,
-                               const Answer<typename O::Scalar>& answer) { oracle.run_batch(calls, answer); };
+                               const Answer<typename O::Scalar>& answer) {
+  oracle.run_batch(calls, answer);
+};
 
 /// A small transformer that the library may call, and nothing else: it never sees more than limits().rows rows.
 ///

@@ -7,9 +7,11 @@
 
 namespace twoheads {
 
-/// The small transformer on Eigen: L' layers, H' heads, plain or causal, residual or not, and no more rows than its limit.
+/// The small transformer on Eigen: L' layers, H' heads, plain or causal, residual or not, and no more rows than its
+/// limit.
 ///
-///   Throws   LimitError for more rows, heads, layers or columns than the limits allow; ShapeError for weights that do not fit
+///   Throws   LimitError for more rows, heads, layers or columns than the limits allow; ShapeError for weights that
+///            do not fit
 ///   Corner   not for concurrent use: each thread takes an oracle of its own
 ///   Source   Yu & Alman, Definition 2.2
 template <RealScalar S>

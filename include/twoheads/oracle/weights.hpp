@@ -71,15 +71,16 @@ class Projection {
   std::shared_ptr<const Matrix<Scalar>> matrix_;
 };
 
-/// One head of the small transformer: softmax(scale * (x wq) (x wk)^T) (x wv), written to the columns from output_begin.
+/// One head of the small transformer: softmax(scale * (x wq) (x wk)^T) (x wv), written to the columns from
+/// output_begin.
 template <RealScalar Scalar>
 struct SmallHead {
   Projection<Scalar> wq, wk, wv;
   Index output_begin = 0;
 };
 
-/// One layer of the small transformer. The heads' outputs replace the row, or are added to it where the oracle is residual;
-/// then the layer MLP, if any, acts on each row.
+/// One layer of the small transformer. The heads' outputs replace the row, or are added to it where the oracle is
+/// residual; then the layer MLP, if any, acts on each row.
 template <RealScalar Scalar>
 struct SmallLayer {
   std::vector<SmallHead<Scalar>> heads;
@@ -99,7 +100,8 @@ struct SmallWeights {
   [[nodiscard]] Index output_width() const { return layers.empty() ? width : layers.back().output_width; }
 };
 
-/// Checks that the layers fit together: every projection reads columns that exist, every head writes columns that exist.
+/// Checks that the layers fit together: every projection reads columns that exist, every head writes columns that
+/// exist.
 ///
 ///   Throws   ShapeError that names the layer and the head
 template <RealScalar Scalar>

@@ -21,9 +21,7 @@ class CountingOracle {
     return oracle_.run(call);
   }
 
-  void run_batch(std::span<const OracleCall<Scalar>> calls, const Answer<Scalar>& answer)
-    requires HasRunBatch<O>
-  {
+  void run_batch(std::span<const OracleCall<Scalar>> calls, const Answer<Scalar>& answer) requires HasRunBatch<O> {
     for (const OracleCall<Scalar>& call : calls) count(call);
     oracle_.run_batch(calls, answer);
   }
@@ -46,8 +44,8 @@ class CountingOracle {
   Index longest_ = 0;
 };
 
-/// Holds an oracle to its declared limits and shapes: a call beyond them is a LimitError or a ShapeError before the oracle sees it,
-/// an answer of another shape an OracleError. Holds a reference: the oracle must outlive the wrapper.
+/// Holds an oracle to its declared limits and shapes: a call beyond them is a LimitError or a ShapeError before the
+/// oracle sees it, an answer of another shape an OracleError. Holds a reference: the oracle must outlive the wrapper.
 template <Oracle O>
 class CheckingOracle {
  public:
@@ -64,9 +62,7 @@ class CheckingOracle {
     return rows;
   }
 
-  void run_batch(std::span<const OracleCall<Scalar>> calls, const Answer<Scalar>& answer)
-    requires HasRunBatch<O>
-  {
+  void run_batch(std::span<const OracleCall<Scalar>> calls, const Answer<Scalar>& answer) requires HasRunBatch<O> {
     for (const OracleCall<Scalar>& call : calls) require_within(oracle_.limits(), call);
     oracle_.run_batch(calls, [&](std::size_t index, Matrix<Scalar> rows) {
       if (index < calls.size()) require_answer(calls[index], rows);
@@ -78,8 +74,8 @@ class CheckingOracle {
   static void require_answer(const OracleCall<Scalar>& call, const Matrix<Scalar>& rows) {
     const Index cols = call.weights->output_width();
     if (rows.rows() != call.rows.rows() || rows.cols() != cols)
-      throw OracleError(detail::text("an oracle answered ", rows.rows(), " x ", rows.cols(), ", expected ", call.rows.rows(),
-                                     " x ", cols));
+      throw OracleError(detail::text("an oracle answered ", rows.rows(), " x ", rows.cols(), ", expected ",
+                                     call.rows.rows(), " x ", cols));
   }
 
   O& oracle_;

@@ -7,9 +7,9 @@ namespace twoheads {
 
 /// Causal attention on a causal oracle.
 ///
-///   Laws     with T = ceil(tokens / block): T lower triangles on the diagonal; each of the T (T - 1) / 2 pairs of blocks
-///            below it is fully visible, and cut by local position into a lower and a strict upper triangle. T^2 in all, less the
-///            upper triangles of one-key blocks, which are empty.
+///   Laws     with T = ceil(tokens / block): T lower triangles on the diagonal; each of the T (T - 1) / 2 pairs of
+///            blocks below it is fully visible, and cut by local position into a lower and a strict upper triangle.
+///            T^2 in all, less the upper triangles of one-key blocks, which are empty.
 ///   Source   Yu & Alman, Claim B.6 and Theorem 3.5 (whose sets A^(1), A^(2) are meant by local position)
 struct CausalTiling {
   Index tokens = 1;

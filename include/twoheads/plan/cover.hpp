@@ -29,8 +29,9 @@ namespace detail {
 
 /// Enumerates the plan and compares it with its mask: "exact", or a sentence that names the first fault.
 ///
-///   Laws   exact means: every visible pair lies in exactly one tile, no hidden pair in any; each tile fits a call; the plan's
-///          closed-form count of tiles is what enumeration finds. No floating point. Extra memory O(block * tiles of a block).
+///   Laws   exact means: every visible pair lies in exactly one tile, no hidden pair in any; each tile fits a call;
+///          the plan's closed-form count of tiles is what enumeration finds. No floating point. Extra memory O(block
+///          * tiles of a block).
 [[nodiscard]] inline std::string check_cover(const Plan& plan) {
   Index next_query = 0;
   Index tiles = 0;
@@ -44,7 +45,8 @@ namespace detail {
     plan.for_each_tile(block, [&](const Tile& tile) {
       ++tiles;
       const Index most = plan.straight() ? plan.oracle().rows : plan.block();
-      if (tile.token_rows() > most) fault = detail::text("a tile takes ", tile.token_rows(), " rows, a call has ", most);
+      if (tile.token_rows() > most)
+        fault = detail::text("a tile takes ", tile.token_rows(), " rows, a call has ", most);
       for (Index query = tile.queries.begin; query < tile.queries.end; ++query) {
         const Rows keys = tile.visible_keys(query - tile.queries.begin);
         if (keys.empty()) continue;

@@ -26,8 +26,9 @@ struct StraightTiling {
 
 /// Full attention: every query block meets every key block.
 ///
-///   Laws     with T = ceil(queries / block), U = ceil(keys / block): on a plain oracle T U rectangles; on a causal one a
-///            lower and a strict upper triangle for each, 2 T U less the empty upper triangles (key blocks of one key)
+///   Laws     with T = ceil(queries / block), U = ceil(keys / block): on a plain oracle T U rectangles; on a causal
+///            one a lower and a strict upper triangle for each, 2 T U less the empty upper triangles (key blocks of
+///            one key)
 ///   Source   Yu & Alman, Lemma 3.1 and Theorem 3.4; the triangles are those of Theorem 3.5
 struct FullTiling {
   Index queries = 1;

@@ -17,19 +17,20 @@ struct OracleLimits {
   static constexpr Index unlimited = std::numeric_limits<Index>::max();
 
   OracleKind kind = OracleKind::plain;
-  Index rows = 0;             ///< most rows of a call, the synthetic one included
-  bool fixed_rows = false;    ///< every call must have exactly `rows` rows
-  Index heads = 1;            ///< heads of a layer, H'
-  Index layers = 1;           ///< layers, L'
-  Index width = unlimited;    ///< most columns of a token row
-  bool residual = false;      ///< a layer adds its heads' outputs to the row instead of replacing it
-  double score_scale = 1.0;   ///< what the oracle multiplies q . k by
-  Index batch = 1;            ///< calls that it likes to be handed at once
+  Index rows = 0;            ///< most rows of a call, the synthetic one included
+  bool fixed_rows = false;   ///< every call must have exactly `rows` rows
+  Index heads = 1;           ///< heads of a layer, H'
+  Index layers = 1;          ///< layers, L'
+  Index width = unlimited;   ///< most columns of a token row
+  bool residual = false;     ///< a layer adds its heads' outputs to the row instead of replacing it
+  double score_scale = 1.0;  ///< what the oracle multiplies q . k by
+  Index batch = 1;           ///< calls that it likes to be handed at once
 
   /// Throws LimitError that names the first limit that no plan can work with.
   void require_valid() const {
     const auto at_least = [](const char* what, Index value, Index least) {
-      if (value < least) throw LimitError(detail::text("an oracle's ", what, " is ", value, ", expected ", least, " or more"));
+      if (value < least)
+        throw LimitError(detail::text("an oracle's ", what, " is ", value, ", expected ", least, " or more"));
     };
     at_least("rows", rows, 2);
     at_least("heads", heads, 1);

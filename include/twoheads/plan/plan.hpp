@@ -35,9 +35,9 @@ struct Job {
 
 /// Tiles, jobs, calls and rounds for one mask on one oracle: a few integers that enumerate jobs lazily.
 ///
-///   Laws     jobs come in a fixed order: query block, then head, then tile; a call takes the next H' of them, whatever blocks
-///            and heads they belong to. With J jobs a layer (tiles * heads): calls = L ceil(J / H'), twice that for the
-///            Gibbs anchor, in as many rounds as layers (twice that). All counts are O(1).
+///   Laws     jobs come in a fixed order: query block, then head, then tile; a call takes the next H' of them,
+///            whatever blocks and heads they belong to. With J jobs a layer (tiles * heads): calls = L ceil(J / H'),
+///            twice that for the Gibbs anchor, in as many rounds as layers (twice that). All counts are O(1).
 ///   Source   Yu & Alman, Lemma 3.3 and Theorem 3.4 (whose printed count omits the ceilings and the sum over layers)
 class Plan {
  public:
@@ -62,13 +62,17 @@ class Plan {
   /// Real tokens that a call takes beside the synthetic one.
   [[nodiscard]] Index block() const { return request_.oracle.rows - 1; }
 
-  [[nodiscard]] Index query_blocks() const { return ask([](const auto& t) { return t.query_blocks(); }); }
+  [[nodiscard]] Index query_blocks() const {
+    return ask([](const auto& t) { return t.query_blocks(); });
+  }
   [[nodiscard]] Rows queries_of(Index query_block) const {
     return std::visit([&](const auto& t) { return t.queries_of(query_block); }, tiling_);
   }
 
   /// Tiles of one head of one layer.
-  [[nodiscard]] Index tiles() const { return ask([](const auto& t) { return t.tiles(); }); }
+  [[nodiscard]] Index tiles() const {
+    return ask([](const auto& t) { return t.tiles(); });
+  }
   /// Jobs of all heads and layers; the Gibbs anchor evaluates each of them twice.
   [[nodiscard]] Index jobs() const { return jobs_per_layer() * request_.layers; }
   [[nodiscard]] Index jobs_per_layer() const { return tiles() * request_.heads; }
@@ -100,9 +104,9 @@ class Plan {
     return request_.heads == 1 && request_.layers == 1 ? "Lemma 3.1" : "Theorem 3.4";
   }
 
-  /// Calls of the paper's own construction: a denominator call and a ratio call for each tile that it cuts, also where
-  /// a triangle is empty or one call would do. Full attention on a causal oracle is not in the paper; counted are its four calls
-  /// a pair of blocks.
+  /// Calls of the paper's own construction: a denominator call and a ratio call for each tile that it cuts, also
+  /// where a triangle is empty or one call would do. Full attention on a causal oracle is not in the paper; counted
+  /// are its four calls a pair of blocks.
   [[nodiscard]] Index paper_calls() const {
     const Index pairs = ceil_div(request_.tokens, block()) * ceil_div(request_.keys, block());
     const bool halves = request_.mask.kind == MaskKind::full && request_.oracle.kind == OracleKind::causal;
@@ -139,7 +143,8 @@ class Plan {
     if (causal && !own_kind)
       throw LimitError("a causal mask on a plain oracle is not built yet: expected a causal oracle");
     // Four calls a pair of blocks is the most that any count below asks for.
-    const Index pairs = detail::checked_product("the number of tiles", ceil_div(n, block()), ceil_div(request_.keys, block()));
+    const Index pairs =
+        detail::checked_product("the number of tiles", ceil_div(n, block()), ceil_div(request_.keys, block()));
     const Index jobs = detail::checked_product("the number of jobs", 4 * request_.layers,
                                                detail::checked_product("the number of jobs", pairs, request_.heads));
     static_cast<void>(detail::checked_product("the number of row slots", jobs, request_.oracle.rows));

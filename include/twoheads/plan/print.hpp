@@ -78,18 +78,21 @@ inline void print(std::ostream& out, const Plan& plan) {
     out << "\n  the input fits one call, no synthetic row is needed\n";
   } else if (plan.query_blocks() <= most && ceil_div(plan.keys(), plan.block()) <= most) {
     detail::draw_tiles(out, plan);
-    out << "\n  each mark is a pair of blocks of up to " << plan.block() << " tokens: # a rectangle, \\ a lower triangle, X a lower and a\n"
+    out << "\n  each mark is a pair of blocks of up to " << plan.block()
+        << " tokens: # a rectangle, \\ a lower triangle, X a lower and a\n"
         << "  reversed strict upper triangle (two jobs), . hidden\n";
   } else {
     detail::draw_mask(out, plan, most);
-    out << "\n  each mark stands for about " << (plan.tokens() + most - 1) / most << " queries: # visible, \\ partly, . hidden\n";
+    out << "\n  each mark stands for about " << (plan.tokens() + most - 1) / most
+        << " queries: # visible, \\ partly, . hidden\n";
   }
   out << "\n  tiles      " << plan.tiles() << " a head and layer"
       << "\n  jobs       " << plan.jobs() << " (" << request.heads << " heads, " << request.layers << " layers)"
-      << "\n  calls      " << plan.calls() << ", " << plan.jobs_per_call() << " jobs a call, anchor " << name(request.anchor)
-      << "\n  rounds     " << plan.rounds() << "\n  rows used  " << static_cast<int>(plan.rows_used() * 1000 + 0.5) / 10.0
-      << " % of the row slots carry tokens\n  exact      " << (plan.exact() ? "yes" : "no") << ", by " << plan.theorem()
-      << "\n  the paper  " << plan.paper_calls() << " calls for the same case\n";
+      << "\n  calls      " << plan.calls() << ", " << plan.jobs_per_call() << " jobs a call, anchor "
+      << name(request.anchor) << "\n  rounds     " << plan.rounds() << "\n  rows used  "
+      << static_cast<int>(plan.rows_used() * 1000 + 0.5) / 10.0 << " % of the row slots carry tokens\n  exact      "
+      << (plan.exact() ? "yes" : "no") << ", by " << plan.theorem() << "\n  the paper  " << plan.paper_calls()
+      << " calls for the same case\n";
 }
 
 }  // namespace twoheads

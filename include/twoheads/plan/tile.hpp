@@ -74,8 +74,8 @@ struct AnyVisitor {
 
 /// A lazy cut of a mask into tiles: a few integers that enumerate the tiles of one query block at a time.
 ///
-///   Laws   every visible pair lies in exactly one tile, no hidden pair in any; tiles() and token_rows() are closed forms
-///          and equal what enumeration counts; the order of a block's tiles is fixed
+///   Laws   every visible pair lies in exactly one tile, no hidden pair in any; tiles() and token_rows() are closed
+///          forms and equal what enumeration counts; the order of a block's tiles is fixed
 template <class T>
 concept Tiling = requires(const T& tiling, Index block) {
   { tiling.query_blocks() } -> std::same_as<Index>;
