@@ -26,8 +26,9 @@ namespace detail {
 
 }  // namespace detail
 
-/// Least r or p that still carries the digits of its scalar: far enough above the smallest normal number that neither a
-/// flush to zero nor an exponential that clamps its argument is mistaken for a weight.
+/// Least share of r or p for each key behind it that still carries the digits of its scalar: far enough above the
+/// smallest normal number that neither a flush to zero nor an exponential that clamps its argument (Eigen's ends at
+/// 5.6e-309 in float64, also for -1e30) is mistaken for a weight.
 template <RealScalar Scalar>
 [[nodiscard]] constexpr double least_weight() {
   return 16.0 * static_cast<double>(std::numeric_limits<Scalar>::min());
@@ -104,12 +105,13 @@ template <RealScalar Scalar>
       throw OracleError(detail::text(detail::place(job, tile, query), ": the attention on real and synthetic keys is ",
                                      real, " and ", synthetic, ", expected two numbers >= 0 that sum to 1"));
     Drift& drift = found.drift[static_cast<std::size_t>(query)];
-    if (real < least_weight<Scalar>())
+    const auto keys = static_cast<double>(tile.visible_keys(query).size());
+    const auto copies = static_cast<double>(map.synthetic_seen(row, answer.rows()));
+    if (real / keys < least_weight<Scalar>())
       drift = Drift::too_high;
-    else if (synthetic < least_weight<Scalar>())
+    else if (synthetic / copies < least_weight<Scalar>())
       drift = Drift::too_low;
     if (drift == Drift::none) {
-      const auto copies = static_cast<double>(map.synthetic_seen(row, answer.rows()));
       found.partial.log_weight[query] =
           oracle_scale * static_cast<double>(anchors[query]) + std::log(real) - std::log(synthetic / copies);
     }

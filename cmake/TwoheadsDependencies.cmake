@@ -1,0 +1,52 @@
+# Finds what twoheads needs. Only our own programs, tests and benchmarks may fetch anything.
+
+# Eigen 3.4's version file refuses a request for 5, and 5's refuses one for 3.4: ask for no version and compare here.
+# A parent project may have brought its own Eigen already; then no version is known, and its own choice stands.
+if(NOT TARGET Eigen3::Eigen)
+  find_package(Eigen3 REQUIRED)
+  if(Eigen3_VERSION VERSION_LESS 3.4)
+    message(FATAL_ERROR "twoheads needs Eigen 3.4 or later, found ${Eigen3_VERSION} in ${Eigen3_DIR}")
+  endif()
+endif()
+
+include(FetchContent)
+
+# FetchContent learned in 3.25 to keep warnings of fetched headers away from us.
+set(twoheads_fetch_system "")
+if(CMAKE_VERSION VERSION_GREATER_EQUAL 3.25)
+  set(twoheads_fetch_system SYSTEM)
+endif()
+
+# Makes `package` available: the installed one, or that tag of its repository where none is installed.
+macro(twoheads_require package repository tag)
+  FetchContent_Declare(
+    ${package}
+    GIT_REPOSITORY ${repository}
+    GIT_TAG ${tag}
+    GIT_SHALLOW ON ${twoheads_fetch_system} FIND_PACKAGE_ARGS)
+  FetchContent_MakeAvailable(${package})
+endmacro()
+
+if(TWOHEADS_BUILD_TESTS AND NOT TARGET GTest::gtest_main)
+  set(INSTALL_GTEST OFF)
+  twoheads_require(GTest https://github.com/google/googletest.git v1.14.0)
+endif()
+
+if(TWOHEADS_BUILD_BENCH AND NOT TARGET benchmark::benchmark_main)
+  set(BENCHMARK_ENABLE_TESTING OFF)
+  set(BENCHMARK_ENABLE_INSTALL OFF)
+  twoheads_require(benchmark https://github.com/google/benchmark.git v1.8.3)
+endif()
+
+if(TWOHEADS_BUILD_EXAMPLES AND NOT TARGET CLI11::CLI11)
+  twoheads_require(CLI11 https://github.com/CLIUtils/CLI11.git v2.4.2)
+endif()
+
+# Our own binaries read and write JSON. For everyone else it is optional and decides whether twoheads::io exists.
+if(NOT TARGET nlohmann_json::nlohmann_json)
+  if(TWOHEADS_BUILD_TESTS OR TWOHEADS_BUILD_BENCH OR TWOHEADS_BUILD_EXAMPLES)
+    twoheads_require(nlohmann_json https://github.com/nlohmann/json.git v3.11.3)
+  else()
+    find_package(nlohmann_json QUIET)
+  endif()
+endif()

@@ -1,0 +1,33 @@
+# twoheads_private_flags: how our own programs, tests and benchmarks are compiled. It is never installed and the public
+# targets never link it, so none of this reaches a user.
+
+set(CMAKE_CXX_EXTENSIONS OFF)
+
+add_library(twoheads_private_flags INTERFACE)
+
+if(CMAKE_CXX_COMPILER_ID MATCHES "GNU|Clang")
+  # No -Wconversion: Eigen's expressions make it report our lines for what happens inside Eigen.
+  target_compile_options(twoheads_private_flags INTERFACE -Wall -Wextra -Wpedantic -Wshadow)
+  if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+    # GCC 12 reports its own AVX-512 intrinsics (GCC bug 105593) and the branches that a sanitizer adds. Clang's
+    # -Wuninitialized and -Wsometimes-uninitialized, parts of -Wall, watch over the same mistakes.
+    target_compile_options(twoheads_private_flags INTERFACE -Wno-uninitialized -Wno-maybe-uninitialized)
+  endif()
+  if(TWOHEADS_WERROR)
+    target_compile_options(twoheads_private_flags INTERFACE -Werror)
+  endif()
+endif()
+
+if(TWOHEADS_NATIVE)
+  include(CheckCXXCompilerFlag)
+  check_cxx_compiler_flag(-march=native TWOHEADS_HAS_MARCH_NATIVE)
+  if(TWOHEADS_HAS_MARCH_NATIVE)
+    target_compile_options(twoheads_private_flags INTERFACE -march=native)
+  endif()
+endif()
+
+if(TWOHEADS_SANITIZE)
+  set(twoheads_sanitizers -fsanitize=address,undefined -fno-sanitize-recover=all)
+  target_compile_options(twoheads_private_flags INTERFACE ${twoheads_sanitizers} -fno-omit-frame-pointer)
+  target_link_options(twoheads_private_flags INTERFACE ${twoheads_sanitizers})
+endif()

@@ -1,0 +1,28 @@
+# Install rules. Each optional part has an export set of its own, so that twoheads::twoheads never needs its dependency.
+
+include(GNUInstallDirs)
+include(CMakePackageConfigHelpers)
+
+# Headers only, so the same for every architecture.
+set(twoheads_package_dir "${CMAKE_INSTALL_DATADIR}/cmake/twoheads")
+
+install(TARGETS twoheads EXPORT twoheadsTargets FILE_SET HEADERS)
+install(EXPORT twoheadsTargets NAMESPACE twoheads:: DESTINATION "${twoheads_package_dir}")
+
+if(TARGET twoheads_io)
+  install(TARGETS twoheads_io EXPORT twoheadsIoTargets FILE_SET HEADERS)
+  install(EXPORT twoheadsIoTargets NAMESPACE twoheads:: DESTINATION "${twoheads_package_dir}")
+endif()
+
+configure_package_config_file(
+  "${CMAKE_CURRENT_LIST_DIR}/twoheadsConfig.cmake.in" "${PROJECT_BINARY_DIR}/twoheadsConfig.cmake"
+  INSTALL_DESTINATION "${twoheads_package_dir}"
+  NO_SET_AND_CHECK_MACRO)
+# Before 1.0 a minor version may change the interface.
+write_basic_package_version_file(
+  "${PROJECT_BINARY_DIR}/twoheadsConfigVersion.cmake"
+  COMPATIBILITY SameMinorVersion
+  ARCH_INDEPENDENT)
+install(FILES "${PROJECT_BINARY_DIR}/twoheadsConfig.cmake" "${PROJECT_BINARY_DIR}/twoheadsConfigVersion.cmake"
+        DESTINATION "${twoheads_package_dir}")
+install(FILES "${PROJECT_SOURCE_DIR}/LICENSE" DESTINATION "${CMAKE_INSTALL_DOCDIR}")

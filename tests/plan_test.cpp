@@ -1,0 +1,383 @@
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <ostream>
+#include <set>
+#include <sstream>
+#include <string>
+#include <tuple>
+#include <twoheads/plan/cover.hpp>
+#include <twoheads/plan/plan.hpp>
+#include <twoheads/plan/print.hpp>
+#include <type_traits>
+#include <vector>
+
+namespace {
+
+using namespace twoheads;
+
+// --- what the laws are held against, written by hand ------------------------------------------------------------------
+
+struct Case {
+  MaskKind mask = MaskKind::full;
+  OracleKind oracle = OracleKind::plain;
+  Index tokens = 1;
+  Index keys = 1;
+  Index rows = 2;
+
+  [[nodiscard]] PlanRequest request() const {
+    PlanRequest request;
+    request.mask.kind = mask;
+    request.tokens = tokens;
+    request.keys = keys;
+    request.oracle.kind = oracle;
+    request.oracle.rows = rows;
+    return request;
+  }
+  /// The oracle shows all tokens at once, and just what the mask shows.
+  [[nodiscard]] bool fits_one_call() const {
+    return std::max(tokens, keys) <= rows && (mask == MaskKind::causal) == (oracle == OracleKind::causal);
+  }
+};
+
+std::ostream& operator<<(std::ostream& out, const Case& c) {
+  return out << name(c.mask) << " mask, " << name(c.oracle) << " oracle of " << c.rows << " rows, " << c.tokens
+             << " tokens, " << c.keys << " keys";
+}
+
+/// Masks and oracles that can be planned, with all lengths and row counts; full masks with other numbers of keys too.
+std::vector<Case> all_cases() {
+  std::vector<Case> cases;
+  for (const Index rows : {2, 3, 17, 64, 65, 129}) {
+    for (const Index tokens : {1, 2, 3, 63, 64, 65, 300, 1000}) {
+      cases.push_back({MaskKind::full, OracleKind::plain, tokens, tokens, rows});
+      cases.push_back({MaskKind::full, OracleKind::causal, tokens, tokens, rows});
+      cases.push_back({MaskKind::causal, OracleKind::causal, tokens, tokens, rows});
+    }
+    for (const auto& [tokens, keys] : {std::pair<Index, Index>{1, 300}, {2, 65}, {65, 1}, {64, 129}, {300, 97}})
+      for (const OracleKind oracle : {OracleKind::plain, OracleKind::causal})
+        cases.push_back({MaskKind::full, oracle, tokens, keys, rows});
+  }
+  return cases;
+}
+
+bool visible(MaskKind mask, Index query, Index key) { return mask == MaskKind::full || key <= query; }
+
+/// Whether query i and key j of a tile, counted inside it, are one of its pairs.
+bool in_shape(TileShape shape, Index i, Index j) {
+  if (shape == TileShape::lower) return j <= i;
+  if (shape == TileShape::strict_upper) return j > i;
+  return true;
+}
+
+/// Rows of a call that a tile fills, the synthetic one apart: a causal call needs one row for each query of a lower triangle, and
+/// one for each key but the first of a strict upper one.
+Index rows_filled(const Tile& tile) {
+  if (tile.shape == TileShape::lower) return tile.queries.size();
+  if (tile.shape == TileShape::strict_upper) return tile.keys.size() - 1;
+  return std::max(tile.queries.size(), tile.keys.size());
+}
+
+/// What enumerating one layer of a plan finds.
+struct Enumerated {
+  Index tiles = 0;
+  Index rows = 0;  ///< filled by all tiles of one head
+  Index widest = 0;
+  std::string fault;  ///< in the cover, counted pair by pair
+};
+
+Enumerated enumerate(const Plan& plan, const Case& c) {
+  Enumerated found;
+  std::vector<unsigned char> seen(static_cast<std::size_t>(c.tokens * c.keys), 0);
+  for (Index block = 0; block < plan.query_blocks(); ++block)
+    plan.for_each_tile(block, [&](const Tile& tile) {
+      ++found.tiles;
+      found.rows += rows_filled(tile);
+      found.widest = std::max(found.widest, rows_filled(tile));
+      if (tile.queries.begin < 0 || tile.queries.end > c.tokens || tile.keys.begin < 0 || tile.keys.end > c.keys) {
+        found.fault = detail::text(tile, " lies outside");
+        return;
+      }
+      Index pairs = 0;
+      for (Index i = 0; i < tile.queries.size(); ++i)
+        for (Index j = 0; j < tile.keys.size(); ++j)
+          if (in_shape(tile.shape, i, j)) {
+            ++pairs;
+            ++seen[static_cast<std::size_t>((tile.queries.begin + i) * c.keys + tile.keys.begin + j)];
+          }
+      if (pairs == 0) found.fault = detail::text(tile, " is empty");
+    });
+  for (Index query = 0; query < c.tokens; ++query)
+    for (Index key = 0; key < c.keys; ++key) {
+      const int times = seen[static_cast<std::size_t>(query * c.keys + key)];
+      if (times != (visible(c.mask, query, key) ? 1 : 0))
+        found.fault = detail::text("query ", query, ", key ", key, " lies in ", times, " tiles");
+    }
+  return found;
+}
+
+Index ceil_of(Index total, Index part) { return (total + part - 1) / part; }
+
+std::vector<Tile> tiles_of(const Plan& plan, Index block) {
+  std::vector<Tile> tiles;
+  plan.for_each_tile(block, [&](const Tile& tile) { tiles.push_back(tile); });
+  return tiles;
+}
+
+// --- laws -------------------------------------------------------------------------------------------------------------
+
+TEST(Tile, ShowsTheKeysThatItsShapeSays) {
+  for (const TileShape shape : {TileShape::rectangle, TileShape::lower, TileShape::strict_upper})
+    for (Index queries = 1; queries <= 6; ++queries)
+      for (Index keys = 1; keys <= 6; ++keys) {
+        const Tile tile{{10, 10 + queries}, {20, 20 + keys}, shape};
+        for (Index i = 0; i < queries; ++i) {
+          const Rows shown = tile.visible_keys(i);
+          for (Index j = -1; j <= keys; ++j)
+            EXPECT_EQ(shown.contains(20 + j), 0 <= j && j < keys && in_shape(shape, i, j))
+                << tile << ", " << i << ", " << j;
+        }
+        EXPECT_EQ(tile.token_rows(), rows_filled(tile)) << tile;
+      }
+}
+
+TEST(Plan, EveryVisiblePairLiesInExactlyOneTileAndNoHiddenPairInAny) {
+  for (const Case& c : all_cases()) {
+    const Plan plan(c.request());
+    EXPECT_EQ(enumerate(plan, c).fault, "") << c;
+    EXPECT_EQ(check_cover(plan), "exact") << c;
+  }
+}
+
+TEST(Plan, CountsEqualEnumeration) {
+  for (const Case& c : all_cases()) {
+    const Enumerated found = enumerate(Plan(c.request()), c);
+    for (const auto& [heads, layers, oracle_heads] :
+         {std::tuple<Index, Index, Index>{1, 1, 1}, {3, 2, 1}, {8, 1, 3}, {5, 4, 64}})
+      for (const Anchor anchor : {Anchor::zero, Anchor::mean_key, Anchor::gibbs, Anchor::adaptive}) {
+        PlanRequest request = c.request();
+        request.heads = heads;
+        request.layers = layers;
+        request.oracle.heads = oracle_heads;
+        request.anchor = anchor;
+        const Plan plan(request);
+        const Index rounds = anchor == Anchor::gibbs && !c.fits_one_call() ? 2 : 1;
+        // A call takes the next jobs of its layer until it is full.
+        const Index calls = ceil_of(found.tiles * heads, oracle_heads) * rounds * layers;
+        ASSERT_EQ(plan.tiles(), found.tiles) << c;
+        ASSERT_EQ(plan.jobs_per_layer(), found.tiles * heads) << c;
+        ASSERT_EQ(plan.jobs(), found.tiles * heads * layers) << c;
+        ASSERT_EQ(plan.jobs_per_call(), oracle_heads) << c;
+        ASSERT_EQ(plan.rounds_per_layer(), rounds) << c << ", " << name(anchor);
+        ASSERT_EQ(plan.rounds(), rounds * layers) << c << ", " << name(anchor);
+        ASSERT_EQ(plan.calls(), calls) << c << ", " << name(anchor);
+        const auto slots = static_cast<double>(calls * oracle_heads * c.rows);
+        ASSERT_NEAR(plan.rows_used(), static_cast<double>(found.rows * heads * rounds * layers) / slots, 1e-12) << c;
+      }
+  }
+}
+
+TEST(Plan, TilesAreTheClosedFormsOfTheTheorems) {
+  for (const Case& c : all_cases()) {
+    const Plan plan(c.request());
+    const Index block = c.rows - 1;
+    const Index t = ceil_of(c.tokens, block);
+    const Index u = ceil_of(c.keys, block);
+    Index tiles = 0;
+    if (c.fits_one_call())
+      tiles = 1;
+    else if (c.mask == MaskKind::causal)
+      tiles = block == 1 ? t + t * (t - 1) / 2 : t * t;
+    else if (c.oracle == OracleKind::plain)
+      tiles = t * u;
+    else if (block == 1)
+      tiles = t * u;
+    else
+      tiles = 2 * t * u - (c.keys % block == 1 ? t : 0);
+    EXPECT_EQ(plan.tiles(), tiles) << c;
+    EXPECT_EQ(plan.straight(), c.fits_one_call()) << c;
+  }
+}
+
+TEST(Plan, AnInputThatFitsTheOracleTakesOneInstanceAHeadAndLayerWhateverTheAnchor) {
+  for (const auto& [mask, oracle] :
+       {std::pair{MaskKind::full, OracleKind::plain}, {MaskKind::causal, OracleKind::causal}})
+    for (const Anchor anchor : {Anchor::zero, Anchor::mean_key, Anchor::gibbs, Anchor::adaptive})
+      for (const Index tokens : {1, 63, 64}) {
+        PlanRequest request = Case{mask, oracle, tokens, tokens, 64}.request();
+        request.heads = 6;
+        request.layers = 5;
+        request.anchor = anchor;
+        EXPECT_EQ(Plan(request).calls(), 6 * 5);
+        EXPECT_EQ(Plan(request).rounds(), 5);
+        request.oracle.heads = 4;
+        EXPECT_EQ(Plan(request).calls(), 2 * 5);
+        EXPECT_EQ(tiles_of(Plan(request), 0),
+                  std::vector<Tile>(
+                      {{{0, tokens}, {0, tokens}, mask == MaskKind::full ? TileShape::rectangle : TileShape::lower}}));
+      }
+  // One token more, or an oracle of the other kind, takes synthetic rows.
+  EXPECT_FALSE(Plan(Case{MaskKind::full, OracleKind::plain, 65, 65, 64}.request()).straight());
+  EXPECT_FALSE(Plan(Case{MaskKind::full, OracleKind::plain, 2, 65, 64}.request()).straight());
+  EXPECT_FALSE(Plan(Case{MaskKind::full, OracleKind::plain, 65, 2, 64}.request()).straight());
+  EXPECT_FALSE(Plan(Case{MaskKind::full, OracleKind::causal, 2, 2, 64}.request()).straight());
+}
+
+TEST(Plan, PaperCallsAreTwoForEachTileOfThePaperOverTheInstancesOfACall) {
+  for (const Case& c : all_cases()) {
+    PlanRequest request = c.request();
+    const Index pairs = ceil_of(c.tokens, c.rows - 1) * ceil_of(c.keys, c.rows - 1);
+    const bool halves = c.mask == MaskKind::full && c.oracle == OracleKind::causal;
+    EXPECT_EQ(Plan(request).paper_calls(), (halves ? 4 : 2) * pairs) << c;
+    request.heads = 8;
+    request.layers = 4;
+    request.oracle.heads = 4;
+    request.oracle.layers = 2;
+    EXPECT_EQ(Plan(request).paper_calls(), 4 * (halves ? 4 : 2) * pairs) << c;
+    request.heads = 3;
+    EXPECT_EQ(Plan(request).paper_calls(), 4 * ceil_of((halves ? 12 : 6) * pairs, 8)) << c;
+  }
+  // The example of docs/paper.md, section 4: N = 4096, 129 rows, H = 8, L = 4, H' = 4, L' = 2.
+  PlanRequest request = Case{MaskKind::full, OracleKind::plain, 4096, 4096, 129}.request();
+  request.heads = 8;
+  request.layers = 4;
+  request.oracle.heads = 4;
+  request.oracle.layers = 2;
+  EXPECT_EQ(Plan(request).paper_calls(), 8192);
+}
+
+TEST(Plan, EveryTileFitsTheRowsOfACall) {
+  for (const Case& c : all_cases()) {
+    const Plan plan(c.request());
+    EXPECT_LE(enumerate(plan, c).widest + (plan.straight() ? 0 : 1), c.rows) << c;
+  }
+}
+
+TEST(Plan, QueryBlocksFollowOneAnotherAndTheirTilesHoldTheirQueriesAlone) {
+  for (const Case& c : all_cases()) {
+    const Plan plan(c.request());
+    Index next = 0;
+    for (Index block = 0; block < plan.query_blocks(); ++block) {
+      const Rows queries = plan.queries_of(block);
+      ASSERT_EQ(queries.begin, next) << c;
+      ASSERT_GT(queries.size(), 0) << c;
+      for (const Tile& tile : tiles_of(plan, block)) ASSERT_EQ(tile.queries, queries) << c;
+      next = queries.end;
+    }
+    EXPECT_EQ(next, c.tokens) << c;
+  }
+}
+
+TEST(Plan, JobsComeByQueryBlockThenHeadThenTile) {
+  for (const Case& c : {Case{MaskKind::full, OracleKind::plain, 50, 30, 17},
+                        {MaskKind::full, OracleKind::causal, 50, 33, 17},
+                        {MaskKind::causal, OracleKind::causal, 50, 50, 17},
+                        {MaskKind::causal, OracleKind::causal, 9, 9, 17}}) {
+    PlanRequest request = c.request();
+    request.heads = 3;
+    request.layers = 2;
+    const Plan plan(request);
+    std::vector<std::tuple<Index, Index, Tile>> jobs;
+    plan.for_each_job([&](const Job& job) { jobs.emplace_back(job.query_block, job.head, job.tile); });
+    std::vector<std::tuple<Index, Index, Tile>> expected;
+    for (Index block = 0; block < plan.query_blocks(); ++block)
+      for (Index head = 0; head < 3; ++head)
+        for (const Tile& tile : tiles_of(plan, block)) expected.emplace_back(block, head, tile);
+    EXPECT_EQ(jobs, expected) << c;
+    EXPECT_EQ(static_cast<Index>(jobs.size()), plan.jobs_per_layer()) << c;
+  }
+}
+
+// --- counts without enumeration ---------------------------------------------------------------------------------------
+
+static_assert(std::is_trivially_copyable_v<Plan> && sizeof(Plan) <= 512,
+              "a plan owns no memory but its own few integers");
+
+static_assert(FullTiling{1000, 1000, 16, OracleKind::plain}.tiles() == 63 * 63);
+static_assert(FullTiling{1000, 993, 16, OracleKind::causal}.tiles() == 2 * 63 * 63 - 63);
+static_assert(CausalTiling{1000, 16}.tiles() == 63 * 63);
+static_assert([] {
+  Index tiles = 0;
+  CausalTiling{1000, 16}.for_each_tile(2, [&](const Tile&) { ++tiles; });
+  return tiles;
+}() == 5);
+
+TEST(Plan, AMillionTokensAreCountedWithoutEnumeration) {
+  // On three rows there are a quarter of a million million tiles: whatever enumerates or stores them never gets here.
+  const Index tokens = 1'000'000;
+  const Index t = 500'000;
+  PlanRequest request = Case{MaskKind::full, OracleKind::plain, tokens, tokens, 3}.request();
+  request.heads = 32;
+  request.layers = 48;
+  request.oracle.heads = 4;
+  request.anchor = Anchor::gibbs;
+  EXPECT_EQ(Plan(request).tiles(), t * t);
+  EXPECT_EQ(Plan(request).calls(), 2 * 48 * (t * t * 8));
+  EXPECT_EQ(Plan(request).rounds(), 96);
+  EXPECT_DOUBLE_EQ(Plan(request).rows_used(), 2.0 / 3.0);
+
+  request.mask.kind = MaskKind::causal;
+  request.oracle.kind = OracleKind::causal;
+  const Plan plan(request);
+  EXPECT_EQ(plan.tiles(), t * t);
+  EXPECT_EQ(plan.query_blocks(), t);
+  EXPECT_EQ(plan.queries_of(250'000), (Rows{500'000, 500'002}));
+  // T + T (T - 1) / 2 lower triangles of two rows, T (T - 1) / 2 strict upper ones of one.
+  const double rows = 2.0 * (500'000.0 + 500'000.0 * 499'999.0 / 2) + 500'000.0 * 499'999.0 / 2;
+  EXPECT_NEAR(plan.rows_used(), rows / (3.0 * 500'000.0 * 500'000.0), 1e-12);
+  // Blocks are enumerated one by one: the first has a single tile.
+  EXPECT_EQ(tiles_of(plan, 0), std::vector<Tile>({{{0, 2}, {0, 2}, TileShape::lower}}));
+}
+
+// --- check_cover ------------------------------------------------------------------------------------------------------
+
+TEST(CheckCover, NamesTheFaultOfARow) {
+  const auto fault = [](std::vector<Rows> shown) { return detail::cover_of_row(7, {2, 10}, shown); };
+  EXPECT_EQ(fault({{2, 10}}), "");
+  EXPECT_EQ(fault({{2, 3}, {3, 9}, {9, 10}}), "");
+  EXPECT_EQ(fault({{9, 10}, {2, 3}, {3, 9}}), "") << "in any order";
+  EXPECT_EQ(fault({{2, 5}, {6, 10}}), "query 7: key 5 lies in no tile") << "a gap";
+  EXPECT_EQ(fault({{3, 10}}), "query 7: key 2 lies in no tile") << "a missing beginning";
+  EXPECT_EQ(fault({{2, 9}}), "query 7: key 9 lies in no tile") << "a missing end";
+  EXPECT_EQ(fault({}), "query 7: key 2 lies in no tile");
+  EXPECT_EQ(fault({{2, 6}, {5, 10}}), "query 7: key 5 lies in two tiles") << "an overlap";
+  EXPECT_EQ(fault({{2, 10}, {2, 10}}), "query 7: key 2 lies in two tiles");
+  EXPECT_EQ(fault({{2, 10}, {4, 5}}), "query 7: key 4 lies in two tiles") << "one inside another";
+  EXPECT_EQ(fault({{1, 10}}), "query 7: a tile shows hidden keys, 1..9") << "hidden before";
+  EXPECT_EQ(fault({{2, 11}}), "query 7: a tile shows hidden keys, 2..10") << "hidden behind";
+  EXPECT_EQ(fault({{2, 10}, {10, 12}}), "query 7: a tile shows hidden keys, 10..11");
+}
+
+// --- the concept ------------------------------------------------------------------------------------------------------
+
+struct NoTiles {
+  [[nodiscard]] Index query_blocks() const { return 1; }
+  [[nodiscard]] Rows queries_of(Index) const { return {0, 1}; }
+  [[nodiscard]] Index token_rows() const { return 1; }
+  template <class Visit>
+  void for_each_tile(Index, Visit&&) const {}
+};
+struct WholeTiling : NoTiles {
+  [[nodiscard]] Index tiles() const { return 1; }
+};
+struct TilesAsInt : NoTiles {
+  [[nodiscard]] int tiles() const { return 1; }
+};
+struct TilesNotConst : NoTiles {
+  [[nodiscard]] Index tiles() { return 1; }
+};
+struct NoVisit : WholeTiling {
+  void for_each_tile(Index) const {}
+};
+struct VisitsNothing : WholeTiling {
+  void for_each_tile(Index, int) const {}
+};
+struct QueriesAsCount : WholeTiling {
+  [[nodiscard]] Index queries_of(Index) const { return 1; }
+};
+static_assert(Tiling<StraightTiling> && Tiling<FullTiling> && Tiling<CausalTiling> && Tiling<WholeTiling>);
+static_assert(!Tiling<NoTiles> && !Tiling<TilesAsInt> && !Tiling<TilesNotConst> && !Tiling<NoVisit>);
+static_assert(!Tiling<VisitsNothing> && !Tiling<QueriesAsCount> && !Tiling<int> && !Tiling<Plan>);
+
+}  // namespace
