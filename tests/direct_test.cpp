@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
@@ -10,6 +11,7 @@
 #include <twoheads/attention/forward.hpp>
 #include <twoheads/attention/rope.hpp>
 #include <twoheads/model/random.hpp>
+#include <utility>
 #include <vector>
 
 #include "support/bounds.hpp"
@@ -26,44 +28,70 @@ std::uint64_t seed() {
   return given != nullptr ? std::stoull(given) : 221;
 }
 
+TEST(Bounds, NoNaNAndNoOtherShapePasses) {
+  const Real nan = std::numeric_limits<Real>::quiet_NaN();
+  const naive::Table truth{{1, 2}, {3, nan}, {5, 6}};
+  Matrix<double> found(3, 2);
+  found << 1, 2, 3, 4, 5, 6.5;
+  EXPECT_EQ(bounds::max_row_error(found, truth, 6), std::numeric_limits<Real>::infinity());
+  EXPECT_EQ(bounds::max_row_error(found, {{1, 2}, {3, 4}, {5, 6}}, 2), 0.25);
+  EXPECT_EQ(bounds::max_row_error(found, {{1, 2}, {3, 4}}, 2), std::numeric_limits<Real>::infinity());
+  found(0, 1) = std::numeric_limits<double>::quiet_NaN();
+  EXPECT_EQ(bounds::max_row_error(found, {{1, 2}, {3, 4}, {5, 6}}, 2), std::numeric_limits<Real>::infinity());
+}
+
 // --- attention --------------------------------------------------------------------------------------------------------
 
 struct Shape {
   Index heads, kv_heads, head_dim, value_dim;
 };
 
-template <class Scalar>
-struct Attended {
-  Matrix<Scalar> q, k, v, out;
-  double max_logit = 0;
+/// What attention works on. float rows serve every scalar, so that one truth does.
+struct Rows3 {
+  Matrix<float> q, k, v;
 };
 
-/// Random q, k and v, and what DirectAttention makes of them. `out` starts as NaN: every entry must be written.
-template <class Scalar>
-Attended<Scalar> attend(const AttentionSpec& spec, Index queries, Index keys, Random& random) {
-  Attended<Scalar> a{random.matrix<Scalar>(queries, spec.heads * spec.head_dim),
-                     random.matrix<Scalar>(keys, spec.kv_heads * spec.head_dim),
-                     random.matrix<Scalar>(keys, spec.kv_heads * spec.value_dim),
-                     Matrix<Scalar>::Constant(queries, spec.heads * spec.value_dim,
-                                              std::numeric_limits<Scalar>::quiet_NaN()),
-                     0};
-  const AttentionWeights<Scalar> weights;
-  DirectAttention<Scalar> direct;
-  direct(AttentionInput<Scalar>{spec, 0, view(a.q), view(a.k), view(a.v), view(a.q), view(a.k), weights}, span(a.out));
-  a.max_logit = direct.max_logit();
-  return a;
+Rows3 random_rows(const AttentionSpec& spec, Index queries, Index keys, Random& random) {
+  return {random.matrix<float>(queries, spec.heads * spec.head_dim),
+          random.matrix<float>(keys, spec.kv_heads * spec.head_dim),
+          random.matrix<float>(keys, spec.kv_heads * spec.value_dim)};
 }
 
+/// What DirectAttention answers; the rows start as NaN, so that every entry must be written.
 template <class Scalar>
-void expect_naive_attention(const AttentionSpec& spec, Index queries, Index keys, Random& random) {
-  const Attended<Scalar> a = attend<Scalar>(spec, queries, keys, random);
-  naive::Extent extent;
-  const naive::Table truth = naive::attention(spec, naive::plain(a.q), naive::plain(a.k), naive::plain(a.v),
-                                              naive::visible(spec.mask), &extent);
-  const Real bound = bounds::attention_bound<Scalar>(keys, spec.head_dim, extent.logit);
-  EXPECT_LE(bounds::max_row_error(a.out, truth, extent.value), bound);
-  EXPECT_LE(std::abs(static_cast<Real>(a.max_logit) - extent.max_logit),
-            std::max(bounds::sum_bound<Scalar>(spec.head_dim), bounds::eps<double>) * extent.logit);
+Matrix<Scalar> attend(const AttentionSpec& spec, const Rows3& rows, DirectAttention<Scalar>&& direct = {},
+                      double* max_logit = nullptr) {
+  const Matrix<Scalar> q = rows.q.cast<Scalar>(), k = rows.k.cast<Scalar>(), v = rows.v.cast<Scalar>();
+  Matrix<Scalar> out(q.rows(), spec.heads * spec.value_dim);
+  out.setConstant(std::numeric_limits<Scalar>::quiet_NaN());
+  const AttentionWeights<Scalar> weights;
+  direct(AttentionInput<Scalar>{spec, 0, view(q), view(k), view(v), view(q), view(k), weights}, span(out));
+  if (max_logit != nullptr) *max_logit = direct.max_logit();
+  return out;
+}
+
+struct AttentionTruth {
+  naive::Table rows;
+  naive::Scores scores;
+  Real value = 0;
+};
+
+template <class Scalar>
+void expect_near(const AttentionTruth& truth, const AttentionSpec& spec, const Rows3& rows) {
+  double max_logit = -1;
+  const Matrix<Scalar> out = attend<Scalar>(spec, rows, {}, &max_logit);
+  const Real bound = bounds::attention_bound<Scalar>(rows.k.rows(), spec.head_dim, truth.scores.absolute);
+  EXPECT_LE(bounds::max_row_error(out, truth.rows, truth.value), bound);
+  EXPECT_LE(std::abs(static_cast<Real>(max_logit) - truth.scores.largest),
+            (bounds::sum_bound<Scalar>(spec.head_dim) + bounds::eps<double>)*truth.scores.absolute);
+}
+
+AttentionTruth truth_of(const AttentionSpec& spec, const Rows3& rows) {
+  AttentionTruth truth;
+  truth.rows = naive::attention(spec, naive::plain(rows.q), naive::plain(rows.k), naive::plain(rows.v),
+                                naive::visible(spec.mask), &truth.scores);
+  truth.value = naive::largest(naive::plain(rows.v));
+  return truth;
 }
 
 class DirectAttentionOf : public testing::TestWithParam<Shape> {};
@@ -86,9 +114,11 @@ TEST_P(DirectAttentionOf, EqualsTheTripleLoop) {
         const Index keys = kind == MaskKind::causal ? queries : 1 + (queries * 7) % 71;
         SCOPED_TRACE(testing::Message() << name(kind) << ", " << queries << " queries, " << keys << " keys, scale "
                                         << scale);
-        expect_naive_attention<float>(spec, queries, keys, random);
-        expect_naive_attention<double>(spec, queries, keys, random);
-        expect_naive_attention<long double>(spec, queries, keys, random);
+        const Rows3 rows = random_rows(spec, queries, keys, random);
+        const AttentionTruth truth = truth_of(spec, rows);
+        expect_near<float>(truth, spec, rows);
+        expect_near<double>(truth, spec, rows);
+        expect_near<long double>(truth, spec, rows);
       }
     }
   }
@@ -109,8 +139,10 @@ TEST(DirectAttention, ManyKeysShortenTheBlocksOfQueries) {
   AttentionSpec spec;
   spec.value_dim = 2;
   // 2^20 scores at once: blocks of 26 queries, and of one.
-  expect_naive_attention<double>(spec, 30, 40000, random);
-  expect_naive_attention<double>(spec, 3, (Index{1} << 20) + 1, random);
+  for (const auto& [queries, keys] : {std::pair<Index, Index>{30, 40000}, {3, (Index{1} << 20) + 1}}) {
+    const Rows3 rows = random_rows(spec, queries, keys, random);
+    expect_near<double>(truth_of(spec, rows), spec, rows);
+  }
 }
 
 TEST(DirectAttention, ACausalRowKeepsItsBitsWhateverComesLater) {
@@ -119,16 +151,15 @@ TEST(DirectAttention, ACausalRowKeepsItsBitsWhateverComesLater) {
   spec.head_dim = 3;
   spec.value_dim = 2;
   spec.mask.kind = MaskKind::causal;
-  Attended<float> a = attend<float>(spec, 70, 70, random);
+  const Rows3 rows = random_rows(spec, 70, 70, random);
+  const Matrix<float> before = attend<float>(spec, rows);
   for (const Index changed : {1, 40, 63, 64, 69}) {
-    Matrix<float> k = a.k, v = a.v, out = Matrix<float>::Zero(70, 2);
-    k.row(changed) *= -300;
-    v.row(changed) *= -1e30F;
-    const AttentionWeights<float> weights;
-    DirectAttention<float> direct;
-    direct(AttentionInput<float>{spec, 0, view(a.q), view(k), view(v), view(a.q), view(k), weights}, span(out));
-    EXPECT_EQ(out.topRows(changed), a.out.topRows(changed)) << changed;
-    EXPECT_NE(out.row(changed), a.out.row(changed)) << changed;
+    Rows3 other = rows;
+    other.k.row(changed) *= -300;
+    other.v.row(changed) *= -1e30F;
+    const Matrix<float> after = attend<float>(spec, other);
+    EXPECT_EQ(after.topRows(changed), before.topRows(changed)) << changed;
+    EXPECT_NE(after.row(changed), before.row(changed)) << changed;
   }
 }
 
@@ -137,11 +168,9 @@ TEST(DirectAttention, ACausalRowDoesNotSeeALaterInfinity) {
   Random random(seed());
   AttentionSpec spec;
   spec.mask.kind = MaskKind::causal;
-  Matrix<double> q = random.matrix<double>(4, 1), v = random.matrix<double>(4, 1), out(4, 1);
-  v(2, 0) = std::numeric_limits<double>::infinity();
-  const AttentionWeights<double> weights;
-  DirectAttention<double>()(AttentionInput<double>{spec, 0, view(q), view(q), view(v), view(q), view(q), weights},
-                            span(out));
+  Rows3 rows = random_rows(spec, 4, 4, random);
+  rows.v(2, 0) = std::numeric_limits<float>::infinity();
+  const Matrix<double> out = attend<double>(spec, rows);
   EXPECT_TRUE(std::isfinite(out(0, 0)));
   EXPECT_TRUE(std::isfinite(out(1, 0)));
   EXPECT_FALSE(std::isfinite(out(2, 0)));
@@ -238,10 +267,10 @@ std::vector<ModelCase> model_cases() {
   const auto unprojected = [](ModelSpec& s) { s.attention.output_projection = false; };
   return {
       {"Plain", spec_of(1, 4, {1, 1, 3, 2}, full, NormKind::none, MlpKind::none)},
-      {"Llama", changed(spec_of(2, 8, {4, 2, 2, 2}, causal, NormKind::rms, MlpKind::swiglu),
-                        turning(RopePairing::interleaved))},
-      {"Halves", changed(spec_of(2, 8, {2, 1, 4, 3}, causal, NormKind::rms, MlpKind::swiglu),
-                         turning(RopePairing::halves))},
+      {"Llama",
+       changed(spec_of(2, 8, {4, 2, 2, 2}, causal, NormKind::rms, MlpKind::swiglu), turning(RopePairing::interleaved))},
+      {"Halves",
+       changed(spec_of(2, 8, {2, 1, 4, 3}, causal, NormKind::rms, MlpKind::swiglu), turning(RopePairing::halves))},
       {"Gpt2", spec_of(2, 6, {2, 2, 3, 3}, causal, NormKind::layer, MlpKind::gelu_tanh), true},
       {"LayerNormGelu", changed(spec_of(2, 6, {3, 3, 1, 4}, full, NormKind::layer, MlpKind::gelu),
                                 [](ModelSpec& s) { s.final_norm = true; })},
@@ -259,52 +288,63 @@ std::vector<ModelCase> model_cases() {
        [](Index) { return Index{1}; }},
       {"CausalMemory", spec_of(1, 4, {2, 2, 2, 3}, causal, NormKind::none, MlpKind::gelu), false, false,
        [](Index n) { return n; }},
-      {"PaperMemory", paper_layer(2, 6, 2, Mask{full}, MlpKind::relu, 3), false, false,
-       [](Index n) { return 2 * n; }},
+      {"PaperMemory", paper_layer(2, 6, 2, Mask{full}, MlpKind::relu, 3), false, false, [](Index n) { return 2 * n; }},
   };
 }
 
-template <class Scalar>
-void expect_naive_forward(const ModelCase& kind, Index tokens) {
-  Model<Scalar> model = random_model<Scalar>(kind.spec, seed());
+/// A model with float weights, which serve every scalar, and the same as plain tables.
+std::pair<Model<float>, naive::Model> model_of(const ModelCase& kind) {
+  Model<float> model = random_model<float>(kind.spec, seed());
   Random random(seed() + 1);
   if (kind.input_mlp) model.input_mlp = RowFunction(input_rule);
-  for (LayerWeights<Scalar>& layer : model.layers) {
+  for (LayerWeights<float>& layer : model.layers) {
     if (kind.spec.mlp == MlpKind::custom) layer.mlp.custom = RowFunction(layer_rule);
     if (!kind.biases) continue;
-    layer.mlp.b_in = random.matrix<Scalar>(1, kind.spec.hidden);
-    layer.mlp.b_out = random.matrix<Scalar>(1, kind.spec.width);
+    layer.mlp.b_in = random.matrix<float>(1, kind.spec.hidden);
+    layer.mlp.b_out = random.matrix<float>(1, kind.spec.width);
   }
   require_valid(model);
   naive::Model plain = naive::plain(model);
   if (kind.input_mlp) plain.input_mlp = naive_input_rule;
   if (kind.spec.mlp == MlpKind::custom)
     for (naive::Layer& layer : plain.layers) layer.mlp.custom = naive_layer_rule;
+  return {model, plain};
+}
 
-  const Matrix<Scalar> x = random.matrix<Scalar>(tokens, kind.spec.width);
-  std::optional<Matrix<Scalar>> memory;
-  if (kind.memory != nullptr) memory = random.matrix<Scalar>(kind.memory(tokens), kind.spec.width);
+template <class Scalar>
+void expect_near(const bounds::Truth& truth, const Model<float>& model, const Matrix<float>& x,
+                 const std::optional<Matrix<float>>& memory) {
+  const ModelSpec& spec = model.spec;
+  const AttentionSpec& a = spec.attention;
+  const Matrix<Scalar> sources = memory ? memory->cast<Scalar>() : Matrix<Scalar>();
   DirectAttention<Scalar> direct;
-  const Matrix<Scalar> rows = forward(model, x, direct, memory ? &*memory : nullptr);
-
-  naive::Extent extent;
-  const naive::Table plain_memory = memory ? naive::plain(*memory) : naive::Table{};
-  const naive::Table truth =
-      naive::transformer(plain, naive::plain(x), memory ? &plain_memory : nullptr, &extent);
-  const Index keys = memory ? memory->rows() : tokens;
-  EXPECT_LE(bounds::max_row_error(rows, truth, extent.value), bounds::model_bound<Scalar>(kind.spec, keys, extent));
+  const Matrix<Scalar> rows =
+      forward(cast_model<Scalar>(model), Matrix<Scalar>(x.cast<Scalar>()), direct, memory ? &sources : nullptr);
+  const Index keys = memory ? memory->rows() : x.rows();
+  const Index length = std::max({keys, spec.width, spec.hidden, a.head_dim, a.heads * a.value_dim});
+  EXPECT_LE(bounds::max_row_error(rows, truth.rows, truth.scale), bounds::error_bound<Scalar>(truth, length));
 }
 
 class ForwardOf : public testing::TestWithParam<ModelCase> {};
 
 TEST_P(ForwardOf, EqualsTheTripleLoop) {
   SCOPED_TRACE(testing::Message() << "seed " << seed());
-  // MLPs take 256 rows at a time: 300 makes a second block.
+  const ModelCase& kind = GetParam();
+  const auto [model, plain] = model_of(kind);
+  Random random(seed() + 2);
+  // MLPs take 256 rows at a time: 300 makes a second block, and attention takes a fifth.
   for (const Index tokens : {1, 2, 3, 17, 65, 300}) {
     SCOPED_TRACE(testing::Message() << tokens << " tokens");
-    expect_naive_forward<float>(GetParam(), tokens);
-    expect_naive_forward<double>(GetParam(), tokens);
-    expect_naive_forward<long double>(GetParam(), tokens);
+    const Matrix<float> x = random.matrix<float>(tokens, kind.spec.width);
+    std::optional<Matrix<float>> memory;
+    if (kind.memory != nullptr) memory = random.matrix<float>(kind.memory(tokens), kind.spec.width);
+    const naive::Table sources = memory ? naive::plain(*memory) : naive::Table{};
+    const bounds::Truth truth = bounds::truth_of([&, &same = plain](const naive::Stage& stage) {
+      return naive::transformer(same, naive::plain(x), memory ? &sources : nullptr, stage);
+    });
+    expect_near<float>(truth, model, x, memory);
+    expect_near<double>(truth, model, x, memory);
+    expect_near<long double>(truth, model, x, memory);
   }
 }
 

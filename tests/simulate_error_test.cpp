@@ -48,10 +48,10 @@ struct Problem {
     programs::set_logit_scale(wide, wide_x, nullptr, largest_logit / 3.0);
     model = cast_model<Scalar>(wide);
     x = wide_x.template cast<Scalar>();
-    naive::Extent extent;
-    truth = naive::transformer(naive::plain(model), naive::plain(x), nullptr, &extent);
-    max_logit = static_cast<double>(extent.max_logit);
-    direct_error = error_of(forward(model, x, DirectAttention<Scalar>()));
+    truth = naive::transformer(naive::plain(model), naive::plain(x));
+    DirectAttention<Scalar> direct;
+    direct_error = error_of(forward(model, x, direct));
+    max_logit = direct.max_logit();
   }
 
   /// Largest ||row - truth|| / ||truth|| over rows; a NaN makes it infinite.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <random>
 
 #include "support/naive.hpp"
 
@@ -43,7 +44,7 @@ constexpr Real sum_bound(Index length) {
 /// Error of an attention row over the largest |value|, by softmax(s) v from given q, k, v.
 ///
 ///   Math   a score is a sum of head_dim products, then scaled and shifted: off by (head_dim + 4) eps times `logit`, the
-///          largest |scale| sum |q_c k_c|. exp turns that into a relative error of each share, and adds its own. Shares,
+///          largest |scale| sum |q_c k_c| (naive::Scores::absolute). exp turns that into a relative error of each share, and adds its own. Shares,
 ///          numerator and denominator each carry it, and sums of `keys` terms their (keys + 2) eps.
 template <class Scalar>
 constexpr Real attention_bound(Index keys, Index head_dim, Real logit) {
@@ -51,21 +52,43 @@ constexpr Real attention_bound(Index keys, Index head_dim, Real logit) {
   return eps<Scalar> * (2 * share + 2 * static_cast<Real>(keys + 2));
 }
 
-/// Error of the rows of the transformer over the largest entry met (naive::Extent::value).
+/// A result, the largest entry met on the way to it, and how far it moves where every entry on the way moves.
+struct Truth {
+  naive::Table rows;
+  Real scale = 0;
+  /// Largest change of an entry of `rows`, over scale, where every entry on the way changes by a relative 1.
+  Real growth = 0;
+};
+
+/// Evaluates `run(stage) -> rows` three times in long double: as it is, and with all entries on the way off by the
+/// fraction 1e-9 up or down at random, so that logits, norms and depth enter the growth as they are, not as a worst case.
+template <class Run>
+Truth truth_of(const Run& run) {
+  Truth truth;
+  truth.rows = run([&](naive::Table& table) { truth.scale = std::max(truth.scale, naive::largest(table)); });
+  truth.scale = std::max(truth.scale, naive::largest(truth.rows));
+  constexpr Real step = 1e-9L;
+  std::mt19937_64 bits(1);
+  for (int repeat = 0; repeat < 2; ++repeat) {
+    const naive::Table moved = run([&](naive::Table& table) {
+      for (naive::Row& row : table)
+        for (Real& x : row) x *= (bits() & 1) != 0 ? 1 + step : 1 - step;
+    });
+    for (std::size_t i = 0; i < moved.size(); ++i)
+      for (std::size_t c = 0; c < moved[i].size(); ++c)
+        truth.growth = std::max(truth.growth, std::abs(moved[i][c] - truth.rows[i][c]) / (step * truth.scale));
+  }
+  truth.growth += 1;
+  return truth;
+}
+
+/// Error of `rows` over `scale` in a scalar, where the sums on the way have up to `length` terms.
 ///
-///   Math   a relative error e of the rows that enter a layer leaves it as at most growth e + fresh, where
-///          fresh = eps (lengths of the sums) (1 + logit) norm, and growth = (4 + 4 logit) norm^2: the residual sum,
-///          values and MLP pass e on, q and k turn it into 2 e logit of each share, numerator and denominator have it
-///          both, and each of the two norms enlarges it by at most `norm`.
+///   Math   each entry on the way is off by at most (length + 2) eps of the terms that it sums, which exceed the entry by
+///          a factor that random signs keep near sqrt(length) and 4 covers; `growth` carries that to the result
 template <class Scalar>
-Real model_bound(const twoheads::ModelSpec& spec, Index keys, const naive::Extent& extent) {
-  const Real lengths = static_cast<Real>(keys + 2 * spec.width + spec.hidden + spec.attention.head_dim +
-                                         spec.attention.heads * spec.attention.value_dim + 32);
-  const Real fresh = eps<Scalar> * lengths * (1 + extent.logit) * extent.norm;
-  const Real growth = (4 + 4 * extent.logit) * extent.norm * extent.norm;
-  Real error = 0;
-  for (Index layer = 0; layer < spec.layers; ++layer) error = growth * error + fresh;
-  return spec.final_norm ? 2 * extent.norm * error : error;
+Real error_bound(const Truth& truth, Index length) {
+  return 4 * sum_bound<Scalar>(length) * truth.growth;
 }
 
 }  // namespace bounds

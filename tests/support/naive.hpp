@@ -78,15 +78,16 @@ inline Real largest(const Table& table) {
   return most;
 }
 
-/// The largest numbers met on the way: what error bounds are made of.
-struct Extent {
-  Real logit = 0;      ///< |scale| sum_c |q_c k_c|, which bounds both a score and the error of its sum
-  Real max_logit = 0;  ///< |scale sum_c q_c k_c|
-  Real value = 0;      ///< |entry| of a value or of a token row
-  Real norm = 1;       ///< how much a norm enlarges a row
-};
+/// Is shown every table that an evaluation computes on its way, and may change it: what error bounds are made from.
+using Stage = std::function<void(Table&)>;
 
 // --- attention --------------------------------------------------------------------------------------------------------
+
+/// The largest scores of visible pairs.
+struct Scores {
+  Real largest = 0;   ///< |scale sum_c q_c k_c|
+  Real absolute = 0;  ///< |scale| sum_c |q_c k_c|, to which the rounding of a score is relative
+};
 
 /// scale q k^T; hidden pairs, too.
 inline Table logits(const Table& q, const Table& k, Real scale) {
@@ -127,7 +128,7 @@ inline Table softmax_mean(const Table& s, const Table& v, const Visible& sees) {
 
 /// All heads: query head h reads key/value head h / (heads / kv_heads).
 inline Table attention(const twoheads::AttentionSpec& spec, const Table& q, const Table& k, const Table& v,
-                       const Visible& sees, Extent* extent = nullptr) {
+                       const Visible& sees, Scores* scores = nullptr) {
   const Index m = spec.head_dim;
   const Index group = spec.heads / spec.kv_heads;
   Table out(q.size());
@@ -138,16 +139,15 @@ inline Table attention(const twoheads::AttentionSpec& spec, const Table& q, cons
     const Table s = logits(own_q, own_k, spec.score_scale);
     const Table part = softmax_mean(s, columns(v, from * spec.value_dim, spec.value_dim), sees);
     for (std::size_t i = 0; i < part.size(); ++i) out[i].insert(out[i].end(), part[i].begin(), part[i].end());
-    for (std::size_t i = 0; extent != nullptr && i < own_q.size(); ++i)
+    for (std::size_t i = 0; scores != nullptr && i < own_q.size(); ++i)
       for (std::size_t j = 0; j < own_k.size(); ++j) {
         if (!sees(static_cast<Index>(i), static_cast<Index>(j))) continue;
         Real sum = 0;
         for (std::size_t c = 0; c < at(m); ++c) sum += std::abs(own_q[i][c] * own_k[j][c]);
-        extent->logit = std::max(extent->logit, sum * std::abs(static_cast<Real>(spec.score_scale)));
-        extent->max_logit = std::max(extent->max_logit, std::abs(s[i][j]));
+        scores->absolute = std::max(scores->absolute, sum * std::abs(static_cast<Real>(spec.score_scale)));
+        scores->largest = std::max(scores->largest, std::abs(s[i][j]));
       }
   }
-  if (extent != nullptr) extent->value = std::max(extent->value, largest(v));
   return out;
 }
 
@@ -175,18 +175,16 @@ struct Norm {
   Row gain, shift;
 };
 
-inline Table normed(const Table& table, const Norm& weights, twoheads::NormKind kind, Real epsilon,
-                    Extent* extent = nullptr) {
+inline Table normed(const Table& table, const Norm& weights, twoheads::NormKind kind, Real epsilon) {
   Table result = table;
   if (kind == twoheads::NormKind::none) return result;
   for (Row& row : result) {
     const Real width = static_cast<Real>(row.size());
-    Real mean = 0, square = 0, most = 0;
+    Real mean = 0, square = 0;
     if (kind == twoheads::NormKind::layer)
       for (const Real x : row) mean += x / width;
-    for (const Real x : row) square += (x - mean) * (x - mean) / width, most = std::max(most, std::abs(x));
+    for (const Real x : row) square += (x - mean) * (x - mean) / width;
     const Real root = std::sqrt(square + epsilon);
-    if (extent != nullptr && root > 0) extent->norm = std::max(extent->norm, most / root);
     for (std::size_t c = 0; c < row.size(); ++c) {
       row[c] = root > 0 ? (row[c] - mean) / root * weights.gain[c] : 0;
       if (!weights.shift.empty()) row[c] += weights.shift[c];
@@ -215,7 +213,7 @@ inline Real activation(twoheads::MlpKind kind, Real t) {
   }
 }
 
-inline Table mlp(const Table& table, const Mlp& weights, twoheads::MlpKind kind, Extent* extent = nullptr) {
+inline Table mlp(const Table& table, const Mlp& weights, twoheads::MlpKind kind, const Stage& stage = {}) {
   Table result = table;
   if (kind == twoheads::MlpKind::none) return result;
   if (kind == twoheads::MlpKind::custom) {
@@ -223,14 +221,15 @@ inline Table mlp(const Table& table, const Mlp& weights, twoheads::MlpKind kind,
     return result;
   }
   Table hidden = product(table, weights.w_in);
-  const Table gate = kind == twoheads::MlpKind::swiglu ? product(table, weights.w_gate) : Table{};
+  Table gate = kind == twoheads::MlpKind::swiglu ? product(table, weights.w_gate) : Table{};
+  if (stage) stage(hidden), stage(gate);
   for (std::size_t i = 0; i < hidden.size(); ++i)
     for (std::size_t c = 0; c < hidden[i].size(); ++c) {
       if (!weights.b_in.empty()) hidden[i][c] += weights.b_in[c];
       hidden[i][c] = activation(kind, hidden[i][c]);
       if (!gate.empty()) hidden[i][c] *= gate[i][c] / (1 + std::exp(-gate[i][c]));
     }
-  if (extent != nullptr) extent->value = std::max(extent->value, largest(hidden));
+  if (stage) stage(hidden);
   result = product(hidden, weights.w_out);
   for (Row& row : result)
     for (std::size_t c = 0; c < weights.b_out.size(); ++c) row[c] += weights.b_out[c];
@@ -285,38 +284,36 @@ inline Table project(const Table& x, const Table& weights, const twoheads::Atten
   return result;
 }
 
-inline Table transformer(const Model& model, Table x, const Table* memory = nullptr, Extent* extent = nullptr) {
+inline Table transformer(const Model& model, Table x, const Table* memory = nullptr, const Stage& stage = {}) {
   const twoheads::ModelSpec& spec = model.spec;
-  const auto meet = [&](const Table& table) {
-    if (extent != nullptr) extent->value = std::max(extent->value, largest(table));
+  const auto staged = [&](Table table) {
+    if (stage) stage(table);
+    return table;
   };
-  const auto replace = [&](const Table& update) {
+  const auto update = [&](const Table& by) {
     for (std::size_t i = 0; i < x.size(); ++i)
-      for (std::size_t c = 0; c < x[i].size(); ++c) x[i][c] = (spec.residual ? x[i][c] : 0) + update[i][c];
-    meet(x);
+      for (std::size_t c = 0; c < x[i].size(); ++c) x[i][c] = (spec.residual ? x[i][c] : 0) + by[i][c];
+    x = staged(std::move(x));
   };
   for (Index i = 0; model.input_mlp && i < rows(x); ++i) model.input_mlp(i, x[at(i)]);
-  meet(x);
+  x = staged(std::move(x));
   for (const Layer& layer : model.layers) {
-    const Table tokens = normed(x, layer.attention_norm, spec.norm, spec.norm_epsilon, extent);
+    const Table tokens = staged(normed(x, layer.attention_norm, spec.norm, spec.norm_epsilon));
     const Table& sources = memory != nullptr ? *memory : tokens;
-    meet(tokens);
-    meet(sources);
     Table q = project(tokens, layer.wq, spec.attention);
     Table k = project(sources, layer.wk, spec.attention);
     if (spec.attention.rope) {
       rotate(q, spec.attention.head_dim, *spec.attention.rope);
       rotate(k, spec.attention.head_dim, *spec.attention.rope);
     }
-    const Table v = project(sources, layer.wv, spec.attention);
-    const Table mixed = attention(spec.attention, q, k, v, visible(spec.attention.mask), extent);
-    replace(spec.attention.output_projection ? product(mixed, layer.wo) : mixed);
+    const Table v = staged(project(sources, layer.wv, spec.attention));
+    const Table mixed =
+        staged(attention(spec.attention, staged(std::move(q)), staged(std::move(k)), v, visible(spec.attention.mask)));
+    update(spec.attention.output_projection ? staged(product(mixed, layer.wo)) : mixed);
     if (spec.mlp != twoheads::MlpKind::none)
-      replace(mlp(normed(x, layer.mlp_norm, spec.norm, spec.norm_epsilon, extent), layer.mlp, spec.mlp, extent));
+      update(staged(mlp(staged(normed(x, layer.mlp_norm, spec.norm, spec.norm_epsilon)), layer.mlp, spec.mlp, stage)));
   }
-  if (spec.final_norm) x = normed(x, model.final_norm, spec.norm, spec.norm_epsilon, extent);
-  meet(x);
-  return x;
+  return spec.final_norm ? staged(normed(x, model.final_norm, spec.norm, spec.norm_epsilon)) : x;
 }
 
 // --- the small transformer --------------------------------------------------------------------------------------------
@@ -348,24 +345,27 @@ std::vector<SmallLayer> plain(const twoheads::SmallWeights<Scalar>& weights) {
 }
 
 inline Table small_transformer(const std::vector<SmallLayer>& layers, const twoheads::OracleLimits& limits, Table x,
-                               Extent* extent = nullptr) {
+                               const Stage& stage = {}) {
   const bool causal = limits.kind == twoheads::OracleKind::causal;
   const Visible sees = [causal](Index query, Index key) { return !causal || key <= query; };
+  const auto staged = [&](Table table) {
+    if (stage) stage(table);
+    return table;
+  };
   for (const SmallLayer& layer : layers) {
     Table output = limits.residual ? x : zeros(rows(x), layer.output_width);
-    if (extent != nullptr) extent->value = std::max(extent->value, largest(x));
     for (const SmallHead& head : layer.heads) {
       twoheads::AttentionSpec one;
       one.head_dim = cols(head.wq);
       one.value_dim = cols(head.wv);
       one.score_scale = limits.score_scale;
-      const Table part = attention(one, product(x, head.wq), product(x, head.wk), product(x, head.wv), sees, extent);
+      const Table part = staged(
+          attention(one, staged(product(x, head.wq)), staged(product(x, head.wk)), staged(product(x, head.wv)), sees));
       for (std::size_t i = 0; i < part.size(); ++i)
         for (std::size_t c = 0; c < part[i].size(); ++c) output[i][at(head.output_begin) + c] += part[i][c];
     }
     for (Index i = 0; layer.mlp && i < rows(output); ++i) layer.mlp(i, output[at(i)]);
-    x = std::move(output);
-    if (extent != nullptr) extent->value = std::max(extent->value, largest(x));
+    x = staged(std::move(output));
   }
   return x;
 }

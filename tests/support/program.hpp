@@ -22,17 +22,26 @@ struct ProgramRun {
 
 /// Runs one of our programs with the given arguments, without a terminal.
 [[nodiscard]] inline ProgramRun run_program(const std::string& name, const std::vector<std::string>& arguments) {
-  const auto quoted = [](const std::string& word) {
-    std::string result = "'";
-    for (const char c : word) result += c == '\'' ? std::string("'\\''") : std::string(1, c);
-    return result + "'";
+  std::string command;
+  const auto add = [&command](const std::string& before, const std::string& word) {
+    command += before;
+    command += '\'';
+    for (const char c : word) {
+      if (c == '\'')
+        command += "'\\''";
+      else
+        command += c;
+    }
+    command += '\'';
   };
   const TempFolder folder;
   const std::filesystem::path out = folder / "out";
   const std::filesystem::path err = folder / "err";
-  std::string command = quoted(std::string(TWOHEADS_PROGRAM_DIR) + "/" + name);
-  for (const std::string& argument : arguments) command += " " + quoted(argument);
-  command += " >" + quoted(out.string()) + " 2>" + quoted(err.string()) + " </dev/null";
+  add("", std::string(TWOHEADS_PROGRAM_DIR) + "/" + name);
+  for (const std::string& argument : arguments) add(" ", argument);
+  add(" >", out.string());
+  add(" 2>", err.string());
+  command += " </dev/null";
   const int status = std::system(command.c_str());
   return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, read_bytes(out), read_bytes(err)};
 }
