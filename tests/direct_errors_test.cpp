@@ -8,7 +8,6 @@
 #include <functional>
 #include <limits>
 #include <string>
-#include <twoheads/attention/direct.hpp>
 #include <twoheads/attention/forward.hpp>
 #include <twoheads/base/digest.hpp>
 #include <twoheads/model/random.hpp>
@@ -198,13 +197,13 @@ TEST(ModelSpec, APaperLayerNeedsHeadsThatDivideTheWidth) {
   EXPECT_FALSE(spec.attention.output_projection);
 }
 
-// --- forward, embed and logits ----------------------------------------------------------------------------------------
+// --- forward, embed and logits ---------------------------------------------------------------------------------------
 
+/// What forward() says before it comes to any attention.
 std::string forward_message(const Model<float>& model, Index tokens, Index width, const Matrix<float>* memory) {
-  return message_of<Error>([&] {
-    DirectAttention<float> direct;
-    static_cast<void>(forward(model, Matrix<float>(Matrix<float>::Zero(tokens, width)), direct, memory));
-  });
+  const auto attend = [](const AttentionInput<float>&, MatrixSpan<float>) { ADD_FAILURE() << "attention was called"; };
+  return message_of<Error>(
+      [&] { static_cast<void>(forward(model, Matrix<float>(Matrix<float>::Zero(tokens, width)), attend, memory)); });
 }
 
 TEST(Forward, RefusesRowsThatDoNotFitTheModel) {
@@ -252,7 +251,7 @@ TEST(Logits, AreScalarProductsWithTheOutputRowsOrTheTiedEmbedding) {
   EXPECT_EQ(logits(model, view(rows)), Matrix<float>(model.output.leftCols(2).transpose()));
 }
 
-// --- cast_model, digest, random_model ---------------------------------------------------------------------------------
+// --- cast_model, digest, random_model --------------------------------------------------------------------------------
 
 TEST(Digest, IsFnv1aOverTheBytes) {
   Matrix<float> one(1, 1), two(1, 2);
@@ -350,9 +349,9 @@ TEST(CastModel, RoundsEachWeightOnce) {
   EXPECT_EQ(cast.output, Matrix<float>::Constant(3, 6, 0.3F));
 }
 
-// Last, since it ends the program where the check is missing: forward() promises a ShapeError or SpecError if the model
-// does not fit together.
-TEST(Forward, RefusesWeightsThatDoNotFitTheSpec) {
+// forward() promises a ShapeError or a SpecError if the model does not fit together. Last, since a missing check may end
+// the program.
+TEST(ForwardOfABrokenModel, IsRefused) {
   Model<float> model = rich_model();
   model.layers[1].attention.wk.setZero(6, 3);
   EXPECT_EQ(forward_message(model, 3, 6, nullptr), "layer 1: wk is 6 x 3, expected 6 x 4");

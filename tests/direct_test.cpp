@@ -40,18 +40,18 @@ TEST(Bounds, NoNaNAndNoOtherShapePasses) {
   EXPECT_EQ(bounds::max_row_error(found, {{1, 2}, {3, 4}, {5, 6}}, 2), std::numeric_limits<Real>::infinity());
 }
 
-// --- attention --------------------------------------------------------------------------------------------------------
+// --- attention -------------------------------------------------------------------------------------------------------
 
 struct Shape {
   Index heads, kv_heads, head_dim, value_dim;
 };
 
-/// What attention works on. float rows serve every scalar, so that one truth does.
-struct Rows3 {
+/// float rows serve every scalar, so that one truth does.
+struct Inputs {
   Matrix<float> q, k, v;
 };
 
-Rows3 random_rows(const AttentionSpec& spec, Index queries, Index keys, Random& random) {
+Inputs random_rows(const AttentionSpec& spec, Index queries, Index keys, Random& random) {
   return {random.matrix<float>(queries, spec.heads * spec.head_dim),
           random.matrix<float>(keys, spec.kv_heads * spec.head_dim),
           random.matrix<float>(keys, spec.kv_heads * spec.value_dim)};
@@ -59,12 +59,12 @@ Rows3 random_rows(const AttentionSpec& spec, Index queries, Index keys, Random& 
 
 /// What DirectAttention answers; the rows start as NaN, so that every entry must be written.
 template <class Scalar>
-Matrix<Scalar> attend(const AttentionSpec& spec, const Rows3& rows, DirectAttention<Scalar>&& direct = {},
-                      double* max_logit = nullptr) {
+Matrix<Scalar> attend(const AttentionSpec& spec, const Inputs& rows, double* max_logit = nullptr) {
   const Matrix<Scalar> q = rows.q.cast<Scalar>(), k = rows.k.cast<Scalar>(), v = rows.v.cast<Scalar>();
   Matrix<Scalar> out(q.rows(), spec.heads * spec.value_dim);
   out.setConstant(std::numeric_limits<Scalar>::quiet_NaN());
   const AttentionWeights<Scalar> weights;
+  DirectAttention<Scalar> direct;
   direct(AttentionInput<Scalar>{spec, 0, view(q), view(k), view(v), view(q), view(k), weights}, span(out));
   if (max_logit != nullptr) *max_logit = direct.max_logit();
   return out;
@@ -77,16 +77,16 @@ struct AttentionTruth {
 };
 
 template <class Scalar>
-void expect_near(const AttentionTruth& truth, const AttentionSpec& spec, const Rows3& rows) {
+void expect_near(const AttentionTruth& truth, const AttentionSpec& spec, const Inputs& rows) {
   double max_logit = -1;
-  const Matrix<Scalar> out = attend<Scalar>(spec, rows, {}, &max_logit);
+  const Matrix<Scalar> out = attend<Scalar>(spec, rows, &max_logit);
   const Real bound = bounds::attention_bound<Scalar>(rows.k.rows(), spec.head_dim, truth.scores.absolute);
   EXPECT_LE(bounds::max_row_error(out, truth.rows, truth.value), bound);
   EXPECT_LE(std::abs(static_cast<Real>(max_logit) - truth.scores.largest),
             (bounds::sum_bound<Scalar>(spec.head_dim) + bounds::eps<double>)*truth.scores.absolute);
 }
 
-AttentionTruth truth_of(const AttentionSpec& spec, const Rows3& rows) {
+AttentionTruth truth_of(const AttentionSpec& spec, const Inputs& rows) {
   AttentionTruth truth;
   truth.rows = naive::attention(spec, naive::plain(rows.q), naive::plain(rows.k), naive::plain(rows.v),
                                 naive::visible(spec.mask), &truth.scores);
@@ -114,7 +114,7 @@ TEST_P(DirectAttentionOf, EqualsTheTripleLoop) {
         const Index keys = kind == MaskKind::causal ? queries : 1 + (queries * 7) % 71;
         SCOPED_TRACE(testing::Message() << name(kind) << ", " << queries << " queries, " << keys << " keys, scale "
                                         << scale);
-        const Rows3 rows = random_rows(spec, queries, keys, random);
+        const Inputs rows = random_rows(spec, queries, keys, random);
         const AttentionTruth truth = truth_of(spec, rows);
         expect_near<float>(truth, spec, rows);
         expect_near<double>(truth, spec, rows);
@@ -138,9 +138,9 @@ TEST(DirectAttention, ManyKeysShortenTheBlocksOfQueries) {
   Random random(seed());
   AttentionSpec spec;
   spec.value_dim = 2;
-  // 2^20 scores at once: blocks of 26 queries, and of one.
+  // 2^20 scores at once: blocks of 26 queries, and of one. A bound on float sums of so many terms would say nothing.
   for (const auto& [queries, keys] : {std::pair<Index, Index>{30, 40000}, {3, (Index{1} << 20) + 1}}) {
-    const Rows3 rows = random_rows(spec, queries, keys, random);
+    const Inputs rows = random_rows(spec, queries, keys, random);
     expect_near<double>(truth_of(spec, rows), spec, rows);
   }
 }
@@ -151,10 +151,10 @@ TEST(DirectAttention, ACausalRowKeepsItsBitsWhateverComesLater) {
   spec.head_dim = 3;
   spec.value_dim = 2;
   spec.mask.kind = MaskKind::causal;
-  const Rows3 rows = random_rows(spec, 70, 70, random);
+  const Inputs rows = random_rows(spec, 70, 70, random);
   const Matrix<float> before = attend<float>(spec, rows);
   for (const Index changed : {1, 40, 63, 64, 69}) {
-    Rows3 other = rows;
+    Inputs other = rows;
     other.k.row(changed) *= -300;
     other.v.row(changed) *= -1e30F;
     const Matrix<float> after = attend<float>(spec, other);
@@ -168,7 +168,7 @@ TEST(DirectAttention, ACausalRowDoesNotSeeALaterInfinity) {
   Random random(seed());
   AttentionSpec spec;
   spec.mask.kind = MaskKind::causal;
-  Rows3 rows = random_rows(spec, 4, 4, random);
+  Inputs rows = random_rows(spec, 4, 4, random);
   rows.v(2, 0) = std::numeric_limits<float>::infinity();
   const Matrix<double> out = attend<double>(spec, rows);
   EXPECT_TRUE(std::isfinite(out(0, 0)));
@@ -176,7 +176,7 @@ TEST(DirectAttention, ACausalRowDoesNotSeeALaterInfinity) {
   EXPECT_FALSE(std::isfinite(out(2, 0)));
 }
 
-// --- rotary positions -------------------------------------------------------------------------------------------------
+// --- rotary positions ------------------------------------------------------------------------------------------------
 
 template <class Scalar>
 void expect_naive_rotation(RopePairing pairing, Index head_dim, Index first_position) {
@@ -203,7 +203,7 @@ TEST(Rope, TurnsEachPairByItsPosition) {
       }
 }
 
-// --- the whole transformer --------------------------------------------------------------------------------------------
+// --- the whole transformer -------------------------------------------------------------------------------------------
 
 struct ModelCase {
   std::string name;

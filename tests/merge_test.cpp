@@ -63,7 +63,7 @@ Partial<Scalar> one_row(Scalar value, double log_weight) {
   return {Matrix<Scalar>::Constant(1, 1, value), Vector<double>::Constant(1, log_weight)};
 }
 
-/// The definition in long double, from the heaviest weight down: sum exp(w_t) v_t / sum exp(w_t), and the sum's logarithm.
+/// The definition in long double: sum exp(w_t) v_t / sum exp(w_t), and the logarithm of that denominator.
 struct Joined {
   naive::Table value;
   std::vector<Real> log_weight;
@@ -111,7 +111,7 @@ void expect_same_bits(const Partial<Scalar>& a, const Partial<Scalar>& b) {
     ASSERT_EQ(std::bit_cast<std::uint64_t>(a.log_weight[row]), std::bit_cast<std::uint64_t>(b.log_weight[row])) << row;
 }
 
-/// A merge rounds its two shares, two products and one sum, and exp; its log weight is off by an ulp of itself or of log 2.
+/// A merge rounds exp, its two shares, two products and one sum; its log weight is off by an ulp of itself or of log 2.
 template <class Scalar>
 constexpr Real value_bound(Index merges) {
   return 8 * static_cast<Real>(merges) * bounds::eps<Scalar>;

@@ -188,7 +188,7 @@ TEST(SmallTransformer, CausalRowsKeepTheirBitsWhateverComesLaterAndPlainRowsDoNo
   }
 }
 
-// --- projections ------------------------------------------------------------------------------------------------------
+// --- projections -----------------------------------------------------------------------------------------------------
 
 TEST(Projection, ASelectorEqualsTheProductWithItsMatrixBitForBit) {
   SCOPED_TRACE(testing::Message() << "seed " << seed());

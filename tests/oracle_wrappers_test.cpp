@@ -38,7 +38,7 @@ std::string message_of(const Action& action) {
   return {};
 }
 
-// --- concepts: types that pass, and types that fail by one thing ------------------------------------------------------
+// --- concepts: types that pass, and types that fail by one thing -----------------------------------------------------
 
 struct Least {
   using Scalar = float;
@@ -105,7 +105,7 @@ TEST(OracleConcept, RefusesAnAnswerInAnotherScalar) {
   EXPECT_FALSE(Oracle<AnswersDouble>);
 }
 
-// --- oracles to wrap --------------------------------------------------------------------------------------------------
+// --- oracles to wrap -------------------------------------------------------------------------------------------------
 
 OracleLimits small_limits() {
   OracleLimits limits;
@@ -173,7 +173,7 @@ Calls numbered(const SmallWeights<float>& weights, Index count) {
   return calls;
 }
 
-// --- limits -----------------------------------------------------------------------------------------------------------
+// --- limits ----------------------------------------------------------------------------------------------------------
 
 TEST(OracleLimits, NameWhatNoPlanCanWorkWith) {
   const auto message = [](auto&& change) {
@@ -271,7 +271,7 @@ TEST(RequireWithin, RefusesWeightsThatDoNotFit) {
   EXPECT_EQ(message(true, [](W&) {}), "small transformer, layer 0: a residual layer yields 2 columns, expected 3");
 }
 
-// --- wrappers ---------------------------------------------------------------------------------------------------------
+// --- wrappers --------------------------------------------------------------------------------------------------------
 
 TEST(CountingOracle, CountsCallsRowsAndTheLongestOne) {
   BatchEcho echo;

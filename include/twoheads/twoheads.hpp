@@ -1,45 +1,56 @@
 #pragma once
 
-// The whole library in the order of the data. Needs Eigen alone; readers and optional parts have headers of their own.
+// The whole library in the order of the data. Needs Eigen alone.
 
-#include <twoheads/attention/direct.hpp>
-#include <twoheads/attention/forward.hpp>
-#include <twoheads/attention/input.hpp>
-#include <twoheads/attention/mlp.hpp>
-#include <twoheads/attention/norm.hpp>
-#include <twoheads/attention/partial.hpp>
-#include <twoheads/attention/rope.hpp>
-#include <twoheads/base/checked.hpp>
-#include <twoheads/base/digest.hpp>
-#include <twoheads/base/errors.hpp>
+// clang-format off
 #include <twoheads/base/index.hpp>
+#include <twoheads/base/errors.hpp>
+#include <twoheads/base/checked.hpp>
 #include <twoheads/base/matrix.hpp>
-#include <twoheads/codec/anchors.hpp>
-#include <twoheads/codec/decode.hpp>
-#include <twoheads/codec/encode.hpp>
-#include <twoheads/codec/head_weights.hpp>
-#include <twoheads/codec/layout.hpp>
-#include <twoheads/codec/row_map.hpp>
-#include <twoheads/exec/oracle_engine.hpp>
-#include <twoheads/exec/serial.hpp>
-#include <twoheads/merge/merger.hpp>
-#include <twoheads/model/llama2c.hpp>
+#include <twoheads/base/product.hpp>
+#include <twoheads/base/digest.hpp>
+
 #include <twoheads/model/mask.hpp>
-#include <twoheads/model/random.hpp>
-#include <twoheads/model/row_function.hpp>
 #include <twoheads/model/spec.hpp>
-#include <twoheads/model/tokenizer.hpp>
+#include <twoheads/model/row_function.hpp>
 #include <twoheads/model/weights.hpp>
+#include <twoheads/model/random.hpp>
+#include <twoheads/model/llama2c.hpp>
+#include <twoheads/model/tokenizer.hpp>
+
+#include <twoheads/attention/input.hpp>
+#include <twoheads/attention/norm.hpp>
+#include <twoheads/attention/rope.hpp>
+#include <twoheads/attention/mlp.hpp>
+#include <twoheads/attention/forward.hpp>
+#include <twoheads/attention/direct.hpp>
+#include <twoheads/attention/partial.hpp>
+
+#include <twoheads/plan/limits.hpp>
+#include <twoheads/plan/anchor.hpp>
+#include <twoheads/plan/tile.hpp>
+#include <twoheads/plan/full.hpp>
+#include <twoheads/plan/causal.hpp>
+#include <twoheads/plan/plan.hpp>
+#include <twoheads/plan/cover.hpp>
+#include <twoheads/plan/print.hpp>
+
+#include <twoheads/oracle/weights.hpp>
 #include <twoheads/oracle/oracle.hpp>
 #include <twoheads/oracle/small_transformer.hpp>
-#include <twoheads/oracle/weights.hpp>
 #include <twoheads/oracle/wrappers.hpp>
-#include <twoheads/plan/anchor.hpp>
-#include <twoheads/plan/causal.hpp>
-#include <twoheads/plan/cover.hpp>
-#include <twoheads/plan/full.hpp>
-#include <twoheads/plan/limits.hpp>
-#include <twoheads/plan/plan.hpp>
-#include <twoheads/plan/print.hpp>
-#include <twoheads/plan/tile.hpp>
+
+#include <twoheads/codec/row_map.hpp>
+#include <twoheads/codec/layout.hpp>
+#include <twoheads/codec/head_weights.hpp>
+#include <twoheads/codec/encode.hpp>
+#include <twoheads/codec/decode.hpp>
+#include <twoheads/codec/anchors.hpp>
+
+#include <twoheads/exec/serial.hpp>
+#include <twoheads/exec/oracle_engine.hpp>
+
+#include <twoheads/merge/merger.hpp>
+
 #include <twoheads/simulate.hpp>
+// clang-format on

@@ -43,9 +43,9 @@ constexpr Real sum_bound(Index length) {
 
 /// Error of an attention row over the largest |value|, by softmax(s) v from given q, k, v.
 ///
-///   Math   a score is a sum of head_dim products, then scaled and shifted: off by (head_dim + 4) eps times `logit`, the
-///          largest |scale| sum |q_c k_c| (naive::Scores::absolute). exp turns that into a relative error of each share, and adds its own. Shares,
-///          numerator and denominator each carry it, and sums of `keys` terms their (keys + 2) eps.
+///   Math   a score is a sum of head_dim products, then scaled and shifted: off by (head_dim + 4) eps times `logit`,
+///          the largest |scale| sum |q_c k_c| (naive::Scores::absolute). exp turns that into a relative error of each
+///          share, and adds its own. Numerator and denominator both carry it, and sums of `keys` terms their own.
 template <class Scalar>
 constexpr Real attention_bound(Index keys, Index head_dim, Real logit) {
   const Real share = static_cast<Real>(head_dim + 4) * logit + 4;
@@ -61,7 +61,8 @@ struct Truth {
 };
 
 /// Evaluates `run(stage) -> rows` three times in long double: as it is, and with all entries on the way off by the
-/// fraction 1e-9 up or down at random, so that logits, norms and depth enter the growth as they are, not as a worst case.
+/// fraction 1e-9 up or down at random, so that logits, norms and depth enter the growth as they are, not at their
+/// worst.
 template <class Run>
 Truth truth_of(const Run& run) {
   Truth truth;
@@ -84,8 +85,8 @@ Truth truth_of(const Run& run) {
 
 /// Error of `rows` over `scale` in a scalar, where the sums on the way have up to `length` terms.
 ///
-///   Math   each entry on the way is off by at most (length + 2) eps of the terms that it sums, which exceed the entry by
-///          a factor that random signs keep near sqrt(length) and 4 covers; `growth` carries that to the result
+///   Math   each entry on the way is off by at most (length + 2) eps of the terms that it sums; the size of those
+///          terms over `scale`, a few at most, goes into the factor 4; `growth` carries that to the result
 template <class Scalar>
 Real error_bound(const Truth& truth, Index length) {
   return 4 * sum_bound<Scalar>(length) * truth.growth;

@@ -81,7 +81,7 @@ inline Real largest(const Table& table) {
 /// Is shown every table that an evaluation computes on its way, and may change it: what error bounds are made from.
 using Stage = std::function<void(Table&)>;
 
-// --- attention --------------------------------------------------------------------------------------------------------
+// --- attention -------------------------------------------------------------------------------------------------------
 
 /// The largest scores of visible pairs.
 struct Scores {
@@ -169,7 +169,7 @@ inline void rotate(Table& table, Index head_dim, const twoheads::RopeSpec& rope,
       }
 }
 
-// --- norms and MLPs ---------------------------------------------------------------------------------------------------
+// --- norms and MLPs --------------------------------------------------------------------------------------------------
 
 struct Norm {
   Row gain, shift;
@@ -236,7 +236,7 @@ inline Table mlp(const Table& table, const Mlp& weights, twoheads::MlpKind kind,
   return result;
 }
 
-// --- the large transformer --------------------------------------------------------------------------------------------
+// --- the large transformer -------------------------------------------------------------------------------------------
 
 struct Layer {
   Norm attention_norm, mlp_norm;
@@ -316,7 +316,7 @@ inline Table transformer(const Model& model, Table x, const Table* memory = null
   return spec.final_norm ? staged(normed(x, model.final_norm, spec.norm, spec.norm_epsilon)) : x;
 }
 
-// --- the small transformer --------------------------------------------------------------------------------------------
+// --- the small transformer -------------------------------------------------------------------------------------------
 
 struct SmallHead {
   Table wq, wk, wv;  ///< over whole rows
@@ -329,7 +329,7 @@ struct SmallLayer {
   RowRule mlp;
 };
 
-/// The weights of a small transformer, its projections as matrices over whole rows. A test says its row functions again.
+/// The weights of a small transformer, projections as matrices over whole rows. A test says its row functions again.
 template <class Scalar>
 std::vector<SmallLayer> plain(const twoheads::SmallWeights<Scalar>& weights) {
   std::vector<SmallLayer> layers;

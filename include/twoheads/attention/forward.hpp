@@ -53,13 +53,14 @@ void mlp_in_place(const ModelSpec& spec, const LayerWeights<Scalar>& layer, Matr
 ///   Shapes   x, result (N, width); memory (NK, width): keys and values come from it where it is given
 ///            (cross-attention)
 ///   Math     see ModelSpec
-///   Throws   SpecError, ShapeError if model, x or memory do not fit together, and whatever `attend` throws
+///   Throws   SpecError, ShapeError if spec, weights, x or memory do not fit together, and whatever `attend` throws
 ///   Source   Yu & Alman, Definition 2.2 and the usual pre-norm transformer
 template <RealScalar Scalar, Attend<Scalar> AttendFn>
 [[nodiscard]] Matrix<Scalar> forward(const Model<Scalar>& model, Matrix<Scalar> x, AttendFn&& attend,
                                      const Matrix<Scalar>* memory = nullptr) {
   const ModelSpec& spec = model.spec;
   const AttentionSpec& a = spec.attention;
+  require_shapes(model);
   a.mask.require_defined(x.rows(), memory != nullptr ? memory->rows() : x.rows());
   detail::require_shape("the input", x, x.rows(), spec.width);
   if (memory != nullptr) {

@@ -71,16 +71,18 @@ template <RealScalar Scalar>
 class AnchorSearch {
  public:
   /// Doubling crosses the exponents of a scalar, bisection its digits; no search takes as many tries.
-  static constexpr int most_tries = 256;
+  static constexpr int most_tries = 4 * std::numeric_limits<Scalar>::max_exponent;
 
   /// The anchor to try next, after `anchor` drifted so; an anchor that did not drift stays.
   [[nodiscard]] Scalar next(Scalar anchor, Drift drift) {
     if (drift == Drift::none) return anchor;
     (drift == Drift::too_low ? low_ : high_) = anchor;
     const bool bracketed = std::isfinite(low_) && std::isfinite(high_);
-    if (bracketed) return low_ + (high_ - low_) / Scalar(2);
-    step_ = std::max(Scalar(2) * step_, Scalar(4) * std::abs(anchor) * std::numeric_limits<Scalar>::epsilon());
-    return drift == Drift::too_low ? anchor + step_ : anchor - step_;
+    // Written so that nothing overflows up to the largest scalar.
+    if (bracketed) return low_ / Scalar(2) + high_ / Scalar(2);
+    constexpr Scalar most = std::numeric_limits<Scalar>::max();
+    step_ = std::max(Scalar(2) * step_, Scalar(4) * std::numeric_limits<Scalar>::epsilon() * std::abs(anchor));
+    return std::clamp(drift == Drift::too_low ? anchor + step_ : anchor - step_, -most, most);
   }
 
  private:

@@ -12,15 +12,16 @@ namespace twoheads {
 /// An entry for the synthetic column of keys that no query may attend to.
 ///
 ///   Shapes   queries (rows, m), keys (n, m) of the tile
-///   Math     below every real score by 1000 and by the scores' own bound max |q| max |k|, so that its exponential is
+///   Math     below every real score by 1000 and by the scores' own bound m max |q| max |k|, so that its exponential is
 ///            0 beside theirs in any scalar; the queries' anchor column holds 1
 template <RealScalar Scalar>
 [[nodiscard]] Scalar dead_key(const MatrixView<Scalar>& queries, const MatrixView<Scalar>& keys, double factor,
                               double oracle_scale) {
-  const double q = std::sqrt(static_cast<double>(queries.rowwise().squaredNorm().maxCoeff()));
-  const double k = std::sqrt(static_cast<double>(keys.rowwise().squaredNorm().maxCoeff()));
-  const double depth = 2.0 * std::abs(factor) * q * k + 1000.0 / oracle_scale;
-  return static_cast<Scalar>(-std::min(depth, static_cast<double>(std::numeric_limits<Scalar>::max()) / 4));
+  // In float64, since squares and products of floats may leave their range where the scores do not.
+  const auto q = static_cast<double>(queries.cwiseAbs().maxCoeff());
+  const auto k = static_cast<double>(keys.cwiseAbs().maxCoeff());
+  const double depth = 2.0 * std::abs(factor) * static_cast<double>(queries.cols()) * q * k + 1000.0 / oracle_scale;
+  return static_cast<Scalar>(-std::min(depth, static_cast<double>(std::numeric_limits<Scalar>::max())));
 }
 
 /// What the encoder needs beside the tokens.

@@ -50,7 +50,7 @@ template <RealScalar Scalar>
   const auto norm = [&] {
     NormWeights<Scalar> n;
     if (spec.norm == NormKind::none) return n;
-    n.gain = random.matrix<Scalar>(1, spec.width, 0.1).array() + Scalar(1);
+    n.gain = (random.matrix<double>(1, spec.width, 0.1).array() + 1.0).template cast<Scalar>();
     if (spec.norm == NormKind::layer) n.shift = random.matrix<Scalar>(1, spec.width, 0.1);
     return n;
   };

@@ -115,11 +115,11 @@ void require_mlp(const std::string& name, const MlpWeights<Scalar>& mlp, const M
 
 }  // namespace detail
 
-/// Checks that every array has the shape that the spec asks for and holds finite numbers only.
+/// Checks that every array has the shape that the spec asks for.
 ///
-///   Throws   SpecError, ShapeError or InputError that names the array, what it was and what was expected
+///   Throws   SpecError or ShapeError that names the array, what it was and what was expected
 template <RealScalar Scalar>
-void require_valid(const Model<Scalar>& model) {
+void require_shapes(const Model<Scalar>& model) {
   const ModelSpec& spec = model.spec;
   spec.require_valid();
   if (static_cast<Index>(model.layers.size()) != spec.layers)
@@ -139,6 +139,14 @@ void require_valid(const Model<Scalar>& model) {
     detail::require_mlp(prefix + "MLP", layer.mlp, spec);
   }
   if (spec.final_norm) detail::require_norm("final norm", model.final_norm, spec.norm, spec.width);
+}
+
+/// Checks that every array has the shape that the spec asks for and holds finite numbers only.
+///
+///   Throws   SpecError, ShapeError or InputError that names the array, what it was and what was expected
+template <RealScalar Scalar>
+void require_valid(const Model<Scalar>& model) {
+  require_shapes(model);
   detail::for_each_array(model, [](const std::string& name, const auto& values) {
     const Index row = detail::first_row_not_finite(values);
     if (row >= 0) throw InputError(detail::text(name, ", row ", row, ": a weight is NaN or infinite"));

@@ -35,9 +35,13 @@ void require_within(const OracleLimits& limits, const OracleCall<Scalar>& call) 
     throw LimitError(detail::text("an oracle call has ", weights.width, " columns, the oracle takes ", limits.width));
   if (static_cast<Index>(weights.layers.size()) > limits.layers)
     throw LimitError(detail::text("weights have ", weights.layers.size(), " layers, the oracle has ", limits.layers));
-  for (const SmallLayer<Scalar>& layer : weights.layers)
+  for (const SmallLayer<Scalar>& layer : weights.layers) {
     if (static_cast<Index>(layer.heads.size()) > limits.heads)
       throw LimitError(detail::text("weights have ", layer.heads.size(), " heads, the oracle has ", limits.heads));
+    if (layer.output_width > limits.width)
+      throw LimitError(
+          detail::text("a layer yields ", layer.output_width, " columns, the oracle takes ", limits.width));
+  }
   detail::require_shape("the rows of an oracle call", call.rows, rows, weights.width);
   require_valid(weights, limits.residual);
 }
@@ -56,7 +60,7 @@ concept HasLimits = requires(const O& oracle) {
 
 template <class O>
 concept HasRun = requires(O& oracle, const OracleCall<typename O::Scalar>& call) {
-  { oracle.run(call) } -> std::convertible_to<Matrix<typename O::Scalar>>;
+  { oracle.run(call) } -> std::same_as<Matrix<typename O::Scalar>>;
 };
 
 template <class O>

@@ -110,8 +110,10 @@ class Plan {
   [[nodiscard]] Index paper_calls() const {
     const Index pairs = ceil_div(request_.tokens, block()) * ceil_div(request_.keys, block());
     const bool halves = request_.mask.kind == MaskKind::full && request_.oracle.kind == OracleKind::causal;
+    const Index calls_of_a_head = (halves ? 4 : 2) * pairs;
+    // ceil(ceil(x / H') / L') = ceil(x / (H' L')), and H' L' may be more than 64 bits hold.
     const Index calls_of_a_layer =
-        ceil_div((halves ? 4 : 2) * pairs * request_.heads, request_.oracle.heads * request_.oracle.layers);
+        ceil_div(ceil_div(calls_of_a_head * request_.heads, request_.oracle.heads), request_.oracle.layers);
     return calls_of_a_layer * request_.layers;
   }
 
@@ -145,8 +147,9 @@ class Plan {
     // Four calls a pair of blocks is the most that any count below asks for.
     const Index pairs =
         detail::checked_product("the number of tiles", ceil_div(n, block()), ceil_div(request_.keys, block()));
-    const Index jobs = detail::checked_product("the number of jobs", 4 * request_.layers,
-                                               detail::checked_product("the number of jobs", pairs, request_.heads));
+    const Index jobs =
+        detail::checked_product("the number of jobs", detail::checked_product("the number of jobs", 4, request_.layers),
+                                detail::checked_product("the number of jobs", pairs, request_.heads));
     static_cast<void>(detail::checked_product("the number of row slots", jobs, request_.oracle.rows));
     if (own_kind && std::max(n, request_.keys) <= request_.oracle.rows)
       tiling_ = StraightTiling{n, request_.keys, causal ? TileShape::lower : TileShape::rectangle};

@@ -3,12 +3,17 @@
 #include <algorithm>
 #include <ostream>
 #include <string>
+#include <twoheads/base/errors.hpp>
 #include <twoheads/base/index.hpp>
 #include <twoheads/plan/plan.hpp>
 #include <vector>
 
 namespace twoheads {
 namespace detail {
+
+[[nodiscard]] inline std::string counted(Index count, const std::string& thing) {
+  return text(count, " ", thing, count == 1 ? "" : "s");
+}
 
 /// What a cell of the drawn grid holds.
 struct GridCell {
@@ -25,7 +30,7 @@ struct GridCell {
   return '.';
 }
 
-/// Draws one character for each tile position; for plans of at most `most` blocks a side.
+/// Draws one character for each pair of blocks.
 inline void draw_tiles(std::ostream& out, const Plan& plan) {
   const Index side = plan.straight() ? std::max(plan.tokens(), plan.keys()) : plan.block();
   const Index columns = ceil_div(plan.keys(), side);
@@ -86,10 +91,10 @@ inline void print(std::ostream& out, const Plan& plan) {
     out << "\n  each mark stands for about " << (plan.tokens() + most - 1) / most
         << " queries: # visible, \\ partly, . hidden\n";
   }
-  out << "\n  tiles      " << plan.tiles() << " a head and layer"
-      << "\n  jobs       " << plan.jobs() << " (" << request.heads << " heads, " << request.layers << " layers)"
-      << "\n  calls      " << plan.calls() << ", " << plan.jobs_per_call() << " jobs a call, anchor "
-      << name(request.anchor) << "\n  rounds     " << plan.rounds() << "\n  rows used  "
+  out << "\n  tiles      " << plan.tiles() << " a head and layer\n  jobs       " << plan.jobs() << " of "
+      << detail::counted(request.heads, "head") << " and " << detail::counted(request.layers, "layer")
+      << "\n  calls      " << plan.calls() << " of up to " << detail::counted(plan.jobs_per_call(), "job")
+      << ", anchor " << name(request.anchor) << "\n  rounds     " << plan.rounds() << "\n  rows used  "
       << static_cast<int>(plan.rows_used() * 1000 + 0.5) / 10.0 << " % of the row slots carry tokens\n  exact      "
       << (plan.exact() ? "yes" : "no") << ", by " << plan.theorem() << "\n  the paper  " << plan.paper_calls()
       << " calls for the same case\n";
