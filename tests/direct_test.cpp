@@ -163,17 +163,29 @@ TEST(DirectAttention, ACausalRowKeepsItsBitsWhateverComesLater) {
   }
 }
 
-TEST(DirectAttention, ACausalRowDoesNotSeeALaterInfinity) {
-  // The mean is one over the visible keys alone: a later value may be anything, also in the same block of queries.
+TEST(DirectAttention, ARowThatIsNotFiniteReachesOnlyTheRowsThatSeeIt) {
+  // Row 66 stands in the second block of queries: rows 64 and 65 share its block, and must not see it.
+  SCOPED_TRACE(testing::Message() << "seed " << seed());
   Random random(seed());
   AttentionSpec spec;
+  spec.heads = spec.kv_heads = spec.value_dim = 2;
   spec.mask.kind = MaskKind::causal;
-  Inputs rows = random_rows(spec, 4, 4, random);
-  rows.v(2, 0) = std::numeric_limits<float>::infinity();
-  const Matrix<double> out = attend<double>(spec, rows);
-  EXPECT_TRUE(std::isfinite(out(0, 0)));
-  EXPECT_TRUE(std::isfinite(out(1, 0)));
-  EXPECT_FALSE(std::isfinite(out(2, 0)));
+  const Inputs rows = random_rows(spec, 70, 70, random);
+  AttentionTruth truth = truth_of(spec, rows);
+  const Real bound = bounds::attention_bound<double>(70, spec.head_dim, truth.scores.absolute);
+  for (const float bad : {std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()}) {
+    Inputs with_value = rows, with_key = rows;
+    with_value.v.row(66).tail(2).setConstant(bad);  // of head 1
+    with_key.k(66, 1) = std::numeric_limits<float>::quiet_NaN();
+    for (const Inputs& inputs : {with_value, with_key}) {
+      const Matrix<double> out = attend<double>(spec, inputs);
+      EXPECT_FALSE(out.bottomRightCorner(4, 2).array().isFinite().any());
+      Matrix<double> others = out;
+      for (Index i = 66; i < 70; ++i)
+        for (Index c = 2; c < 4; ++c) others(i, c) = static_cast<double>(truth.rows[naive::at(i)][naive::at(c)]);
+      EXPECT_LE(bounds::max_row_error(others, truth.rows, truth.value), bound);
+    }
+  }
 }
 
 // --- rotary positions ------------------------------------------------------------------------------------------------
