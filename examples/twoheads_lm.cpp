@@ -1,6 +1,7 @@
 // A trained language model that writes or scores text through calls of at most R rows.
 
 #include <cmath>
+#include <filesystem>
 #include <fstream>
 #include <iostream>
 #include <iterator>
@@ -44,7 +45,10 @@ template <class Scalar>
 class Runner {
  public:
   Runner(const twoheads::LanguageModel<Scalar>& model, const Settings& settings)
-      : model_(model), engine_(settings.engine), oracle_(limits(settings)), grid_(oracle_, {settings.anchor}) {}
+      : model_(model),
+        engine_(settings.engine),
+        oracle_(limits(settings, model.body.spec.attention.score_scale)),
+        grid_(oracle_, {settings.anchor}) {}
 
   [[nodiscard]] Matrix<Scalar> operator()(const std::vector<int>& ids) {
     const Matrix<Scalar> x = twoheads::embed(model_, ids);
@@ -55,11 +59,12 @@ class Runner {
   [[nodiscard]] const twoheads::SimulationCounts& counts() const { return grid_.counts(); }
 
  private:
-  static twoheads::OracleLimits limits(const Settings& settings) {
+  static twoheads::OracleLimits limits(const Settings& settings, double score_scale) {
     twoheads::OracleLimits limits;
     limits.kind = twoheads::OracleKind::causal;
     limits.rows = settings.rows;
     limits.heads = settings.oracle_heads;
+    limits.score_scale = score_scale;
     return limits;
   }
 
@@ -71,13 +76,21 @@ class Runner {
 
 std::string read_text(const std::string& path) {
   std::ifstream in(path, std::ios::binary);
-  if (!in) throw std::runtime_error(path + ": cannot be read");
+  if (!in || !std::filesystem::is_regular_file(path)) throw std::runtime_error(path + ": cannot be read");
   return {std::istreambuf_iterator<char>(in), {}};
 }
 
 std::vector<int> read_ids(const std::string& path) {
-  const nlohmann::json list = nlohmann::json::parse(read_text(path), nullptr, false);
-  if (!list.is_array() || list.empty())
+  // Lists inside the list are not even built: however deep they lie, they are no ids.
+  bool nested = false;
+  const auto flat = [&nested](int depth, nlohmann::json::parse_event_t event, nlohmann::json&) {
+    const bool inner = depth > 0 && (event == nlohmann::json::parse_event_t::array_start ||
+                                     event == nlohmann::json::parse_event_t::object_start);
+    nested = nested || inner;
+    return !inner;
+  };
+  const nlohmann::json list = nlohmann::json::parse(read_text(path), flat, false);
+  if (nested || !list.is_array() || list.empty())
     throw std::runtime_error(path + ": expected a JSON list of one or more token ids");
   std::vector<int> ids;
   for (const nlohmann::json& id : list) {
@@ -88,6 +101,15 @@ std::vector<int> read_ids(const std::string& path) {
     ids.push_back(id.get<int>());
   }
   return ids;
+}
+
+/// Throws if a row holds a NaN or an infinity: the model's own numbers have left the range of the scalar.
+template <class Scalar>
+void require_finite(const Matrix<Scalar>& logits) {
+  const Index row = twoheads::detail::first_row_not_finite(logits);
+  if (row >= 0)
+    throw std::runtime_error("the logits of token " + std::to_string(row) +
+                             " hold NaN or infinity: the model exceeds the scalar");
 }
 
 /// Greedy: the most likely token again and again, until `count` are written or the model starts a new text.
@@ -102,6 +124,7 @@ void generate(const twoheads::LanguageModel<Scalar>& model, const twoheads::Toke
   while (written < settings.generate) {
     const Matrix<Scalar> rows = run(ids);
     const Matrix<Scalar> scores = twoheads::logits(model, twoheads::view(rows.bottomRows(1)));
+    require_finite(scores);
     Index next = 0;
     scores.row(0).maxCoeff(&next);
     if (next == twoheads::Tokenizer::start_token) break;
@@ -160,11 +183,15 @@ double share_of_changed(const Matrix<double>& logits, const Matrix<double>& refe
 
 template <class Scalar>
 void score(const twoheads::LanguageModel<Scalar>& model, const std::vector<int>& ids, const Settings& settings) {
+  if (ids.size() < 2)
+    throw std::runtime_error("there are " + std::to_string(ids.size()) +
+                             " tokens to score, the start token included: expected 2 or more");
   Runner<Scalar> run(model, settings);
   const programs::Stopwatch watch;
   const Matrix<Scalar> rows = run(ids);
   const Matrix<Scalar> logits = twoheads::logits(model, twoheads::view(rows));
   const double seconds = watch.seconds();
+  require_finite(logits);
 
   const twoheads::LanguageModel<double> wide = twoheads::cast_model<double>(model);
   const Matrix<double> truth =
@@ -217,8 +244,8 @@ int main(int argc, char** argv) {
   Settings settings;
   ScalarWord scalar = ScalarWord::float32;
   Index threads = 1;
-  app.add_option("--model", settings.model, "llama2.c model file")->required()->type_name("FILE");
-  app.add_option("--tokenizer", settings.tokenizer, "llama2.c tokenizer file")->required()->type_name("FILE");
+  programs::add_file(app, "--model", settings.model, "llama2.c model file")->required();
+  programs::add_file(app, "--tokenizer", settings.tokenizer, "llama2.c tokenizer file")->required();
   programs::add_rows(app, settings.rows);
   programs::add_choice<EngineWord>(app, "--engine", settings.engine,
                                    {{"oracle", EngineWord::oracle}, {"direct", EngineWord::direct}}, {"kernel"},
@@ -235,12 +262,9 @@ int main(int argc, char** argv) {
   app.add_option("--prompt", settings.prompt, "text to go on from (with --generate)")
       ->needs(generate)
       ->type_name("TEXT");
-  CLI::Option* score = app.add_option("--score", settings.score, "score a text file")->type_name("FILE");
-  CLI::Option* score_ids =
-      app.add_option("--score-ids", settings.score_ids, "score a JSON list of token ids")->type_name("FILE");
-  app.add_option("--logits", settings.logits, "write the scored logits as safetensors")
-      ->excludes(generate)
-      ->type_name("FILE");
+  CLI::Option* score = programs::add_file(app, "--score", settings.score, "score a text file");
+  CLI::Option* score_ids = programs::add_file(app, "--score-ids", settings.score_ids, "score a JSON list of token ids");
+  programs::add_file(app, "--logits", settings.logits, "write the scored logits as safetensors")->excludes(generate);
   generate->excludes(score)->excludes(score_ids);
   score->excludes(score_ids);
   app.add_flag("--json", settings.json, "print one JSON object and nothing else");
@@ -248,7 +272,7 @@ int main(int argc, char** argv) {
   return programs::run(app, argc, argv, [&] {
     if (threads > 1) throw programs::NotBuiltYet("--threads above 1");
     if (settings.generate == 0 && settings.score.empty() && settings.score_ids.empty())
-      throw programs::ArgumentError("the task", "absent", "one of --generate n, --score FILE, --score-ids FILE");
+      throw programs::ArgumentError("one of --generate n, --score FILE and --score-ids FILE is needed");
     if (scalar == ScalarWord::float32)
       run<float>(settings);
     else

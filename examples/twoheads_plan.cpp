@@ -10,8 +10,10 @@
 int main(int argc, char** argv) {
   CLI::App app("Plans the oracle calls that evaluate attention over N tokens, and draws their grid.", "twoheads_plan");
   programs::PlanArguments arguments(app, twoheads::Anchor::mean_key);
+  programs::Index seed = 0;
   bool check = false;
   bool json = false;
+  programs::add_count(app, "--seed", seed, 0, "seed of a sampled plan; exact plans have nothing to draw");
   app.add_flag("--check", check, "enumerate every visible pair and compare with the mask");
   app.add_flag("--json", json, "print one JSON object and nothing else");
 

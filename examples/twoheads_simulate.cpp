@@ -46,6 +46,9 @@ struct Outcome {
 
 twoheads::ModelSpec make_spec(const Settings& settings) {
   const twoheads::PlanRequest& request = settings.request;
+  constexpr Index widest = 1 << 20;
+  if (settings.width > widest)
+    throw programs::ArgumentError("--width", std::to_string(settings.width), "1 to " + std::to_string(widest));
   if (settings.width % request.heads != 0)
     throw programs::ArgumentError("--width", std::to_string(settings.width),
                                   "a multiple of --heads " + std::to_string(request.heads));
@@ -92,7 +95,9 @@ Outcome run(const Settings& settings) {
   }
 
   Outcome outcome;
-  twoheads::SmallTransformer<Scalar> oracle(request.oracle);
+  twoheads::OracleLimits limits = request.oracle;
+  limits.score_scale = model.spec.attention.score_scale;
+  twoheads::SmallTransformer<Scalar> oracle(limits);
   const programs::PeakMemory peak;
   const programs::Stopwatch watch;
   const twoheads::Simulation<Scalar> simulation =

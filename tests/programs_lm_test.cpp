@@ -166,6 +166,13 @@ TEST_F(Stories, NamesWhatIsWrongWithItsFiles) {
   expect_failure({"--model", "/nonexistent", "--tokenizer", tokenizer, "--generate", "3"}, {"/nonexistent"});
   const std::string far = files_.write("far.json", "[1, 2, 512]").string();
   expect_failure({"--model", model_.string(), "--tokenizer", tokenizer, "--score-ids", far}, {"512", "511"});
+  const std::string deep = files_.write("deep.json", std::string(300000, '[') + std::string(300000, ']')).string();
+  expect_failure({"--model", model_.string(), "--tokenizer", tokenizer, "--score-ids", deep}, {"deep.json", "list"});
+  const std::string half = files_.write("half.json", "[1, 2.5]").string();
+  expect_failure({"--model", model_.string(), "--tokenizer", tokenizer, "--score-ids", half}, {"half.json", "entry 1"});
+  const std::string empty = files_.write("empty.txt", "").string();
+  expect_failure({"--model", model_.string(), "--tokenizer", tokenizer, "--score", empty}, {"1 tokens", "2 or more"});
+  expect_failure({"--model", model_.string(), "--tokenizer", tokenizer, "--score", "/"}, {"/", "cannot be read"});
   const std::string text = files_.write("text.json", "{\"ids\": 3}").string();
   expect_failure({"--model", model_.string(), "--tokenizer", tokenizer, "--score-ids", text}, {"text.json", "list"});
 }

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <set>
 
 #include "support/program.hpp"
@@ -95,7 +96,11 @@ TEST(BadArguments, EndWithTwoAndNameTheFlagWhatItGotAndWhatItTakes) {
       {"twoheads_plan", "--mask full --tokens 9000000000000000000 --rows 2", {"64 bits"}},
       {"twoheads_plan", "--mask full --tokens 100 --rows 64 --anchor median", {"--anchor", "median", "gibbs"}},
       {"twoheads_plan", "--mask full --tokens 100 --rows 64 --nonsense", {"--nonsense"}},
+      {"twoheads_plan", "--mask full --tokens 10 --rows 4 --layers 9223372036854775807", {"64 bits"}},
+      {"twoheads_plan", "--mask full --tokens 10 --rows 4 --layers 4611686018427387904", {"64 bits"}},
       {"twoheads_simulate", "--mask full --tokens 100 --rows 64 --width 10 --heads 3", {"--width", "10", "3"}},
+      {"twoheads_simulate", "--mask full --tokens 10 --rows 4 --width 9223372036854775807", {"--width", "1048576"}},
+      {"twoheads_lm", "--model m --tokenizer t --generate 3 --logits l", {"--logits", "--generate"}},
       {"twoheads_simulate",
        "--mask full --tokens 100 --rows 64 --logit-scale nan",
        {"--logit-scale", "nan", "above 0"}},
@@ -218,6 +223,24 @@ TEST(SimulateProgram, MemoryStaysSmallForLongInputs) {
   // 8192 x 8192 scores would be 256 MiB.
   EXPECT_LE(run.json()["peak_bytes"].get<double>(), 16.0 * 1024 * 1024);
   EXPECT_GT(run.json()["peak_bytes"].get<double>(), 0.0);
+}
+
+TEST(Programs, AFullDiskIsAFailureNotASilentLoss) {
+  if (!std::filesystem::exists("/dev/full")) GTEST_SKIP() << "this system has no /dev/full";
+  for (const std::string command : {"twoheads_plan", "twoheads_simulate"}) {
+    const std::string line = std::string("'") + TWOHEADS_PROGRAM_DIR + "/" + command +
+                             "' --mask full --tokens 10 --rows 4 --json >/dev/full 2>/dev/null";
+    const int status = std::system(line.c_str());
+    EXPECT_EQ(WEXITSTATUS(status), 1) << command;
+  }
+}
+
+TEST(Programs, AnOracleMayHaveMoreHeadsAndRowsThanThereIsWork) {
+  const ProgramRun run = run_line("twoheads_simulate",
+                                  "--mask full --tokens 10 --rows 9223372036854775807 --oracle-heads "
+                                  "9223372036854775807 --json");
+  ASSERT_EQ(run.exit_code, 0) << run.err;
+  EXPECT_EQ(run.json()["calls"], 1);
 }
 
 TEST(HelloProgram, PrintsCallsAndASmallDifference) {

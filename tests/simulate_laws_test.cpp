@@ -248,6 +248,61 @@ TEST(UnsafeAnchors, AreErrorsThatNameTheRowAndSuggestAdaptive) {
   }
 }
 
+TEST(UnsafeAnchors, AreErrorsWhereTheValuesWouldLoseTheirDigits) {
+  // Anchor zero and logits near -84: r is a normal float, r times a small value is not.
+  ModelSpec spec = paper_layer(1, 2, 1, Mask{MaskKind::full}, MlpKind::none, 0);
+  Model<float> model = random_model<float>(spec, 1);
+  model.layers[0].attention.wq << 84.0F, 0.0F, 0.0F, 0.0F;
+  model.layers[0].attention.wk << -1.0F, 0.0F, 0.0F, 0.0F;
+  model.layers[0].attention.wv << 0.0F, 0.0F, 0.0F, 1e-8F;
+  const Matrix<float> x = Matrix<float>::Ones(20, 2);
+  OracleLimits limits;
+  limits.rows = 9;
+  TestOracle oracle(limits);
+  expect_words(message_of<AnchorError>([&] { static_cast<void>(simulate(model, x, oracle, {Anchor::zero})); }),
+               {"real keys", "adaptive"});
+  const Matrix<float> found = simulate(model, x, oracle).rows;
+  EXPECT_NEAR(found(7, 1), 1e-8F, 1e-14F);
+}
+
+TEST(AnchorSearches, EndForCallsOfSeveralHeadsAtLogitsBeyondAFloatsResolution) {
+  // A call whose jobs left it as they were done had fewer rows, other roundings, and no end.
+  Case c{MaskKind::full, OracleKind::causal, 46, 9, 3};
+  OracleLimits limits = limits_of(c);
+  limits.heads = 2;
+  for (const double logits : {1e9, 1e11, 1e15})
+    for (const Anchor anchor : {Anchor::gibbs, Anchor::adaptive}) {
+      TestOracle oracle(limits);
+      const Model<float> model = model_of(c, logits);
+      const Matrix<float> found = simulate(model, tokens_of(c), oracle, {anchor}).rows;
+      const Matrix<float> direct = forward(model, tokens_of(c), DirectAttention<float>());
+      EXPECT_LE((found - direct).cwiseAbs().maxCoeff(), 1e-5F) << logits << " " << name(anchor);
+    }
+}
+
+TEST(Answers, BeyondTheScalarAreOracleErrors) {
+  const Case c;
+  TestOracle oracle(limits_of(c));
+  oracle.spoil = [](Index, Matrix<float>& a) { a.leftCols(1).setConstant(3e38F); };
+  expect_words(message_of<OracleError>([&] { static_cast<void>(simulate(model_of(c), tokens_of(c), oracle)); }),
+               {"layer 0", "head 0", "row "});
+}
+
+TEST(AttentionInputs, OfWrongShapesAreRefused) {
+  const Case c;
+  const Model<float> model = model_of(c);
+  const Matrix<float> x = tokens_of(c);
+  const Matrix<float> narrow = x.leftCols(7);
+  Matrix<float> out(x.rows(), x.cols());
+  TestOracle oracle(limits_of(c));
+  GridAttention<TestOracle> grid(oracle);
+  const AttentionInput<float> input{model.spec.attention,     0, view(x), view(narrow), view(x), view(x), view(x),
+                                    model.layers[0].attention};
+  expect_words(message_of<ShapeError>([&] { grid(input, span(out)); }), {"layer 0: k", "100 x 7", "100 x 12"});
+  expect_words(message_of<ShapeError>([&] { DirectAttention<float>()(input, span(out)); }), {"layer 0: k", "100 x 7"});
+  EXPECT_EQ(oracle.calls, 0);
+}
+
 TEST(BadInput, IsNamedBeforeTheFirstCall) {
   const Case c;
   TestOracle oracle(limits_of(c));

@@ -3,6 +3,8 @@
 #include <CLI/CLI.hpp>
 #include <charconv>
 #include <cmath>
+#include <iostream>
+#include <new>
 #include <stdexcept>
 #include <string>
 #include <twoheads/base/index.hpp>
@@ -18,6 +20,9 @@ using twoheads::Index;
 struct ArgumentError : std::runtime_error {
   ArgumentError(const std::string& flag, const std::string& got, const std::string& takes)
       : std::runtime_error(flag + " is '" + got + "', it takes " + takes) {}
+
+  /// Flags that are fine one by one and do not fit together.
+  explicit ArgumentError(const std::string& fault) : std::runtime_error("the flags do not fit together: " + fault) {}
 };
 
 /// A flag asks for a part of the library that is to come: exit code 2.
@@ -46,6 +51,15 @@ inline CLI::Option* add_count(CLI::App& app, const std::string& flag, Index& tar
       .add_option_function<std::string>(
           flag, [flag, &target, least](const std::string& text) { target = read_count(flag, text, least); }, help)
       ->type_name("INT");
+}
+
+/// Adds a flag for the name of a file.
+inline CLI::Option* add_file(CLI::App& app, const std::string& flag, std::string& target, const std::string& help) {
+  const auto read = [flag, &target](const std::string& text) {
+    if (text.empty()) throw ArgumentError(flag, text, "the name of a file");
+    target = text;
+  };
+  return app.add_option_function<std::string>(flag, read, help)->type_name("FILE");
 }
 
 /// Adds a flag for a finite number above 0.
@@ -97,6 +111,7 @@ int run(CLI::App& app, int argc, char** argv, const Body& body) {
   try {
     app.parse(argc, argv);
     body();
+    if (!std::cout.flush()) throw std::runtime_error("standard output cannot be written");
     return 0;
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : 2;
@@ -106,6 +121,9 @@ int run(CLI::App& app, int argc, char** argv, const Body& body) {
   } catch (const NotBuiltYet& error) {
     std::cerr << app.get_name() << ": " << error.what() << "\n";
     return 2;
+  } catch (const std::bad_alloc&) {
+    std::cerr << app.get_name() << ": there is not enough memory for this run\n";
+    return 1;
   } catch (const std::exception& error) {
     std::cerr << app.get_name() << ": " << error.what() << "\n";
     return 1;

@@ -87,7 +87,7 @@ class PlanArguments {
   try {
     return twoheads::Plan(request);
   } catch (const twoheads::Error& error) {
-    throw ArgumentError("the plan", "refused", std::string("flags that fit together: ") + error.what());
+    throw ArgumentError(error.what());
   }
 }
 

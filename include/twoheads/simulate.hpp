@@ -26,7 +26,7 @@ struct SimulationCounts {
 /// Evaluates a layer's attention by a grid of oracle calls; hand it to forward() in place of direct attention.
 ///
 ///   Laws     out equals direct attention up to rounding, the same bits for any batch and any order of answers
-///   Throws   InputError that names layer, head and row if q, k or v hold NaN or infinity, before the first call;
+///   Throws   ShapeError if q, k, v or out do not fit the spec; InputError that names layer, head and row if q, k or v hold NaN or infinity, before the first call;
 ///            LimitError, OracleError, AnchorError as OracleEngine says
 ///   Source   Yu & Alman, Theorems 3.4 and 3.5
 template <Oracle O>
@@ -38,6 +38,7 @@ class GridAttention {
 
   void operator()(const AttentionInput<Scalar>& input, MatrixSpan<Scalar> out) {
     const AttentionSpec& spec = input.spec;
+    require_shapes(input, out);
     require_finite(input, "query", input.q, spec.head_dim);
     require_finite(input, "key", input.k, spec.head_dim);
     require_finite(input, "value", input.v, spec.value_dim);

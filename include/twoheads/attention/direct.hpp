@@ -21,7 +21,7 @@ class DirectAttention {
  public:
   void operator()(const AttentionInput<Scalar>& input, MatrixSpan<Scalar> out) {
     const AttentionSpec& spec = input.spec;
-    spec.mask.require_defined(input.queries(), input.keys());
+    require_shapes(input, out);
     const Index block = std::clamp<Index>((Index{1} << 20) / input.keys(), 1, 64);
     for (Index head = 0; head < spec.heads; ++head) {
       finite_values_ = detail::first_row_not_finite(input.value_rows(head, {0, input.keys()})) < 0;

@@ -34,6 +34,24 @@ struct AttentionInput {
   }
 };
 
+/// Checks that q, k, v and out have the shapes that the spec asks for; the views are read without further checks.
+///
+///   Throws   SpecError or ShapeError that names the layer and the rows
+template <RealScalar Scalar>
+void require_shapes(const AttentionInput<Scalar>& input, const MatrixSpan<Scalar>& out) {
+  const AttentionSpec& spec = input.spec;
+  spec.mask.require_defined(input.queries(), input.keys());
+  if (spec.kv_heads < 1 || spec.head_dim < 1 || spec.value_dim < 1 || spec.heads % spec.kv_heads != 0 || spec.heads < 1)
+    throw SpecError(detail::text("attention of ", spec.heads, " heads of ", spec.head_dim, " and ", spec.value_dim,
+                                 " over ", spec.kv_heads,
+                                 " key/value heads: expected 1 or more of each, kv_heads dividing heads"));
+  const auto name = [&](const char* rows) { return detail::text("layer ", input.layer, ": ", rows); };
+  detail::require_shape(name("q"), input.q, input.queries(), spec.heads * spec.head_dim);
+  detail::require_shape(name("k"), input.k, input.keys(), spec.kv_heads * spec.head_dim);
+  detail::require_shape(name("v"), input.v, input.keys(), spec.kv_heads * spec.value_dim);
+  detail::require_shape(name("the output"), out, input.queries(), spec.heads * spec.value_dim);
+}
+
 /// Anything that evaluates a layer's attention into output rows (N, heads * value_dim).
 template <class A, class Scalar>
 concept Attend = requires(A& attend, const AttentionInput<Scalar>& input, MatrixSpan<Scalar> out) {

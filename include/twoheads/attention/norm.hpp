@@ -1,7 +1,10 @@
 #pragma once
 
+#include <cmath>
+#include <concepts>
 #include <twoheads/base/matrix.hpp>
 #include <twoheads/model/weights.hpp>
+#include <type_traits>
 
 namespace twoheads {
 
@@ -14,15 +17,17 @@ namespace twoheads {
 template <RealScalar Scalar>
 [[nodiscard]] Matrix<Scalar> normed(const MatrixView<Scalar>& rows, const NormWeights<Scalar>& weights, NormKind kind,
                                     double epsilon) {
+  using Sum = std::conditional_t<std::same_as<Scalar, float>, double, Scalar>;
   Matrix<Scalar> result = rows;
   if (kind == NormKind::none) return result;
   const Scalar width = static_cast<Scalar>(rows.cols());
   for (Index row = 0; row < result.rows(); ++row) {
     auto x = result.row(row);
     if (kind == NormKind::layer) x.array() -= x.sum() / width;
-    const Scalar mean_square = x.squaredNorm() / width + static_cast<Scalar>(epsilon);
+    // Squares of floats leave their range long before the row does.
+    const Sum mean_square = x.template cast<Sum>().squaredNorm() / static_cast<Sum>(width) + static_cast<Sum>(epsilon);
     // A zero row with epsilon = 0 would be 0 / 0.
-    if (mean_square > Scalar(0) || mean_square != mean_square) x *= Scalar(1) / std::sqrt(mean_square);
+    if (mean_square > Sum(0) || mean_square != mean_square) x /= static_cast<Scalar>(std::sqrt(mean_square));
     x.array() *= weights.gain.array();
     if (kind == NormKind::layer && weights.shift.size() > 0) x += weights.shift;
   }

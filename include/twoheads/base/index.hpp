@@ -28,7 +28,8 @@ struct Rows {
 
 /// The rows of block number `block` when `total` rows are cut into blocks of `length`; the last one may be short.
 [[nodiscard]] constexpr Rows block_rows(Index block, Index length, Index total) {
-  return {block * length, std::min((block + 1) * length, total)};
+  const Index begin = block * length;
+  return {begin, begin + std::min(length, total - begin)};
 }
 
 }  // namespace twoheads

@@ -32,11 +32,20 @@ using MatrixView = Eigen::Map<const Matrix<Scalar>, Eigen::Unaligned, Eigen::Out
 template <class Scalar>
 using MatrixSpan = Eigen::Map<Matrix<Scalar>, Eigen::Unaligned, Eigen::OuterStride<>>;
 
+namespace detail {
+inline void require_adjacent_columns(Index inner_stride) {
+  if (inner_stride != 1)
+    throw ShapeError(
+        text("neighbouring columns lie ", inner_stride, " numbers apart, expected 1: copy the block first"));
+}
+}  // namespace detail
+
 /// View of a matrix or of a row-major block of one. The owner must outlive the view.
 template <class Derived>
 [[nodiscard]] MatrixView<typename Derived::Scalar> view(const Eigen::DenseBase<Derived>& dense) {
   static_assert(Derived::IsRowMajor, "twoheads views are row-major: one token a row");
   const Derived& block = dense.derived();
+  detail::require_adjacent_columns(block.innerStride());
   return {block.data(), block.rows(), block.cols(), Eigen::OuterStride<>(block.outerStride())};
 }
 
@@ -45,6 +54,7 @@ template <class Derived>
 [[nodiscard]] MatrixSpan<typename Derived::Scalar> span(Eigen::DenseBase<Derived>& dense) {
   static_assert(Derived::IsRowMajor, "twoheads views are row-major: one token a row");
   Derived& block = dense.derived();
+  detail::require_adjacent_columns(block.innerStride());
   return {block.data(), block.rows(), block.cols(), Eigen::OuterStride<>(block.outerStride())};
 }
 

@@ -68,8 +68,8 @@ struct Decoded {
 /// Reads one job's tile from the answer to a call.
 ///
 ///   Shapes   answer (rows of the call, output width); anchors (query rows) as encoded, in units of the oracle's score
-///   Math     value = O / r, log weight = c + ln r - ln(p / s), c = oracle_scale * anchor, s copies of the synthetic
-///            key seen; nothing is subtracted from 1
+///   Math     value = O / r, log weight = c + ln r - ln(p / s), s copies of the synthetic key seen; nothing is
+///            subtracted from 1. c = oracle_scale * anchor is rounded as the oracle rounds its scores.
 ///   Corner   a call without a synthetic key says no log weight: 0 stands for it
 ///   Throws   OracleError that names layer, head, tile and row for NaN, infinity, or weights that are no probabilities
 ///   Source   Yu & Alman, Lemma 3.1, whose A = r / (1 - r) loses all digits as r nears 1
@@ -107,16 +107,22 @@ template <RealScalar Scalar>
     Drift& drift = found.drift[static_cast<std::size_t>(query)];
     const auto keys = static_cast<double>(tile.visible_keys(query).size());
     const auto copies = static_cast<double>(map.synthetic_seen(row, answer.rows()));
-    if (real / keys < least_weight<Scalar>())
+    // O carries r as a factor: the values keep their digits only while r is no smaller than a rounding of 1.
+    const bool no_values = layout.has_values() && real < static_cast<double>(std::numeric_limits<Scalar>::epsilon());
+    if (no_values || real / keys < least_weight<Scalar>())
       drift = Drift::too_high;
     else if (synthetic / copies < least_weight<Scalar>())
       drift = Drift::too_low;
     if (drift == Drift::none) {
-      found.partial.log_weight[query] =
-          oracle_scale * static_cast<double>(anchors[query]) + std::log(real) - std::log(synthetic / copies);
+      found.partial.log_weight[query] = static_cast<double>(static_cast<Scalar>(oracle_scale) * anchors[query]) +
+                                        std::log(real) - std::log(synthetic / copies);
     }
     if (drift == Drift::too_high) continue;
-    if (layout.has_values()) found.partial.value.row(query) = columns.head(layout.value_dim) / r;
+    if (layout.has_values()) {
+      found.partial.value.row(query) = columns.head(layout.value_dim) / r;
+      if (detail::first_row_not_finite(found.partial.value.row(query)) >= 0)
+        throw OracleError(detail::place(job, tile, query) + ": the oracle's answer exceeds the range of the scalar");
+    }
     if (layout.has_keys()) found.expected_keys.row(query) /= r;
   }
   return found;

@@ -1,11 +1,13 @@
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <optional>
 #include <span>
 #include <twoheads/attention/input.hpp>
 #include <twoheads/attention/partial.hpp>
+#include <twoheads/base/checked.hpp>
 #include <twoheads/base/matrix.hpp>
 #include <twoheads/codec/anchors.hpp>
 #include <twoheads/codec/decode.hpp>
@@ -32,16 +34,24 @@ class OracleEngine {
   using Scalar = typename O::Scalar;
 
   OracleEngine(O& oracle, const Plan& plan, const AttentionInput<Scalar>& input, TokenEncoding encoding)
-      : oracle_(oracle), plan_(plan), input_(input), encoding_(encoding), limits_(oracle.limits()) {
+      : oracle_(oracle),
+        plan_(plan),
+        input_(input),
+        encoding_(encoding),
+        limits_(plan.oracle()),
+        instances_(std::min(plan.jobs_per_call(), plan.jobs_per_layer())) {
     if (encoding_ == TokenEncoding::raw && input_.spec.rope)
       throw SpecError("raw tokens cannot carry rotary positions, which differ by row: expected projected tokens");
-    const Index width = layout(first_kind()).width() * plan_.jobs_per_call();
+    // The first call of a job is the widest.
+    const Index width = detail::checked_product("the width of a call", layout(first_kind()).width(), instances_);
     if (width > limits_.width)
-      throw LimitError(detail::text("a call of ", plan_.jobs_per_call(), " instances takes ", width,
-                                    " columns, the oracle has ", limits_.width, ": fewer heads a call would do"));
+      throw LimitError(detail::text("a call of ", instances_, " instances takes ", width, " columns, the oracle has ",
+                                    limits_.width, ": fewer heads a call would do"));
   }
 
-  [[nodiscard]] Index jobs_at_once() const { return plan_.jobs_per_call() * limits_.batch; }
+  [[nodiscard]] Index jobs_at_once() const {
+    return instances_ * std::min(limits_.batch, ceil_div(plan_.jobs_per_layer(), instances_));
+  }
 
   /// Calls made so far, repeats included, and the repeats alone.
   [[nodiscard]] Index calls() const { return calls_; }
@@ -53,10 +63,9 @@ class OracleEngine {
     std::vector<Task> tasks;
     tasks.reserve(jobs.size());
     for (const Job& job : jobs) tasks.emplace_back(job, RowMap(job.tile, limits_.kind, plan_.straight()));
-    std::vector<Group> groups(
-        static_cast<std::size_t>(ceil_div(static_cast<Index>(jobs.size()), plan_.jobs_per_call())));
+    std::vector<Group> groups(static_cast<std::size_t>(ceil_div(static_cast<Index>(jobs.size()), instances_)));
     for (std::size_t i = 0; i < tasks.size(); ++i)
-      groups[i / static_cast<std::size_t>(plan_.jobs_per_call())].push_back(&tasks[i]);
+      groups[i / static_cast<std::size_t>(instances_)].push_back(&tasks[i]);
 
     depth_ = 0;
     planned_ += static_cast<Index>(groups.size()) * plan_.rounds_per_layer();
@@ -133,7 +142,11 @@ class OracleEngine {
       }
       fill(calls[i].rows, columns, groups[i]);
     }
-    const std::vector<Matrix<Scalar>> answers = run_all(oracle_, std::span<const OracleCall<Scalar>>(calls));
+    const std::vector<Matrix<Scalar>> answers =
+        run_all(oracle_, std::span<const OracleCall<Scalar>>(calls), [&](std::size_t call) {
+          const Task& first = *groups[call].front();
+          return detail::place(place(first), first.job.tile, 0);
+        });
     calls_ += static_cast<Index>(groups.size());
     rounds_ = std::max(rounds_, ++depth_);
     for (std::size_t i = 0; i < groups.size(); ++i) read(answers[i], calls[i], columns, groups[i]);
@@ -142,7 +155,7 @@ class OracleEngine {
   void fill(Matrix<Scalar>& rows, const InstanceLayout& columns, const Group& group) const {
     Index count = limits_.fixed_rows ? limits_.rows : 0;
     for (const Task* task : group) count = std::max(count, task->map.rows());
-    rows.setZero(count, columns.width() * plan_.jobs_per_call());
+    rows.setZero(count, columns.width() * instances_);
     Index begin = 0;
     for (const Task* task : group) {
       EncodeSettings<Scalar> settings{static_cast<Scalar>(factor()), Scalar(1)};
@@ -183,13 +196,20 @@ class OracleEngine {
         set_anchors(*task, gibbs_anchors(task->job.tile, input_.query_rows(task->job.head, task->job.tile.queries),
                                          task->found.expected_keys, input_.spec.score_scale));
     round(CallKind::weight, groups);
-    search_anchors(only_unsafe(groups));
+    search_anchors(groups);
   }
 
   /// Rows that are unsafe even with a Gibbs anchor have logits so large (beyond 1e8 in float) that their rounding is
   /// larger than the anchor's window. The anchor is then searched for: the drift of a row says on which side it lies.
   void search_anchors(std::vector<Group> groups) {
-    for (int tries = 0; !groups.empty() && tries < AnchorSearch<Scalar>::most_tries; ++tries) {
+    for (int tries = 0; tries < AnchorSearch<Scalar>::most_tries; ++tries) {
+      // A call keeps all its jobs while one of them is searched for: with fewer rows the oracle might round the scores
+      // otherwise, and what is known of an anchor would no longer hold.
+      std::erase_if(groups, [](const Group& group) {
+        return std::none_of(group.begin(), group.end(),
+                            [](const Task* task) { return task->found.first_unsafe() >= 0; });
+      });
+      if (groups.empty()) return;
       for (const Group& group : groups)
         for (Task* task : group) {
           if (task->searches.empty()) task->searches.resize(task->found.drift.size());
@@ -199,12 +219,12 @@ class OracleEngine {
           }
         }
       round(CallKind::weight, groups);
-      groups = only_unsafe(groups);
     }
     for (const Group& group : groups)
       for (const Task* task : group)
-        throw AnchorError(detail::place(place(*task), task->job.tile, task->found.first_unsafe()) +
-                          ": no anchor keeps the row's weight in range; a wider scalar would do");
+        if (task->found.first_unsafe() >= 0)
+          throw AnchorError(detail::place(place(*task), task->job.tile, task->found.first_unsafe()) +
+                            ": no anchor keeps the row's weight in range; a wider scalar would do");
   }
 
   /// The same calls with nothing but the jobs that have an unsafe row.
@@ -247,7 +267,7 @@ class OracleEngine {
   const SmallWeights<Scalar>& selector_weights(const InstanceLayout& columns) {
     std::optional<SmallWeights<Scalar>>& kept = selectors_[static_cast<std::size_t>(columns.kind)];
     if (!kept)
-      kept = side_by_side(columns, std::vector<SmallHead<Scalar>>(static_cast<std::size_t>(plan_.jobs_per_call()),
+      kept = side_by_side(columns, std::vector<SmallHead<Scalar>>(static_cast<std::size_t>(instances_),
                                                                   selector_head<Scalar>(columns)));
     return *kept;
   }
@@ -258,7 +278,7 @@ class OracleEngine {
     if (heads.empty())
       for (Index head = 0; head < input_.spec.heads; ++head)
         heads.push_back(block_head(columns, input_, head, static_cast<Scalar>(factor())));
-    std::vector<SmallHead<Scalar>> instances(static_cast<std::size_t>(plan_.jobs_per_call()), heads.front());
+    std::vector<SmallHead<Scalar>> instances(static_cast<std::size_t>(instances_), heads.front());
     for (std::size_t i = 0; i < group.size(); ++i) instances[i] = heads[static_cast<std::size_t>(group[i]->job.head)];
     return side_by_side(columns, instances);
   }
@@ -268,6 +288,7 @@ class OracleEngine {
   const AttentionInput<Scalar>& input_;
   TokenEncoding encoding_;
   OracleLimits limits_;
+  Index instances_;  ///< of a call: H', or fewer where a layer has fewer jobs
   Index calls_ = 0;
   Index planned_ = 0;
   Index depth_ = 0;

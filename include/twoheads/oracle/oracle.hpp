@@ -3,6 +3,7 @@
 #include <concepts>
 #include <functional>
 #include <span>
+#include <string>
 #include <twoheads/base/matrix.hpp>
 #include <twoheads/oracle/weights.hpp>
 #include <twoheads/plan/limits.hpp>
@@ -77,10 +78,11 @@ concept Oracle = HasScalar<O> && HasLimits<O> && HasRun<O>;
 
 /// Runs calls and returns their answers in the order of the calls, whatever the order in which the oracle answers.
 ///
-///   Throws   OracleError if a batch oracle answers a call twice or not at all
+///   Throws   OracleError if a batch oracle answers a call twice or not at all; `place(index)` says what a call was for
 template <Oracle O>
-[[nodiscard]] std::vector<Matrix<typename O::Scalar>> run_all(O& oracle,
-                                                              std::span<const OracleCall<typename O::Scalar>> calls) {
+[[nodiscard]] std::vector<Matrix<typename O::Scalar>> run_all(
+    O& oracle, std::span<const OracleCall<typename O::Scalar>> calls,
+    const std::function<std::string(std::size_t)>& place = [](std::size_t) { return std::string("a batch"); }) {
   using Scalar = typename O::Scalar;
   std::vector<Matrix<Scalar>> answers(calls.size());
   if constexpr (HasRunBatch<O>) {
@@ -88,12 +90,14 @@ template <Oracle O>
     oracle.run_batch(calls, [&](std::size_t index, Matrix<Scalar> rows) {
       if (index >= calls.size())
         throw OracleError(detail::text("the oracle answered call ", index, " of a batch of ", calls.size()));
-      if (answered[index]) throw OracleError(detail::text("the oracle answered call ", index, " of a batch twice"));
+      if (answered[index])
+        throw OracleError(detail::text(place(index), ": the oracle answered call ", index, " of a batch twice"));
       answered[index] = true;
       answers[index] = std::move(rows);
     });
     for (std::size_t index = 0; index < calls.size(); ++index)
-      if (!answered[index]) throw OracleError(detail::text("the oracle did not answer call ", index, " of a batch"));
+      if (!answered[index])
+        throw OracleError(detail::text(place(index), ": the oracle did not answer call ", index, " of a batch"));
   } else {
     for (std::size_t index = 0; index < calls.size(); ++index) answers[index] = oracle.run(calls[index]);
   }

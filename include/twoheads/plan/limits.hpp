@@ -23,7 +23,7 @@ struct OracleLimits {
   Index layers = 1;          ///< layers, L'
   Index width = unlimited;   ///< most columns of a token row
   bool residual = false;     ///< a layer adds its heads' outputs to the row instead of replacing it
-  double score_scale = 1.0;  ///< what the oracle multiplies q . k by
+  double score_scale = 1.0;  ///< what the oracle multiplies q . k by; queries are multiplied by the model's over it
   Index batch = 1;           ///< calls that it likes to be handed at once
 
   /// Throws LimitError that names the first limit that no plan can work with.
@@ -37,8 +37,9 @@ struct OracleLimits {
     at_least("layers", layers, 1);
     at_least("width", width, 1);
     at_least("batch", batch, 1);
-    if (!(score_scale > 0) || score_scale > std::numeric_limits<double>::max())
-      throw LimitError(detail::text("an oracle's score scale is ", score_scale, ", expected a positive number"));
+    // Far beyond, anchors and dead keys would leave the range of a float.
+    if (!(score_scale >= 1e-9 && score_scale <= 1e9))
+      throw LimitError(detail::text("an oracle's score scale is ", score_scale, ", expected 1e-9 to 1e9"));
   }
 };
 

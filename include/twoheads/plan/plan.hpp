@@ -144,13 +144,15 @@ class Plan {
     const bool own_kind = causal == (kind == OracleKind::causal);
     if (causal && !own_kind)
       throw LimitError("a causal mask on a plain oracle is not built yet: expected a causal oracle");
-    // Four calls a pair of blocks is the most that any count below asks for.
-    const Index pairs =
-        detail::checked_product("the number of tiles", ceil_div(n, block()), ceil_div(request_.keys, block()));
-    const Index jobs =
-        detail::checked_product("the number of jobs", detail::checked_product("the number of jobs", 4, request_.layers),
-                                detail::checked_product("the number of jobs", pairs, request_.heads));
-    static_cast<void>(detail::checked_product("the number of row slots", jobs, request_.oracle.rows));
+    // Four calls a pair of blocks is the most that any count asks for, and every row meets every block twice at most.
+    const Index query_parts = ceil_div(n, block());
+    const Index key_parts = ceil_div(request_.keys, block());
+    const auto product = [](const char* what, Index a, Index b) { return detail::checked_product(what, a, b); };
+    const Index pairs = product("the number of tiles", query_parts, key_parts);
+    const Index jobs = product("the number of jobs", pairs, request_.heads);
+    static_cast<void>(product("the number of calls", product("the number of calls", 4, request_.layers), jobs));
+    static_cast<void>(product("the number of rows", product("the number of rows", 4, std::max(query_parts, key_parts)),
+                              std::max(n, request_.keys)));
     if (own_kind && std::max(n, request_.keys) <= request_.oracle.rows)
       tiling_ = StraightTiling{n, request_.keys, causal ? TileShape::lower : TileShape::rectangle};
     else if (causal)
