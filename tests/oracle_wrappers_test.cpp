@@ -187,8 +187,8 @@ TEST(OracleLimits, NameWhatNoPlanCanWorkWith) {
   EXPECT_EQ(message([](L& l) { l.layers = -1; }), "an oracle's layers is -1, expected 1 or more");
   EXPECT_EQ(message([](L& l) { l.width = 0; }), "an oracle's width is 0, expected 1 or more");
   EXPECT_EQ(message([](L& l) { l.batch = 0; }), "an oracle's batch is 0, expected 1 or more");
-  for (const double scale : {0.0, -1.0, std::numeric_limits<double>::infinity(), std::nan("")})
-    EXPECT_TRUE(message([&](L& l) { l.score_scale = scale; }).ends_with(", expected a positive number")) << scale;
+  for (const double scale : {0.0, -1.0, 9e-10, 1.1e9, std::numeric_limits<double>::infinity(), std::nan("")})
+    EXPECT_TRUE(message([&](L& l) { l.score_scale = scale; }).ends_with(", expected 1e-9 to 1e9")) << scale;
 }
 
 /// What SmallTransformer and CheckingOracle both refuse, the latter before the oracle sees it.

@@ -69,7 +69,7 @@ TEST(PlanErrors, LimitsThatNoPlanCanWorkWithSayWhatWasFoundAndExpected) {
   const double infinity = std::numeric_limits<double>::infinity();
   for (const double scale : {0.0, -1.0, infinity, std::numeric_limits<double>::quiet_NaN()})
     EXPECT_EQ(limit_error([&](auto& r) { r.oracle.score_scale = scale; }),
-              detail::text("an oracle's score scale is ", scale, ", expected a positive number"));
+              detail::text("an oracle's score scale is ", scale, ", expected 1e-9 to 1e9"));
 }
 
 TEST(PlanErrors, ACausalMaskNeedsAsManyKeysAsQueriesAndACausalOracle) {
@@ -107,7 +107,6 @@ TEST(PlanErrors, CountsBeyond64BitsAreRefused) {
                  }))
         << huge;
   }
-  EXPECT_PRED1(ends_so, spec_error([](auto& r) { r.oracle.rows = most; }));
 }
 
 TEST(PlanErrors, LayersBeyond64BitsOfJobsAreRefused) {

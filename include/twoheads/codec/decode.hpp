@@ -107,8 +107,10 @@ template <RealScalar Scalar>
     Drift& drift = found.drift[static_cast<std::size_t>(query)];
     const auto keys = static_cast<double>(tile.visible_keys(query).size());
     const auto copies = static_cast<double>(map.synthetic_seen(row, answer.rows()));
-    // O carries r as a factor: the values keep their digits only while r is no smaller than a rounding of 1.
-    const bool no_values = layout.has_values() && real < static_cast<double>(std::numeric_limits<Scalar>::epsilon());
+    // O carries r as a factor: where r is small, small values may have left the normal numbers.
+    const bool no_values =
+        layout.has_values() && real < static_cast<double>(std::numeric_limits<Scalar>::epsilon()) &&
+        static_cast<double>(columns.head(layout.value_dim).cwiseAbs().maxCoeff()) / keys < least_weight<Scalar>();
     if (no_values || real / keys < least_weight<Scalar>())
       drift = Drift::too_high;
     else if (synthetic / copies < least_weight<Scalar>())

@@ -145,7 +145,7 @@ class OracleEngine {
     const std::vector<Matrix<Scalar>> answers =
         run_all(oracle_, std::span<const OracleCall<Scalar>>(calls), [&](std::size_t call) {
           const Task& first = *groups[call].front();
-          return detail::place(place(first), first.job.tile, 0);
+          return detail::place(place(first), first.job.tile, 0) + ": ";
         });
     calls_ += static_cast<Index>(groups.size());
     rounds_ = std::max(rounds_, ++depth_);

@@ -82,7 +82,7 @@ concept Oracle = HasScalar<O> && HasLimits<O> && HasRun<O>;
 template <Oracle O>
 [[nodiscard]] std::vector<Matrix<typename O::Scalar>> run_all(
     O& oracle, std::span<const OracleCall<typename O::Scalar>> calls,
-    const std::function<std::string(std::size_t)>& place = [](std::size_t) { return std::string("a batch"); }) {
+    const std::function<std::string(std::size_t)>& place = [](std::size_t) { return std::string(); }) {
   using Scalar = typename O::Scalar;
   std::vector<Matrix<Scalar>> answers(calls.size());
   if constexpr (HasRunBatch<O>) {
@@ -91,13 +91,13 @@ template <Oracle O>
       if (index >= calls.size())
         throw OracleError(detail::text("the oracle answered call ", index, " of a batch of ", calls.size()));
       if (answered[index])
-        throw OracleError(detail::text(place(index), ": the oracle answered call ", index, " of a batch twice"));
+        throw OracleError(detail::text(place(index), "the oracle answered call ", index, " of a batch twice"));
       answered[index] = true;
       answers[index] = std::move(rows);
     });
     for (std::size_t index = 0; index < calls.size(); ++index)
       if (!answered[index])
-        throw OracleError(detail::text(place(index), ": the oracle did not answer call ", index, " of a batch"));
+        throw OracleError(detail::text(place(index), "the oracle did not answer call ", index, " of a batch"));
   } else {
     for (std::size_t index = 0; index < calls.size(); ++index) answers[index] = oracle.run(calls[index]);
   }
