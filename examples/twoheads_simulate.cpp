@@ -173,25 +173,27 @@ int main(int argc, char** argv) {
     if (threads > 1) throw programs::NotBuiltYet("--threads above 1");
     settings.request = arguments.request();
     settings.kv_heads = arguments.kv_heads();
-    static_cast<void>(programs::make_plan(settings.request));
+    const std::string cover = arguments.cover(programs::make_plan(settings.request));
     make_spec(settings).require_valid();
     const bool single = scalar == ScalarWord::float32;
     const Outcome outcome = single ? run<float>(settings) : run<double>(settings);
-    if (json)
-      std::cout << nlohmann::ordered_json{{"calls", outcome.counts.calls},
-                                          {"repeats", outcome.counts.repeats},
-                                          {"rounds", outcome.counts.rounds},
-                                          {"max_row_error", json_number(outcome.max_row_error)},
-                                          {"direct_row_error", json_number(outcome.direct_row_error)},
-                                          {"bad_rows", outcome.bad_rows},
-                                          {"max_logit", outcome.max_logit},
-                                          {"digest", outcome.digest},
-                                          {"seconds", outcome.seconds},
-                                          {"direct_seconds", outcome.direct_seconds},
-                                          {"peak_bytes", outcome.peak_bytes}}
-                       .dump()
-                << "\n";
-    else
+    if (json) {
+      nlohmann::ordered_json result{{"calls", outcome.counts.calls},
+                                    {"repeats", outcome.counts.repeats},
+                                    {"rounds", outcome.counts.rounds},
+                                    {"max_row_error", json_number(outcome.max_row_error)},
+                                    {"direct_row_error", json_number(outcome.direct_row_error)},
+                                    {"bad_rows", outcome.bad_rows},
+                                    {"max_logit", json_number(outcome.max_logit)},
+                                    {"digest", outcome.digest},
+                                    {"seconds", outcome.seconds},
+                                    {"direct_seconds", outcome.direct_seconds},
+                                    {"peak_bytes", outcome.peak_bytes}};
+      if (!cover.empty()) result["cover"] = cover;
+      std::cout << result.dump() << "\n";
+    } else {
       print(settings, outcome, single ? 6e-8 : 1.2e-16, single ? 1e-6 : 1e-12);
+      if (!cover.empty()) std::cout << "  cover          " << cover << "\n";
+    }
   });
 }

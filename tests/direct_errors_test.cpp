@@ -8,6 +8,7 @@
 #include <functional>
 #include <limits>
 #include <string>
+#include <twoheads/attention/direct.hpp>
 #include <twoheads/attention/forward.hpp>
 #include <twoheads/base/digest.hpp>
 #include <twoheads/model/random.hpp>
@@ -220,6 +221,39 @@ TEST(Forward, RefusesRowsThatDoNotFitTheModel) {
   full.spec.attention.rope = RopeSpec{};
   EXPECT_EQ(forward_message(full, 3, 6, &four),
             "rotary positions over a memory are undefined: expected a model without rope");
+}
+
+TEST(DirectAttention, RefusesRowsThatDoNotFitTheSpec) {
+  const ModelSpec spec = rich_spec();
+  const AttentionWeights<float> weights;
+  const auto message = [&](Matrix<float> q, Matrix<float> k, Matrix<float> v, Index out_cols, Index kv_heads) {
+    AttentionSpec attention = spec.attention;
+    attention.kv_heads = kv_heads;
+    Matrix<float> out(3, out_cols);
+    return message_of<Error>([&] {
+      DirectAttention<float> direct;
+      direct(AttentionInput<float>{attention, 5, view(q), view(k), view(v), view(q), view(k), weights}, span(out));
+    });
+  };
+  const auto of = [](Index rows, Index cols) { return Matrix<float>(Matrix<float>::Ones(rows, cols)); };
+  EXPECT_EQ(message(of(3, 7), of(3, 4), of(3, 6), 12, 2), "layer 5: q is 3 x 7, expected 3 x 8");
+  EXPECT_EQ(message(of(3, 8), of(3, 8), of(3, 6), 12, 2), "layer 5: k is 3 x 8, expected 3 x 4");
+  EXPECT_EQ(message(of(3, 8), of(3, 4), of(2, 6), 12, 2), "layer 5: v is 2 x 6, expected 3 x 6");
+  EXPECT_EQ(message(of(3, 8), of(3, 4), of(3, 6), 11, 2), "layer 5: the output is 3 x 11, expected 3 x 12");
+  EXPECT_EQ(message(of(3, 8), of(4, 4), of(4, 6), 12, 2),
+            "a causal mask over 3 queries and 4 keys is undefined: expected as many keys as queries");
+  EXPECT_EQ(message(of(3, 8), of(3, 4), of(3, 6), 12, 3),
+            "attention of 4 heads of 2 and 3 over 3 key/value heads: expected 1 or more of each, kv_heads dividing "
+            "heads");
+}
+
+TEST(View, RefusesColumnsThatAreNotNeighbours) {
+  Matrix<float> values = Matrix<float>::Ones(4, 6);
+  using Strides = Eigen::Stride<Eigen::Dynamic, Eigen::Dynamic>;
+  Eigen::Map<Matrix<float>, Eigen::Unaligned, Strides> every_second(values.data(), 4, 3, Strides(6, 2));
+  const std::string expected = "neighbouring columns lie 2 numbers apart, expected 1: copy the block first";
+  EXPECT_EQ(message_of<ShapeError>([&] { static_cast<void>(view(every_second)); }), expected);
+  EXPECT_EQ(message_of<ShapeError>([&] { static_cast<void>(span(every_second)); }), expected);
 }
 
 LanguageModel<float> language_model() {

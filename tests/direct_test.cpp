@@ -9,6 +9,7 @@
 #include <string>
 #include <twoheads/attention/direct.hpp>
 #include <twoheads/attention/forward.hpp>
+#include <twoheads/attention/norm.hpp>
 #include <twoheads/attention/rope.hpp>
 #include <twoheads/model/random.hpp>
 #include <utility>
@@ -213,6 +214,25 @@ TEST(Rope, TurnsEachPairByItsPosition) {
         expect_naive_rotation<double>(pairing, head_dim, first_position);
         expect_naive_rotation<long double>(pairing, head_dim, first_position);
       }
+}
+
+TEST(Norm, HoldsForFloatRowsWhoseSquaresLeaveTheirRange) {
+  SCOPED_TRACE(testing::Message() << "seed " << seed());
+  Random random(seed());
+  const NormWeights<float> weights{random.matrix<float>(1, 9), random.matrix<float>(1, 9)};
+  const naive::Norm same{naive::plain_row(weights.gain), naive::plain_row(weights.shift)};
+  for (const NormKind kind : {NormKind::rms, NormKind::layer})
+    for (const float size : {1e-35F, 1e-24F, 1.0F, 1e24F, 1e37F}) {
+      const Matrix<float> rows = size * random.matrix<float>(5, 9);
+      const naive::Norm own{same.gain, kind == NormKind::layer ? same.shift : naive::Row{}};
+      const naive::Table truth = naive::normed(naive::plain(rows), own, kind, 0);
+      EXPECT_LE(bounds::max_row_error(normed(view(rows), weights, kind, 0), truth, naive::largest(truth)),
+                8 * bounds::sum_bound<float>(9))
+          << size;
+      EXPECT_TRUE(normed(view(rows), weights, NormKind::none, 0) == rows);
+    }
+  const Matrix<float> zero = normed(view(Matrix<float>(Matrix<float>::Zero(2, 9))), weights, NormKind::rms, 0);
+  EXPECT_TRUE(zero.isZero(0)) << "a zero row stays zero without an epsilon, too";
 }
 
 // --- the whole transformer -------------------------------------------------------------------------------------------

@@ -388,8 +388,8 @@ TEST(Llama2c, TheWriterRefusesWhatTheFormatCannotHold) {
   refused([](auto& m) { m.body.spec.attention.rope->pairing = RopePairing::halves; }, "interleaved");
   refused([](auto& m) { m.body.spec.attention.score_scale = 1; }, "score_scale");
   refused([](auto& m) { m.body.spec.attention.output_projection = false; }, "output projection");
-  refused([](auto& m) { m.body.final_norm.shift.setZero(4); }, "without shift");
-  refused([](auto& m) { m.body.layers[1].mlp_norm.shift.setZero(4); }, "without shift");
+  refused([](auto& m) { m.body.final_norm.shift.setZero(4); }, "shift is set");
+  refused([](auto& m) { m.body.layers[1].mlp_norm.shift.setZero(4); }, "shift is set");
   refused([](auto& m) { m.body.layers[0].mlp.b_in.setZero(3); }, "without biases");
   refused([](auto& m) { m.body.layers[0].attention.wv(3, 1) = 1e39; }, "layer 0: wv");
   refused([](auto& m) { m.embedding(2, 0) = std::nan(""); }, "token_embedding, row 2");

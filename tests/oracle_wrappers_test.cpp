@@ -359,6 +359,13 @@ TEST(RunAll, RefusesACallAnsweredTwiceOrNeverOrUnasked) {
   EXPECT_EQ(message({}), "the oracle did not answer call 0 of a batch");
   EXPECT_EQ(message({0, 1, 2, 3}), "the oracle answered call 3 of a batch of 3");
   EXPECT_EQ(message({static_cast<std::size_t>(-1)}), "the oracle answered call 18446744073709551615 of a batch of 3");
+  BatchEcho echo;
+  echo.order = [](std::size_t) { return std::vector<std::size_t>{0, 2}; };
+  EXPECT_EQ(message_of<OracleError>([&] {
+              static_cast<void>(run_all(echo, std::span<const Call>(calls),
+                                        [](std::size_t index) { return "call " + std::to_string(index) + ": "; }));
+            }),
+            "call 1: the oracle did not answer call 1 of a batch");
 }
 
 }  // namespace

@@ -175,6 +175,12 @@ TEST(SimulateProgram, KeepsTheErrorBoundAndPrintsTheKeysOfTheContract) {
   }
 }
 
+TEST(SimulateProgram, TakesThePlansCheck) {
+  const ProgramRun run = run_line("twoheads_simulate", "--mask causal --tokens 100 --rows 17 --check --json");
+  ASSERT_EQ(run.exit_code, 0) << run.err;
+  EXPECT_EQ(run.json().value("cover", ""), "exact");
+}
+
 TEST(SimulateProgram, LogitsLieBetweenOneAndTenAtScaleOne) {
   for (const char* line : {"--tokens 1 --mask full", "--tokens 1 --mask causal --width 1", "--tokens 2 --mask causal",
                            "--tokens 1000 --mask full --width 1", "--tokens 1000 --mask full --heads 8 --layers 3",

@@ -164,7 +164,8 @@ TEST(FixedRows, EveryCallHasExactlySoManyAndPaddingChangesRoundingOnly) {
         EXPECT_LT(free.shortest, limits.rows) << "no call was padded";
       }
       // Entries are of size 1 or less: a few roundings each.
-      EXPECT_LE((found - expected).cwiseAbs().maxCoeff(), 5e-6F) << name(anchor) << ", tokens " << c.tokens;
+      EXPECT_LE((found - expected).cwiseAbs().maxCoeff<Eigen::PropagateNaN>(), 5e-6F)
+          << name(anchor) << ", tokens " << c.tokens;
     }
   }
 }
@@ -276,7 +277,7 @@ TEST(AnchorSearches, EndForCallsOfSeveralHeadsAtLogitsBeyondAFloatsResolution) {
       const Model<float> model = model_of(c, logits);
       const Matrix<float> found = simulate(model, tokens_of(c), oracle, {anchor}).rows;
       const Matrix<float> direct = forward(model, tokens_of(c), DirectAttention<float>());
-      EXPECT_LE((found - direct).cwiseAbs().maxCoeff(), 1e-5F) << logits << " " << name(anchor);
+      EXPECT_LE((found - direct).cwiseAbs().maxCoeff<Eigen::PropagateNaN>(), 1e-5F) << logits << " " << name(anchor);
     }
 }
 

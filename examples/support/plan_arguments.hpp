@@ -2,6 +2,7 @@
 
 #include <string>
 #include <twoheads/base/errors.hpp>
+#include <twoheads/plan/cover.hpp>
 #include <twoheads/plan/plan.hpp>
 
 #include "support/arguments.hpp"
@@ -50,6 +51,7 @@ class PlanArguments {
                      "what a row of the oracle sees (default: plain for full, causal for causal)");
     add_choice<int>(app, "--method", method_, {{"stable", 0}}, {"paper"}, "construction (default stable)");
     add_anchor(app, request_.anchor);
+    app.add_flag("--check", check_, "enumerate every visible pair and compare with the mask");
     add_later(app, {"--window", "--sinks", "--left", "--right", "--lengths", "--causal-documents", "--packing",
                     "--samples", "--near", "--ranks", "--svg"});
   }
@@ -71,6 +73,11 @@ class PlanArguments {
     return request;
   }
 
+  /// What --check finds, "exact" or a sentence; empty where it was not asked for.
+  [[nodiscard]] std::string cover(const twoheads::Plan& plan) const {
+    return check_ ? twoheads::check_cover(plan) : "";
+  }
+
   [[nodiscard]] Index kv_heads() const { return kv_heads_ > 0 ? kv_heads_ : request_.heads; }
 
  private:
@@ -80,6 +87,7 @@ class PlanArguments {
   Kind oracle_ = Kind::own;
   Index kv_heads_ = 0;
   int method_ = 0;
+  bool check_ = false;
 };
 
 /// The plan of a request; what a plan refuses is a fault of the flags.

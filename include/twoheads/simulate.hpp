@@ -18,7 +18,7 @@ struct SimulationOptions {
 /// What a simulation took.
 struct SimulationCounts {
   Index calls = 0;    ///< oracle calls as made, repeats included
-  Index repeats = 0;  ///< calls that the adaptive anchor made again
+  Index repeats = 0;  ///< calls beyond the planned ones: tiles whose anchor was unsafe
   Index rounds = 0;   ///< calls of a round need nothing from each other
   Index jobs = 0;     ///< tiles of single heads
 };
@@ -26,8 +26,9 @@ struct SimulationCounts {
 /// Evaluates a layer's attention by a grid of oracle calls; hand it to forward() in place of direct attention.
 ///
 ///   Laws     out equals direct attention up to rounding, the same bits for any batch and any order of answers
-///   Throws   ShapeError if q, k, v or out do not fit the spec; InputError that names layer, head and row if q, k or v hold NaN or infinity, before the first call;
-///            LimitError, OracleError, AnchorError as OracleEngine says
+///   Throws   ShapeError if q, k, v or out do not fit the spec; InputError that names layer, head and row if q, k or
+///            v hold NaN or infinity, before the first call; LimitError, OracleError, AnchorError as OracleEngine
+///            says
 ///   Source   Yu & Alman, Theorems 3.4 and 3.5
 template <Oracle O>
 class GridAttention {

@@ -51,7 +51,7 @@ void mlp_in_place(const ModelSpec& spec, const LayerWeights<Scalar>& layer, Matr
 /// Runs the large transformer over rows; how attention is evaluated is the caller's choice.
 ///
 ///   Shapes   x, result (N, width); memory (NK, width): keys and values come from it where it is given
-///            (cross-attention)
+///            (cross-attention), as it is: neither the input MLP nor a norm is applied to it
 ///   Math     see ModelSpec
 ///   Throws   SpecError, ShapeError if spec, weights, x or memory do not fit together, and whatever `attend` throws
 ///   Source   Yu & Alman, Definition 2.2 and the usual pre-norm transformer
@@ -121,7 +121,8 @@ template <RealScalar Scalar, class Ids>
 ///   Shapes   rows (N, width), result (N, vocabulary)
 template <RealScalar Scalar>
 [[nodiscard]] Matrix<Scalar> logits(const LanguageModel<Scalar>& model, const MatrixView<Scalar>& rows) {
-  Matrix<Scalar> result(rows.rows(), model.vocabulary());
+  detail::require_shape("the rows to be scored", rows, rows.rows(), model.output_rows().cols());
+  Matrix<Scalar> result(rows.rows(), model.output_rows().rows());
   detail::multiply_transposed(span(result), rows, view(model.output_rows()));
   return result;
 }

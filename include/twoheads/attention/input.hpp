@@ -9,8 +9,9 @@ namespace twoheads {
 /// What one layer hands to its attention: projected rows, and the tokens and weights that they came from.
 ///
 ///   Shapes   q (N, heads * head_dim), k (NK, kv_heads * head_dim), v (NK, kv_heads * value_dim), rotary positions
-///            applied; query_tokens (N, width), key_tokens (NK, width): the normed rows before projection
-///   Corner   the views live as long as the forward pass of this layer
+///            applied; query_tokens (N, width), key_tokens (NK, width): the rows before projection, normed unless
+///            they are a memory
+///   Corner   views, spec and weights are references that live as long as the forward pass of this layer
 template <RealScalar Scalar>
 struct AttentionInput {
   const AttentionSpec& spec;
@@ -36,7 +37,7 @@ struct AttentionInput {
 
 /// Checks that q, k, v and out have the shapes that the spec asks for; the views are read without further checks.
 ///
-///   Throws   SpecError or ShapeError that names the layer and the rows
+///   Throws   SpecError, or ShapeError that names the layer and the rows
 template <RealScalar Scalar>
 void require_shapes(const AttentionInput<Scalar>& input, const MatrixSpan<Scalar>& out) {
   const AttentionSpec& spec = input.spec;

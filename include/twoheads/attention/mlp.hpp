@@ -13,7 +13,7 @@ namespace twoheads {
 ///   Shapes   rows, result (n, width); first_row is the position of row 0, which only a custom MLP may use
 ///   Math     relu:    max(x w_in + b_in, 0) w_out + b_out
 ///            gelu:    g(x w_in + b_in) w_out + b_out, g(t) = t (1 + erf(t / sqrt 2)) / 2, or its tanh form
-///            swiglu:  (silu(x w_gate) * (x w_in)) w_out, silu(t) = t / (1 + exp(-t))
+///            swiglu:  (silu(x w_gate) * (x w_in + b_in)) w_out + b_out, silu(t) = t / (1 + exp(-t))
 template <RealScalar Scalar>
 [[nodiscard]] Matrix<Scalar> mlp(const MatrixView<Scalar>& rows, const MlpWeights<Scalar>& weights, MlpKind kind,
                                  Index first_row) {
@@ -23,12 +23,15 @@ template <RealScalar Scalar>
     weights.custom(first_row, span(result));
     return result;
   }
+  detail::require_shape("the rows of an MLP", rows, rows.rows(), weights.w_in.rows());
+  detail::require_shape("w_out of an MLP", weights.w_out, weights.w_in.cols(), weights.w_out.cols());
   Matrix<Scalar> hidden(rows.rows(), weights.w_in.cols());
   detail::multiply(span(hidden), rows, view(weights.w_in));
   if (weights.b_in.size() > 0) hidden.rowwise() += weights.b_in;
   switch (kind) {
     case MlpKind::relu:
-      hidden = hidden.cwiseMax(Scalar(0)).eval();
+      // A comparison that NaN fails keeps a NaN; a maximum may drop it.
+      hidden = hidden.unaryExpr([](Scalar t) { return t < Scalar(0) ? Scalar(0) : t; }).eval();
       break;
     case MlpKind::gelu:
       hidden = hidden
@@ -55,6 +58,7 @@ template <RealScalar Scalar>
     case MlpKind::custom:
       break;
   }
+  result.resize(rows.rows(), weights.w_out.cols());
   detail::multiply(span(result), view(hidden), view(weights.w_out));
   if (weights.b_out.size() > 0) result.rowwise() += weights.b_out;
   return result;

@@ -20,6 +20,7 @@ template <RealScalar Scalar>
   using Sum = std::conditional_t<std::same_as<Scalar, float>, double, Scalar>;
   Matrix<Scalar> result = rows;
   if (kind == NormKind::none) return result;
+  detail::require_shape("the gain of a norm", weights.gain, 1, rows.cols());
   const Scalar width = static_cast<Scalar>(rows.cols());
   for (Index row = 0; row < result.rows(); ++row) {
     auto x = result.row(row);

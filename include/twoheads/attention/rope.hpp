@@ -15,6 +15,9 @@ namespace twoheads {
 template <RealScalar Scalar>
 void rotate(MatrixSpan<Scalar> rows, Index head_dim, const RopeSpec& rope, Index first_position = 0) {
   using Angle = std::conditional_t<std::same_as<Scalar, long double>, long double, double>;
+  if (head_dim < 2 || head_dim % 2 != 0 || rows.cols() % head_dim != 0)
+    throw ShapeError(detail::text("rows of ", rows.cols(), " columns cannot rotate in heads of ", head_dim,
+                                  ": expected an even head_dim that divides the columns"));
   const Index pairs = head_dim / 2;
   const Index heads = rows.cols() / head_dim;
   const bool halves = rope.pairing == RopePairing::halves;

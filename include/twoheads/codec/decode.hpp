@@ -40,8 +40,8 @@ enum class Drift : signed char { none, too_low, too_high };
 /// What one job's rows of an answer say.
 ///
 ///   Shapes   partial: (query rows of the tile); expected_keys (query rows, m) where the kind has them
-///   Corner   a query that sees no key of the tile: zero value, log weight -inf. A row whose drift is not 0 has no
-///            log weight yet, and no value if its anchor lies too high.
+///   Corner   a query that sees no key of the tile: zero value, log weight -inf. A row whose drift is not none
+///            has no log weight yet; if its anchor lies too high, no value and no expected key either.
 template <RealScalar Scalar>
 struct Decoded {
   Partial<Scalar> partial;

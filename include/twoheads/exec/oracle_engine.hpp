@@ -24,10 +24,10 @@ namespace twoheads {
 /// Evaluates the jobs of one layer through oracle calls: encode, run, decode, and repeat what the anchor left unsafe.
 ///
 ///   Laws     jobs are cut into calls of H' in their order; a call's repeats depend on that call alone, so neither
-///            bits nor counts change with the batch. The oracle is touched through limits(), run() and run_batch()
-///            only.
-///   Throws   LimitError if an instance is wider than the oracle; SpecError if raw tokens cannot express the model;
-///            OracleError, AnchorError that name layer, head, tile and row
+///            bits nor the number of calls change with the batch. The oracle is touched through limits(), run() and
+///            run_batch() only.
+///   Throws   LimitError if the instances of a call are together wider than the oracle; SpecError if raw tokens
+///            cannot express the model; OracleError, AnchorError that name layer, head, tile and row
 template <Oracle O>
 class OracleEngine {
  public:

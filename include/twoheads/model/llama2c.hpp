@@ -42,11 +42,8 @@ template <RealScalar Scalar>
           "an output projection and heads that see whole rows");
   require(a.head_dim == a.value_dim && a.heads * a.head_dim == spec.width, "head_dim = value_dim = width / heads");
   require(equals(a.score_scale, 1.0 / std::sqrt(static_cast<double>(a.head_dim))), "score_scale 1 / sqrt(head_dim)");
-  require(model.body.final_norm.shift.size() == 0, "norms without shift");
-  for (const LayerWeights<Scalar>& layer : model.body.layers) {
-    require(layer.attention_norm.shift.size() == 0 && layer.mlp_norm.shift.size() == 0, "norms without shift");
+  for (const LayerWeights<Scalar>& layer : model.body.layers)
     require(layer.mlp.b_in.size() == 0 && layer.mlp.b_out.size() == 0, "an MLP without biases");
-  }
   const Llama2cHeader h{spec.width, spec.hidden,        spec.layers, a.heads,
                         a.kv_heads, model.vocabulary(), positions,   model.output.size() == 0};
   for (const Index value : {h.dim, h.hidden_dim, h.n_layers, h.n_heads, h.n_kv_heads, h.vocab_size, h.seq_len})

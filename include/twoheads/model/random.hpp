@@ -9,7 +9,7 @@
 
 namespace twoheads {
 
-/// Normal numbers that are the same on every platform for the same seed; std::normal_distribution is not.
+/// Normal numbers from a seed, the same everywhere up to the last bit of log and cos; std::normal_distribution is not.
 class Random {
  public:
   explicit Random(std::uint64_t seed) : bits_(seed) {}

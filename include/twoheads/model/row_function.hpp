@@ -22,7 +22,7 @@ class RowFunction {
 
   template <RealScalar Scalar>
   void operator()(Index first_row, MatrixSpan<Scalar> rows) const {
-    TWOHEADS_ASSERT(body_ != nullptr);
+    if (!body_) throw SpecError("a row function is called that was never set");
     body_->apply(first_row, rows);
   }
 

@@ -87,9 +87,9 @@ struct ModelSpec {
                                    ", expected the width ", width));
     if (a.rope && a.head_dim % 2 != 0)
       throw SpecError(detail::text("head_dim is ", a.head_dim, ", expected an even number for rotary positions"));
-    if (a.rope && !(a.rope->theta > 0))
+    if (a.rope && !(a.rope->theta > 0 && std::isfinite(a.rope->theta)))
       throw SpecError(detail::text("rope theta is ", a.rope->theta, ", expected > 0"));
-    if (norm != NormKind::none && !(norm_epsilon >= 0))
+    if (norm != NormKind::none && !(norm_epsilon >= 0 && std::isfinite(norm_epsilon)))
       throw SpecError(detail::text("norm_epsilon is ", norm_epsilon, ", expected 0 or more"));
     if (final_norm && norm == NormKind::none) throw SpecError("final_norm is set, but norm is none");
     const bool needs_hidden = mlp != MlpKind::none && mlp != MlpKind::custom;

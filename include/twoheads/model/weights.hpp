@@ -96,6 +96,7 @@ template <RealScalar Scalar>
 void require_norm(const std::string& name, const NormWeights<Scalar>& norm, NormKind kind, Index width) {
   if (kind == NormKind::none) return;
   require_shape(name + " gain", norm.gain, 1, width);
+  if (norm.shift.size() > 0 && kind == NormKind::rms) throw SpecError(name + " shift is set, but an RMS norm has none");
   if (norm.shift.size() > 0) require_shape(name + " shift", norm.shift, 1, width);
 }
 
@@ -109,6 +110,8 @@ void require_mlp(const std::string& name, const MlpWeights<Scalar>& mlp, const M
   require_shape(name + " w_in", mlp.w_in, spec.width, spec.hidden);
   require_shape(name + " w_out", mlp.w_out, spec.hidden, spec.width);
   if (spec.mlp == MlpKind::swiglu) require_shape(name + " w_gate", mlp.w_gate, spec.width, spec.hidden);
+  if (spec.mlp != MlpKind::swiglu && mlp.w_gate.size() > 0)
+    throw SpecError(name + " w_gate is set, but only SwiGLU has one");
   if (mlp.b_in.size() > 0) require_shape(name + " b_in", mlp.b_in, 1, spec.hidden);
   if (mlp.b_out.size() > 0) require_shape(name + " b_out", mlp.b_out, 1, spec.width);
 }

@@ -51,8 +51,9 @@ void require_within(const OracleLimits& limits, const OracleCall<Scalar>& call) 
 template <RealScalar Scalar>
 using Answer = std::function<void(std::size_t index, Matrix<Scalar> rows)>;
 
+/// An oracle computes in float or double; log weights of a wider scalar would not fit the float64 that carries them.
 template <class O>
-concept HasScalar = RealScalar<typename O::Scalar>;
+concept HasScalar = std::same_as<typename O::Scalar, float> || std::same_as<typename O::Scalar, double>;
 
 template <class O>
 concept HasLimits = requires(const O& oracle) {
@@ -72,7 +73,13 @@ concept HasRunBatch = requires(O& oracle, std::span<const OracleCall<typename O:
 
 /// A small transformer that the library may call, and nothing else: it never sees more than limits().rows rows.
 ///
-/// An oracle that also has `run_batch(calls, answer)` is handed several calls at once.
+/// `run(call)` evaluates call.weights on call.rows: for each head, softmax(score_scale * q k^T) v over the rows that
+/// its kind shows, written or, where it is residual, added to its columns, then the layer MLP. The weights are lent
+/// until run returns; another call may find other weights at the same address.
+///
+/// An oracle that also has `run_batch(calls, answer)` is handed several calls at once. It calls `answer(index, rows)`
+/// once for each of them, in any order, from one thread at a time and before it returns; what `answer` throws must
+/// pass through.
 template <class O>
 concept Oracle = HasScalar<O> && HasLimits<O> && HasRun<O>;
 
