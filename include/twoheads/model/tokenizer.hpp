@@ -23,11 +23,11 @@ namespace twoheads {
 /// Byte-pair tokenizer of llama2.c: the same text gives the same ids, and the same ids the same text.
 ///
 ///   Math     encode: start token; a space if the text is not empty; then each UTF-8 code point's token, or its bytes
-///            as tokens byte + 3. While some neighbours' pieces joined are a piece too, the pair whose piece scores best
-///            is joined, the leftmost of equals. n bytes take O(n log n) steps, where llama2.c takes O(n^2).
+///            as tokens byte + 3. While some neighbours' pieces joined are a piece too, the pair whose piece scores
+///            best is joined, the leftmost of equals. n bytes take O(n log n) steps, where llama2.c takes O(n^2).
 ///   Corner   bytes that are no UTF-8 become byte tokens, in groups of up to four as llama2.c forms them. A NUL is a
-///            byte as any other; llama2.c ends there. Of two tokens with the same piece the lower id is taken. The start
-///            token joins like any other, if the vocabulary has such a piece. Scores of -1e10 and below never join.
+///            byte as any other; llama2.c ends there. Of two tokens with the same piece the lower id is taken. The
+///            start token joins like any other, if the vocabulary has such a piece. Scores of -1e10 and below never join.
 ///   Source   karpathy/llama2.c, run.c (build_tokenizer, encode, decode) and tokenizer.py (export)
 class Tokenizer {
  public:

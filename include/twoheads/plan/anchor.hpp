@@ -9,8 +9,8 @@ namespace twoheads {
 ///
 ///   zero       c = 0: safe only while |log-sum-exp| of a row is small
 ///   mean_key   c = mean logit + ln n <= log-sum-exp (Jensen): r >= 1/2, only p can underflow; one call a tile
-///   gibbs      c = E[logit] + (ln n) / 2, within (ln n) / 2 of the log-sum-exp at any logit size; two calls a tile, and
-///              more where a logit's own rounding exceeds that window (beyond 1e8 in float)
+///   gibbs      c = E[logit] + (ln n) / 2, within (ln n) / 2 of the log-sum-exp at any logit size; two calls a
+///              tile, and more where a logit's own rounding exceeds that window (beyond 1e8 in float)
 ///   adaptive   mean_key, and gibbs for the tiles where a row's r or p would underflow
 ///   Source     zero is the paper's (Lemma 3.1). Gibbs: log-sum-exp = E[logit] + H(P), 0 <= H(P) <= ln n.
 enum class Anchor { zero, mean_key, gibbs, adaptive };
