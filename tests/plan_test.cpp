@@ -291,8 +291,6 @@ TEST(Plan, JobsComeByQueryBlockThenHeadThenTile) {
 
 // --- counts without enumeration ---------------------------------------------------------------------------------------
 
-static_assert(std::is_trivially_copyable_v<Plan> && sizeof(Plan) <= 512,
-              "a plan owns no memory but its own few integers");
 
 static_assert(FullTiling{1000, 1000, 16, OracleKind::plain}.tiles() == 63 * 63);
 static_assert(FullTiling{1000, 993, 16, OracleKind::causal}.tiles() == 2 * 63 * 63 - 63);

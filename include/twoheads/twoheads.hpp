@@ -42,6 +42,7 @@
 
 #include <twoheads/codec/row_map.hpp>
 #include <twoheads/codec/layout.hpp>
+#include <twoheads/codec/codes.hpp>
 #include <twoheads/codec/head_weights.hpp>
 #include <twoheads/codec/encode.hpp>
 #include <twoheads/codec/decode.hpp>

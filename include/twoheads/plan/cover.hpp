@@ -57,7 +57,7 @@ namespace detail {
       }
     });
     for (Index query = queries.begin; query < queries.end && fault.empty(); ++query)
-      fault = detail::cover_of_row(query, plan.request().mask.visible_keys(query, plan.keys()),
+      fault = detail::cover_of_row(query, plan.request().mask.visible_keys(query, plan.keys()).keys,
                                    shown[static_cast<std::size_t>(query - queries.begin)]);
     if (!fault.empty()) return fault;
   }

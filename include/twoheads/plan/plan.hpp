@@ -142,6 +142,8 @@ class Plan {
     const OracleKind kind = request_.oracle.kind;
     const bool causal = request_.mask.kind == MaskKind::causal;
     const bool own_kind = causal == (kind == OracleKind::causal);
+    if (request_.mask.kind != MaskKind::full && !causal)
+      throw LimitError(detail::text("a ", name(request_.mask.kind), " mask is not built yet"));
     if (causal && !own_kind)
       throw LimitError("a causal mask on a plain oracle is not built yet: expected a causal oracle");
     // Four calls a pair of blocks is the most that any count asks for, and every row meets every block twice at most.

@@ -59,8 +59,8 @@ inline void draw_mask(std::ostream& out, const Plan& plan, Index cells) {
     out << "  ";
     for (Index col = 0; col < cells; ++col) {
       const Rows keys{edge(col, plan.keys()), edge(col + 1, plan.keys())};
-      const Rows first = mask.visible_keys(queries.begin, plan.keys());
-      const Rows last = mask.visible_keys(queries.end - 1, plan.keys());
+      const Rows first = mask.visible_keys(queries.begin, plan.keys()).keys;
+      const Rows last = mask.visible_keys(queries.end - 1, plan.keys()).keys;
       const bool all = first.begin <= keys.begin && keys.end <= first.end;
       const bool none = last.end <= keys.begin || first.begin >= keys.end;
       out << ' ' << (all ? '#' : none ? '.' : '\\');
