@@ -30,6 +30,8 @@ struct Settings {
   std::string tokenizer;
   Index rows = 64;
   Index oracle_heads = 1;
+  Index window = 0;  ///< 0: none
+  Index sinks = 0;
   EngineWord engine = EngineWord::oracle;
   twoheads::Anchor anchor = twoheads::Anchor::adaptive;
   Index generate = 0;
@@ -228,7 +230,9 @@ void score(const twoheads::LanguageModel<Scalar>& model, const std::vector<int>&
 
 template <class Scalar>
 void run(const Settings& settings) {
-  const auto model = twoheads::read_llama2c<Scalar>(settings.model);
+  auto model = twoheads::read_llama2c<Scalar>(settings.model);
+  if (settings.window > 0)
+    model.body.spec.attention.mask = twoheads::Mask::window_and_sinks(settings.window, settings.sinks);
   const auto tokenizer = twoheads::Tokenizer::read(settings.tokenizer, model.vocabulary());
   if (settings.generate > 0)
     generate(model, tokenizer, settings);
@@ -256,7 +260,10 @@ int main(int argc, char** argv) {
   programs::add_choice<ScalarWord>(app, "--scalar", scalar,
                                    {{"float", ScalarWord::float32}, {"double", ScalarWord::float64}}, {},
                                    "scalar of the run (default float)");
-  programs::add_later(app, {"--window", "--sinks"});
+  programs::add_count(app, "--window", settings.window, 1,
+                      "a token attends to so many tokens, itself included (default: all before it)");
+  programs::add_count(app, "--sinks", settings.sinks, 0,
+                      "first tokens that stay visible beside the window (default 0)");
   CLI::Option* generate =
       programs::add_count(app, "--generate", settings.generate, 1, "write so many tokens, greedily");
   app.add_option("--prompt", settings.prompt, "text to go on from (with --generate)")
@@ -273,6 +280,8 @@ int main(int argc, char** argv) {
     if (threads > 1) throw programs::NotBuiltYet("--threads above 1");
     if (settings.generate == 0 && settings.score.empty() && settings.score_ids.empty())
       throw programs::ArgumentError("one of --generate n, --score FILE and --score-ids FILE is needed");
+    if (settings.sinks > 0 && settings.window == 0)
+      throw programs::ArgumentError("--sinks needs --window: without one every token sees the first ones");
     if (scalar == ScalarWord::float32)
       run<float>(settings);
     else

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <iostream>
@@ -51,6 +52,20 @@ inline CLI::Option* add_count(CLI::App& app, const std::string& flag, Index& tar
       .add_option_function<std::string>(
           flag, [flag, &target, least](const std::string& text) { target = read_count(flag, text, least); }, help)
       ->type_name("INT");
+}
+
+/// Adds a flag for several whole numbers of at least `least`, parted by commas.
+inline CLI::Option* add_counts(CLI::App& app, const std::string& flag, std::vector<Index>& target, Index least,
+                               const std::string& help) {
+  const auto read = [flag, &target, least](const std::string& text) {
+    target.clear();
+    for (std::size_t begin = 0; begin <= text.size();) {
+      const std::size_t end = std::min(text.find(',', begin), text.size());
+      target.push_back(read_count(flag, text.substr(begin, end - begin), least));
+      begin = end + 1;
+    }
+  };
+  return app.add_option_function<std::string>(flag, read, help)->type_name("INT,INT,...");
 }
 
 /// Adds a flag for the name of a file.

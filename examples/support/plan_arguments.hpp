@@ -4,6 +4,7 @@
 #include <twoheads/base/errors.hpp>
 #include <twoheads/plan/cover.hpp>
 #include <twoheads/plan/plan.hpp>
+#include <vector>
 
 #include "support/arguments.hpp"
 
@@ -35,9 +36,22 @@ class PlanArguments {
   explicit PlanArguments(CLI::App& app, twoheads::Anchor default_anchor) {
     using twoheads::MaskKind;
     request_.anchor = default_anchor;
-    add_choice<MaskKind>(app, "--mask", request_.mask.kind, {{"full", MaskKind::full}, {"causal", MaskKind::causal}},
-                         {"window", "sinks", "band", "documents"}, "which (query, key) pairs are visible")
+    add_choice<MaskKind>(app, "--mask", request_.mask.kind,
+                         {{"full", MaskKind::full},
+                          {"causal", MaskKind::causal},
+                          {"window", MaskKind::window},
+                          {"sinks", MaskKind::sinks},
+                          {"band", MaskKind::band},
+                          {"documents", MaskKind::documents}},
+                         {}, "which (query, key) pairs are visible")
         ->required();
+    window_ = add_count(app, "--window", request_.mask.window, 1, "keys of a window, the query's own included, r");
+    sinks_ = add_count(app, "--sinks", request_.mask.sinks, 0, "first keys that stay visible, s (default 0)");
+    left_ = add_count(app, "--left", request_.mask.left, 0, "keys before the query that a band shows");
+    right_ = add_count(app, "--right", request_.mask.right, 0, "keys after the query that a band shows");
+    lengths_ = add_counts(app, "--lengths", lengths_read_, 1, "tokens of each document");
+    causal_documents_ = app.add_flag("--causal-documents", request_.mask.causal_documents,
+                                     "inside a document, a query sees no later key");
     add_count(app, "--tokens", request_.tokens, 1, "queries, N")->required();
     add_rows(app, request_.oracle.rows)->required();
     add_count(app, "--keys", request_.keys, 1, "keys of cross-attention, NK (default: the tokens)");
@@ -48,28 +62,27 @@ class PlanArguments {
     add_count(app, "--oracle-layers", request_.oracle.layers, 1,
               "layers of the oracle, L' (default 1; more: not built yet)");
     add_choice<Kind>(app, "--oracle", oracle_, {{"plain", Kind::plain}, {"causal", Kind::causal}}, {},
-                     "what a row of the oracle sees (default: plain for full, causal for causal)");
+                     "what a row of the oracle sees (default: plain for full, causal for the others)");
     add_choice<int>(app, "--method", method_, {{"stable", 0}}, {"paper"}, "construction (default stable)");
     add_anchor(app, request_.anchor);
     app.add_flag("--check", check_, "enumerate every visible pair and compare with the mask");
-    add_later(app, {"--window", "--sinks", "--left", "--right", "--lengths", "--causal-documents", "--packing",
-                    "--samples", "--near", "--ranks", "--svg"});
+    add_later(app, {"--packing", "--samples", "--near", "--ranks", "--svg"});
   }
 
   /// The request that the flags make, checked against each other.
   [[nodiscard]] twoheads::PlanRequest request() const {
     twoheads::PlanRequest request = request_;
     if (request.oracle.layers > 1) throw NotBuiltYet("--oracle-layers above 1");
-    const bool causal = request.mask.kind == twoheads::MaskKind::causal;
-    if (causal && oracle_ == Kind::plain) throw NotBuiltYet("--mask causal with --oracle plain");
-    if (causal && request.keys > 0 && request.keys != request.tokens)
-      throw ArgumentError("--keys", std::to_string(request.keys), "the number of tokens where the mask is causal");
+    const bool full = request.mask.kind == twoheads::MaskKind::full;
+    read_mask(request.mask);
+    if (!full && request.keys > 0 && request.keys != request.tokens)
+      throw ArgumentError("--keys", std::to_string(request.keys), "the number of tokens unless the mask is full");
     if (request.heads % kv_heads() != 0)
       throw ArgumentError("--kv-heads", std::to_string(kv_heads()),
                           "a divisor of --heads " + std::to_string(request.heads));
     if (request.keys == 0) request.keys = request.tokens;
-    request.oracle.kind =
-        causal || oracle_ == Kind::causal ? twoheads::OracleKind::causal : twoheads::OracleKind::plain;
+    const bool plain = oracle_ == Kind::plain || (oracle_ == Kind::own && full);
+    request.oracle.kind = plain ? twoheads::OracleKind::plain : twoheads::OracleKind::causal;
     return request;
   }
 
@@ -83,8 +96,36 @@ class PlanArguments {
  private:
   enum class Kind { own, plain, causal };
 
+  /// Holds the flags of a mask against its kind: what a kind needs must be there, what it cannot use must not.
+  void read_mask(twoheads::Mask& mask) const {
+    using twoheads::MaskKind;
+    const std::string kind = twoheads::name(mask.kind);
+    const auto check = [&](const CLI::Option* option, bool needed, bool taken) {
+      if (needed && option->count() == 0) throw ArgumentError("--mask " + kind + " needs " + option->get_name());
+      if (!taken && option->count() > 0) throw ArgumentError("--mask " + kind + " takes no " + option->get_name());
+    };
+    const bool windowed = mask.kind == MaskKind::window || mask.kind == MaskKind::sinks;
+    const bool band = mask.kind == MaskKind::band;
+    const bool documents = mask.kind == MaskKind::documents;
+    check(window_, windowed, windowed);
+    check(sinks_, false, mask.kind == MaskKind::sinks);
+    check(left_, false, band);
+    check(right_, false, band);
+    if (band && left_->count() + right_->count() == 0) throw ArgumentError("--mask band needs --left or --right");
+    check(lengths_, documents, documents);
+    check(causal_documents_, false, documents);
+    if (documents) mask = twoheads::Mask::documents(lengths_read_, mask.causal_documents);
+  }
+
   twoheads::PlanRequest request_;
   Kind oracle_ = Kind::own;
+  CLI::Option* window_ = nullptr;
+  CLI::Option* sinks_ = nullptr;
+  CLI::Option* left_ = nullptr;
+  CLI::Option* right_ = nullptr;
+  CLI::Option* lengths_ = nullptr;
+  CLI::Option* causal_documents_ = nullptr;
+  std::vector<Index> lengths_read_;
   Index kv_heads_ = 0;
   int method_ = 0;
   bool check_ = false;

@@ -31,6 +31,10 @@ inline void set_logit_scale(twoheads::Model<double>& model, const Matrix<double>
   constexpr Index sample = 256;
   const Matrix<double> few = spread_rows(x, sample);
   const Matrix<double> few_keys = memory != nullptr ? spread_rows(*memory, sample) : Matrix<double>();
+  // The documents of the input are not those of the sample.
+  const twoheads::Mask mask = model.spec.attention.mask;
+  if (mask.kind == twoheads::MaskKind::documents)
+    model.spec.attention.mask = mask.causal_documents ? twoheads::Mask::causal() : twoheads::Mask::full();
   std::vector<double> factors;
   const auto attend = [&](const twoheads::AttentionInput<double>& input, twoheads::MatrixSpan<double> out) {
     twoheads::DirectAttention<double> measure;
@@ -43,6 +47,7 @@ inline void set_logit_scale(twoheads::Model<double>& model, const Matrix<double>
            out);
   };
   static_cast<void>(twoheads::forward(model, few, attend, memory != nullptr ? &few_keys : nullptr));
+  model.spec.attention.mask = mask;
   for (std::size_t layer = 0; layer < factors.size(); ++layer) model.layers[layer].attention.wq *= factors[layer];
 }
 

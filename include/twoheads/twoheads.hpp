@@ -29,8 +29,12 @@
 #include <twoheads/plan/limits.hpp>
 #include <twoheads/plan/anchor.hpp>
 #include <twoheads/plan/tile.hpp>
+#include <twoheads/plan/fit.hpp>
+#include <twoheads/plan/straight.hpp>
 #include <twoheads/plan/full.hpp>
 #include <twoheads/plan/causal.hpp>
+#include <twoheads/plan/window.hpp>
+#include <twoheads/plan/documents.hpp>
 #include <twoheads/plan/plan.hpp>
 #include <twoheads/plan/cover.hpp>
 #include <twoheads/plan/print.hpp>
@@ -41,6 +45,7 @@
 #include <twoheads/oracle/wrappers.hpp>
 
 #include <twoheads/codec/row_map.hpp>
+#include <twoheads/codec/slot_map.hpp>
 #include <twoheads/codec/layout.hpp>
 #include <twoheads/codec/codes.hpp>
 #include <twoheads/codec/head_weights.hpp>

@@ -31,28 +31,31 @@ struct Partial {
 template <RealScalar Scalar>
 using SumScalar = std::conditional_t<std::same_as<Scalar, float>, double, Scalar>;
 
-/// Joins `part` into `sum`, both found for the same query rows over disjoint key sets.
+/// Joins `part` into the rows of `sum` from `first` on, both found for the same query rows over disjoint key sets.
 ///
-///   Shapes   sum, part: value (rows, d), log_weight (rows)
+///   Shapes   sum: value (rows, d), log_weight (rows); part: as many rows or fewer, d columns
 ///   Math     w     = log(exp(sum.log_weight) + exp(part.log_weight))
 ///            value = exp(sum.log_weight - w) * sum.value + exp(part.log_weight - w) * part.value
 ///   Laws     commutative and associative up to rounding; Partial::empty is an exact identity on either side.
 ///   Corner   a row that neither side has seen keeps log_weight = -inf and a zero value, never NaN.
-///   Throws   ShapeError if the shapes differ; never compiled out.
+///   Throws   ShapeError if part does not fit; never compiled out.
 ///   Source   Yu & Alman, Lemma 3.1: out = sum_t (B_t / A_t) A_t / sum_t A_t, with A_t = exp(log_weight)
 template <RealScalar Sum, RealScalar Scalar>
-void merge_into(Partial<Sum>& sum, const Partial<Scalar>& part) {
-  detail::require_shape("merge: the second partial's value", part.value, sum.value.rows(), sum.value.cols());
+void merge_into(Partial<Sum>& sum, const Partial<Scalar>& part, Index first) {
+  detail::require_shape("merge: the second partial's value", part.value, part.rows(), sum.value.cols());
   detail::require_shape("merge: the first partial's log weights", sum.log_weight, sum.value.rows(), 1);
-  detail::require_shape("merge: the second partial's log weights", part.log_weight, sum.value.rows(), 1);
+  detail::require_shape("merge: the second partial's log weights", part.log_weight, part.rows(), 1);
+  if (first < 0 || first + part.rows() > sum.rows())
+    throw ShapeError(
+        detail::text("merge: rows ", first, "..", first + part.rows() - 1, " of a partial of ", sum.rows(), " rows"));
   constexpr double unseen = -std::numeric_limits<double>::infinity();
-  for (Index row = 0; row < sum.rows(); ++row) {
-    double& weight = sum.log_weight[row];
+  for (Index row = 0; row < part.rows(); ++row) {
+    double& weight = sum.log_weight[first + row];
     const double other = part.log_weight[row];
     if (other == unseen) continue;
     if (weight == unseen) {
       weight = other;
-      sum.value.row(row) = part.value.row(row).template cast<Sum>();
+      sum.value.row(first + row) = part.value.row(row).template cast<Sum>();
       continue;
     }
     // The heavier side has exp(0) = 1: one exponential, in (0, 1], and nothing overflows.
@@ -61,9 +64,18 @@ void merge_into(Partial<Sum>& sum, const Partial<Scalar>& part) {
     const double light = ratio / (1.0 + ratio);
     const auto own = static_cast<Sum>(weight >= other ? heavy : light);
     const auto added = static_cast<Sum>(weight >= other ? light : heavy);
-    sum.value.row(row) = own * sum.value.row(row) + added * part.value.row(row).template cast<Sum>();
+    sum.value.row(first + row) = own * sum.value.row(first + row) + added * part.value.row(row).template cast<Sum>();
     weight = std::max(weight, other) + std::log1p(ratio);
   }
+}
+
+/// Joins `part` into `sum`, row by row.
+///
+///   Throws   ShapeError if the shapes differ; never compiled out.
+template <RealScalar Sum, RealScalar Scalar>
+void merge_into(Partial<Sum>& sum, const Partial<Scalar>& part) {
+  detail::require_shape("merge: the second partial's value", part.value, sum.value.rows(), sum.value.cols());
+  merge_into(sum, part, 0);
 }
 
 /// Joins what two tiles found for the same query rows over disjoint key sets; see merge_into for the mathematics.

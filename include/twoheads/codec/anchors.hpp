@@ -11,27 +11,29 @@ namespace twoheads {
 
 /// Anchors c of a tile's query rows from the mean of the keys that each row sees.
 ///
-///   Shapes   queries (rows, m), keys (n, m) of the tile; result (rows)
+///   Shapes   queries (rows, m), keys (n, m) of the tile, sinks (s, m); result (rows)
 ///   Units    logits
 ///   Math     c_i = scale q_i . mean(k_j : j visible to i) + ln(number of visible keys) <= log-sum-exp_i
 ///   Corner   a row that sees no key of the tile gets 0
 template <RealScalar Scalar>
 [[nodiscard]] Vector<double> mean_key_anchors(const Tile& tile, const MatrixView<Scalar>& queries,
-                                              const MatrixView<Scalar>& keys, double scale) {
+                                              const MatrixView<Scalar>& keys, const MatrixView<Scalar>& sinks,
+                                              double scale) {
   const Index rows = tile.queries.size();
   Vector<double> anchors = Vector<double>::Zero(rows);
   RowVector<double> sum = RowVector<double>::Zero(keys.cols());
+  for (Index sink = 0; sink < sinks.rows(); ++sink) sum += sinks.row(sink).template cast<double>();
   RowVector<double> query(keys.cols());
   Rows summed{0, 0};
   const auto visit = [&](Index i) {
     const Rows seen = tile.visible_keys(i);
     const Rows wanted{seen.begin - tile.keys.begin, seen.end - tile.keys.begin};
-    if (wanted.empty()) return;
+    if (tile.keys_seen(i) == 0) return;
     // Neighbouring rows differ by one key, so the sum grows and is never recomputed.
     if (summed.empty()) summed = {wanted.begin, wanted.begin};
     for (; summed.end < wanted.end; ++summed.end) sum += keys.row(summed.end).template cast<double>();
     for (; summed.begin > wanted.begin; --summed.begin) sum += keys.row(summed.begin - 1).template cast<double>();
-    const auto count = static_cast<double>(wanted.size());
+    const auto count = static_cast<double>(tile.keys_seen(i));
     query = queries.row(i).template cast<double>();
     anchors[i] = scale * query.dot(sum) / count + std::log(count);
   };
@@ -55,7 +57,7 @@ template <RealScalar Scalar>
                                            const Matrix<Scalar>& expected_keys, double scale) {
   Vector<double> anchors = Vector<double>::Zero(tile.queries.size());
   for (Index i = 0; i < anchors.size(); ++i) {
-    const Index seen = tile.visible_keys(i).size();
+    const Index seen = tile.keys_seen(i);
     if (seen < 1) continue;
     anchors[i] = scale * queries.row(i).template cast<double>().dot(expected_keys.row(i).template cast<double>()) +
                  0.5 * std::log(static_cast<double>(seen));

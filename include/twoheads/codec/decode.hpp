@@ -7,7 +7,7 @@
 #include <twoheads/attention/partial.hpp>
 #include <twoheads/base/matrix.hpp>
 #include <twoheads/codec/layout.hpp>
-#include <twoheads/codec/row_map.hpp>
+#include <twoheads/codec/slot_map.hpp>
 #include <vector>
 
 namespace twoheads {
@@ -65,7 +65,7 @@ struct Decoded {
   }
 };
 
-/// Reads one job's tile from the answer to a call.
+/// Reads one job's tile from the answer to a call, whose columns of the job's slot start at `begin`.
 ///
 ///   Shapes   answer (rows of the call, output width); anchors (query rows) as encoded, in units of the oracle's score
 ///   Math     value = O / r, log weight = c + ln r - ln(p / s), s copies of the synthetic key seen; nothing is
@@ -74,23 +74,22 @@ struct Decoded {
 ///   Throws   OracleError that names layer, head, tile and row for NaN, infinity, or weights that are no probabilities
 ///   Source   Yu & Alman, Lemma 3.1, whose A = r / (1 - r) loses all digits as r nears 1
 template <RealScalar Scalar>
-[[nodiscard]] Decoded<Scalar> decode(const Matrix<Scalar>& answer, Index instance, const InstanceLayout& layout,
-                                     const RowMap& map, const JobPlace& job, const Vector<Scalar>& anchors,
-                                     double oracle_scale) {
-  const Tile& tile = map.tile();
+[[nodiscard]] Decoded<Scalar> decode(const Matrix<Scalar>& answer, Index begin, const InstanceLayout& layout,
+                                     const SlotMap& map, Index job, const JobPlace& place,
+                                     const Vector<Scalar>& anchors, double oracle_scale) {
+  const Tile& tile = map.tile(job);
   const Index queries = tile.queries.size();
-  const Index begin = layout.answer_at(instance);
   Decoded<Scalar> found;
   found.partial = Partial<Scalar>::empty(queries, layout.has_values() ? layout.value_dim : 0);
   if (layout.has_keys()) found.expected_keys.setZero(queries, layout.head_dim);
   found.drift.assign(static_cast<std::size_t>(queries), Drift::none);
 
   for (Index query = 0; query < queries; ++query) {
-    const Index row = map.row_of(query);
-    if (row == RowMap::none) continue;
+    const Index row = map.row_of(job, query);
+    if (row == SlotMap::none) continue;
     const auto columns = answer.row(row).segment(begin, layout.answer_cols());
     if (detail::first_row_not_finite(columns) >= 0)
-      throw OracleError(detail::place(job, tile, query) + ": the oracle answered NaN or infinity");
+      throw OracleError(detail::place(place, tile, query) + ": the oracle answered NaN or infinity");
     if (layout.has_keys()) found.expected_keys.row(query) = columns.segment(layout.keys_at(), layout.head_dim);
     if (!layout.has_state()) {
       found.partial.value.row(query) = columns.head(layout.value_dim);
@@ -102,10 +101,11 @@ template <RealScalar Scalar>
     const auto synthetic = static_cast<double>(columns[layout.p_at()]);
     // Half precision still sums to 1 within a hundredth.
     if (real < 0 || synthetic < 0 || std::abs(real + synthetic - 1.0) > 0.05)
-      throw OracleError(detail::text(detail::place(job, tile, query), ": the attention on real and synthetic keys is ",
-                                     real, " and ", synthetic, ", expected two numbers >= 0 that sum to 1"));
+      throw OracleError(detail::text(detail::place(place, tile, query),
+                                     ": the attention on real and synthetic keys is ", real, " and ", synthetic,
+                                     ", expected two numbers >= 0 that sum to 1"));
     Drift& drift = found.drift[static_cast<std::size_t>(query)];
-    const auto keys = static_cast<double>(tile.visible_keys(query).size());
+    const auto keys = static_cast<double>(tile.keys_seen(query));
     const auto copies = static_cast<double>(map.synthetic_seen(row, answer.rows()));
     // O carries r as a factor: where r is small, small values may have left the normal numbers.
     const bool no_values =
@@ -123,7 +123,7 @@ template <RealScalar Scalar>
     if (layout.has_values()) {
       found.partial.value.row(query) = columns.head(layout.value_dim) / r;
       if (detail::first_row_not_finite(found.partial.value.row(query)) >= 0)
-        throw OracleError(detail::place(job, tile, query) + ": the oracle's answer exceeds the range of the scalar");
+        throw OracleError(detail::place(place, tile, query) + ": the oracle's answer exceeds the range of the scalar");
     }
     if (layout.has_keys()) found.expected_keys.row(query) /= r;
   }

@@ -14,16 +14,15 @@ namespace twoheads {
 template <RealScalar Scalar>
 [[nodiscard]] SmallHead<Scalar> selector_head(const InstanceLayout& layout) {
   using P = Projection<Scalar>;
-  const Index keyed = layout.head_dim + 1;
-  return {P::selector(0, keyed), P::selector(layout.key_at(), keyed),
+  return {P::selector(0, layout.keyed_cols()), P::selector(layout.key_at(), layout.keyed_cols()),
           P::selector(layout.value_at(), layout.answer_cols()), 0};
 }
 
 /// Weights of an instance whose columns hold raw tokens: the model's own weights of one head as blocks.
 ///
 ///   Shapes   wq, wk (d, m) and wv (d, m_v) of one head; factor is the model's score scale over the oracle's
-///   Math     W_Q = [factor wq, 0; 0, 1],  W_K = [wk, 0; 0, 1],  W_V = [wv, 0, 0, wk; 0, 0, 1, 0; 0, 1, 0, 0], the
-///            columns that the call's kind has; rows of W_V: the key's token, e, g
+///   Math     W_Q = [factor wq, 0; 0, I],  W_K = [wk, 0; 0, I],  W_V = [wv, 0, 0, wk; 0, 0, 1, 0; 0; 0, 1, 0, 0], the
+///            columns that the call's kind has; rows of W_V: the key's token, e, w, g
 ///   Source   Yu & Alman, Lemma 3.1, with the flag of real rows that the print lacks
 template <RealScalar Scalar>
 [[nodiscard]] SmallHead<Scalar> block_head(const InstanceLayout& layout, const AttentionInput<Scalar>& input,
@@ -34,18 +33,19 @@ template <RealScalar Scalar>
   const Index m = layout.head_dim;
   const auto wk = input.weights.wk.middleCols(kv_head * m, m);
   const auto keyed = [&](const auto& block) {
-    auto matrix = std::make_shared<Matrix<Scalar>>(Matrix<Scalar>::Zero(d + 1, m + 1));
+    const Index same = 1 + layout.code_cols;
+    auto matrix = std::make_shared<Matrix<Scalar>>(Matrix<Scalar>::Zero(d + same, m + same));
     matrix->topLeftCorner(d, m) = block;
-    (*matrix)(d, m) = Scalar(1);
+    matrix->bottomRightCorner(same, same).setIdentity();
     return matrix;
   };
-  auto values = std::make_shared<Matrix<Scalar>>(Matrix<Scalar>::Zero(d + 2, layout.answer_cols()));
+  auto values = std::make_shared<Matrix<Scalar>>(Matrix<Scalar>::Zero(d + 2 + layout.code_cols, layout.answer_cols()));
   if (layout.has_values())
     values->topLeftCorner(d, layout.value_dim) =
         input.weights.wv.middleCols(kv_head * layout.value_dim, layout.value_dim);
   if (layout.has_state()) {
     (*values)(d, layout.p_at()) = Scalar(1);
-    (*values)(d + 1, layout.r_at()) = Scalar(1);
+    (*values)(d + 1 + layout.code_cols, layout.r_at()) = Scalar(1);
   }
   if (layout.has_keys()) values->block(0, layout.keys_at(), d, m) = wk;
   using P = Projection<Scalar>;

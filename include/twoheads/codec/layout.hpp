@@ -28,9 +28,10 @@ enum class TokenEncoding { projected, raw };
 
 /// Columns of one single-head instance in the rows of a call, and of its answer.
 ///
-///   projected   [ q (m), a | k (m), e | answer columns ]                      width 2 m + 2 + answer columns
-///   raw         [ x of the query (d), a | x of the key (d), e, g ]            width 2 d + 3
-///               a: the anchor's column of a query; e: 1 on the synthetic key; g: 1 on real keys
+///   projected   [ q (m), a, u | k (m), e, w | answer columns ]                width 2 m + 2 + 2 |u| + answer columns
+///   raw         [ x of the query (d), a, u | x of the key (d), e, w, g ]      width 2 d + 3 + 2 |u|
+///               a: the anchor's column of a query; e: 1 on the synthetic key; g: 1 on real keys; u, w: codes of
+///               queries and keys, where several jobs share the rows
 ///   residual    the same, then zero columns that the oracle adds its answer to
 ///   answer      [ value (m_v) | r, p | expected key (m) ], as far as the kind has them
 struct InstanceLayout {
@@ -40,6 +41,7 @@ struct InstanceLayout {
   Index value_dim = 1;
   Index input_width = 1;  ///< columns of a token that one head's weights see; used by raw tokens
   bool residual = false;
+  Index code_cols = 0;  ///< columns of u, and of w
 
   [[nodiscard]] bool has_values() const { return kind != CallKind::weight; }
   [[nodiscard]] bool has_state() const {
@@ -58,9 +60,13 @@ struct InstanceLayout {
   // Columns of the input.
   [[nodiscard]] Index query_cols() const { return encoding == TokenEncoding::projected ? head_dim : input_width; }
   [[nodiscard]] Index anchor_at() const { return query_cols(); }
-  [[nodiscard]] Index key_at() const { return query_cols() + 1; }
+  [[nodiscard]] Index query_code_at() const { return anchor_at() + 1; }
+  /// What is compared: the columns of q, a and u, and of k, e and w.
+  [[nodiscard]] Index keyed_cols() const { return query_cols() + 1 + code_cols; }
+  [[nodiscard]] Index key_at() const { return keyed_cols(); }
   [[nodiscard]] Index synthetic_at() const { return key_at() + query_cols(); }
-  [[nodiscard]] Index value_at() const { return synthetic_at() + 1; }
+  [[nodiscard]] Index key_code_at() const { return synthetic_at() + 1; }
+  [[nodiscard]] Index value_at() const { return key_at() + keyed_cols(); }
   /// Columns that are read: what follows them is where a residual oracle adds its answer.
   [[nodiscard]] Index read_cols() const {
     return value_at() + (encoding == TokenEncoding::projected ? answer_cols() : 1);

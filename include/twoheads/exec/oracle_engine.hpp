@@ -10,11 +10,12 @@
 #include <twoheads/base/checked.hpp>
 #include <twoheads/base/matrix.hpp>
 #include <twoheads/codec/anchors.hpp>
+#include <twoheads/codec/codes.hpp>
 #include <twoheads/codec/decode.hpp>
 #include <twoheads/codec/encode.hpp>
 #include <twoheads/codec/head_weights.hpp>
 #include <twoheads/codec/layout.hpp>
-#include <twoheads/codec/row_map.hpp>
+#include <twoheads/codec/slot_map.hpp>
 #include <twoheads/oracle/oracle.hpp>
 #include <twoheads/plan/plan.hpp>
 #include <vector>
@@ -23,7 +24,7 @@ namespace twoheads {
 
 /// Evaluates the jobs of one layer through oracle calls: encode, run, decode, and repeat what the anchor left unsafe.
 ///
-///   Laws     jobs are cut into calls of H' in their order; a call's repeats depend on that call alone, so neither
+///   Laws     slots are cut into calls of H' in their order; a call's repeats depend on that call alone, so neither
 ///            bits nor the number of calls change with the batch. The oracle is touched through limits(), run() and
 ///            run_batch() only.
 ///   Throws   LimitError if the instances of a call are together wider than the oracle; SpecError if raw tokens
@@ -39,18 +40,19 @@ class OracleEngine {
         input_(input),
         encoding_(encoding),
         limits_(plan.oracle()),
-        instances_(std::min(plan.jobs_per_call(), plan.jobs_per_layer())) {
+        instances_(std::min(plan.slots_per_call(), plan.slots_per_layer())),
+        codes_(plan.jobs_per_slot()) {
     if (encoding_ == TokenEncoding::raw && input_.spec.rope)
       throw SpecError("raw tokens cannot carry rotary positions, which differ by row: expected projected tokens");
     // The first call of a job is the widest.
     const Index width = detail::checked_product("the width of a call", layout(first_kind()).width(), instances_);
     if (width > limits_.width)
       throw LimitError(detail::text("a call of ", instances_, " instances takes ", width, " columns, the oracle has ",
-                                    limits_.width, ": fewer heads a call would do"));
+                                    limits_.width, ": fewer heads a call, or fewer rows would do"));
   }
 
-  [[nodiscard]] Index jobs_at_once() const {
-    return instances_ * std::min(limits_.batch, ceil_div(plan_.jobs_per_layer(), instances_));
+  [[nodiscard]] Index slots_at_once() const {
+    return instances_ * std::min(limits_.batch, ceil_div(plan_.slots_per_layer(), instances_));
   }
 
   /// Calls made so far, repeats included, and the repeats alone.
@@ -62,10 +64,18 @@ class OracleEngine {
   [[nodiscard]] std::vector<Partial<Scalar>> evaluate(std::span<const Job> jobs) {
     std::vector<Task> tasks;
     tasks.reserve(jobs.size());
-    for (const Job& job : jobs) tasks.emplace_back(job, RowMap(job.tile, limits_.kind, plan_.straight()));
-    std::vector<Group> groups(static_cast<std::size_t>(ceil_div(static_cast<Index>(jobs.size()), instances_)));
-    for (std::size_t i = 0; i < tasks.size(); ++i)
-      groups[i / static_cast<std::size_t>(instances_)].push_back(&tasks[i]);
+    for (const Job& job : jobs) tasks.emplace_back(job);
+    std::vector<Slot> slots;
+    for (std::size_t begin = 0; begin < tasks.size();) {
+      std::size_t end = begin + 1;
+      while (end < tasks.size() && jobs[end].slot == jobs[begin].slot) ++end;
+      slots.emplace_back(std::span<Task>(tasks).subspan(begin, end - begin),
+                         slot_map(jobs.subspan(begin, end - begin)));
+      begin = end;
+    }
+    std::vector<Group> groups(static_cast<std::size_t>(ceil_div(static_cast<Index>(slots.size()), instances_)));
+    for (std::size_t i = 0; i < slots.size(); ++i)
+      groups[i / static_cast<std::size_t>(instances_)].push_back(&slots[i]);
 
     depth_ = 0;
     planned_ += static_cast<Index>(groups.size()) * plan_.rounds_per_layer();
@@ -86,15 +96,40 @@ class OracleEngine {
  private:
   /// A job on its way through its calls.
   struct Task {
-    Task(const Job& j, const RowMap& m) : job(j), map(m) {}
+    explicit Task(const Job& j) : job(j) {}
     Job job;
-    RowMap map;
     Vector<Scalar> anchors;
     Decoded<Scalar> found;
     std::vector<AnchorSearch<Scalar>> searches;  ///< one for each query row, once a Gibbs anchor did not do
   };
-  /// The jobs of one call.
-  using Group = std::vector<Task*>;
+
+  /// The jobs that share one head's place in a call: they are repeated together.
+  struct Slot {
+    Slot(std::span<Task> t, SlotMap m) : tasks(t), map(std::move(m)) {}
+    std::span<Task> tasks;
+    SlotMap map;
+
+    [[nodiscard]] Index head() const { return tasks.front().job.head; }
+    /// The first job with an unsafe row, or none.
+    [[nodiscard]] const Task* first_unsafe() const {
+      const auto found =
+          std::find_if(tasks.begin(), tasks.end(), [](const Task& task) { return task.found.first_unsafe() >= 0; });
+      return found == tasks.end() ? nullptr : &*found;
+    }
+    [[nodiscard]] bool lacks_value() const {
+      return std::any_of(tasks.begin(), tasks.end(),
+                         [](const Task& task) { return task.found.first_without_value() >= 0; });
+    }
+  };
+  /// The slots of one call.
+  using Group = std::vector<Slot*>;
+
+  [[nodiscard]] SlotMap slot_map(std::span<const Job> jobs) const {
+    std::vector<Tile> tiles;
+    tiles.reserve(jobs.size());
+    for (const Job& job : jobs) tiles.push_back(job.tile);
+    return SlotMap(std::span<const Tile>(tiles), limits_.kind, plan_.straight());
+  }
 
   [[nodiscard]] CallKind first_kind() const {
     if (plan_.straight()) return CallKind::straight;
@@ -104,7 +139,8 @@ class OracleEngine {
 
   [[nodiscard]] InstanceLayout layout(CallKind kind) const {
     const AttentionSpec& spec = input_.spec;
-    return {kind, encoding_, spec.head_dim, spec.value_dim, input_.weights.wq.rows(), limits_.residual};
+    return {
+        kind, encoding_, spec.head_dim, spec.value_dim, input_.weights.wq.rows(), limits_.residual, codes_.columns()};
   }
 
   [[nodiscard]] double factor() const { return input_.spec.score_scale / limits_.score_scale; }
@@ -113,8 +149,9 @@ class OracleEngine {
     const Tile& tile = task.job.tile;
     const bool by_mean = plan_.anchor() == Anchor::mean_key || plan_.anchor() == Anchor::adaptive;
     if (plan_.straight() || !by_mean) return Vector<double>::Zero(tile.queries.size());
-    return mean_key_anchors(tile, input_.query_rows(task.job.head, tile.queries),
-                            input_.key_rows(task.job.head, tile.keys), input_.spec.score_scale);
+    const Index head = task.job.head;
+    return mean_key_anchors(tile, input_.query_rows(head, tile.queries), input_.key_rows(head, tile.keys),
+                            input_.key_rows(head, tile.sinks), input_.spec.score_scale);
   }
 
   /// Anchors in logits become entries of the queries' anchor column, rounded to the scalar that the oracle will see.
@@ -144,7 +181,7 @@ class OracleEngine {
     }
     const std::vector<Matrix<Scalar>> answers =
         run_all(oracle_, std::span<const OracleCall<Scalar>>(calls), [&](std::size_t call) {
-          const Task& first = *groups[call].front();
+          const Task& first = groups[call].front()->tasks.front();
           return detail::place(place(first), first.job.tile, 0) + ": ";
         });
     calls_ += static_cast<Index>(groups.size());
@@ -154,47 +191,71 @@ class OracleEngine {
 
   void fill(Matrix<Scalar>& rows, const InstanceLayout& columns, const Group& group) const {
     Index count = limits_.fixed_rows ? limits_.rows : 0;
-    for (const Task* task : group) count = std::max(count, task->map.rows());
+    for (const Slot* slot : group) count = std::max(count, slot->map.rows());
     rows.setZero(count, columns.width() * instances_);
     Index begin = 0;
-    for (const Task* task : group) {
-      EncodeSettings<Scalar> settings{static_cast<Scalar>(factor()), Scalar(1)};
+    for (const Slot* slot : group) {
+      EncodeSettings<Scalar> settings{static_cast<Scalar>(factor()), Scalar(1), &codes_};
       const bool dead = !columns.has_synthetic();
+      if (dead || columns.code_cols > 0) {
+        const double gap = gap_of(*slot);
+        if (dead) settings.synthetic = dead_key<Scalar>(gap);
+        if (columns.code_cols > 0) settings.amplitude = code_amplitude<Scalar>(gap, columns.code_cols);
+      }
+      std::vector<Vector<Scalar>> ones;
       if (dead)
-        settings.synthetic =
-            dead_key(input_.query_rows(task->job.head, task->job.tile.queries),
-                     input_.key_rows(task->job.head, task->job.tile.keys), factor(), limits_.score_scale);
-      const Vector<Scalar> ones = dead ? Vector<Scalar>::Ones(task->anchors.size()).eval() : Vector<Scalar>();
-      encode(rows, begin, columns, task->map, input_, task->job.head, dead ? ones : task->anchors, settings);
+        for (const Task& task : slot->tasks) ones.push_back(Vector<Scalar>::Ones(task.anchors.size()));
+      std::vector<const Vector<Scalar>*> anchors;
+      for (std::size_t job = 0; job < slot->tasks.size(); ++job)
+        anchors.push_back(dead ? &ones[job] : &slot->tasks[job].anchors);
+      encode(rows, begin, columns, slot->map, input_, slot->head(), std::span<const Vector<Scalar>* const>(anchors),
+             settings);
       begin += columns.width();
     }
   }
 
+  /// How far hidden scores of a slot must lie below the real ones.
+  [[nodiscard]] double gap_of(const Slot& slot) const {
+    ScoreBound bound;
+    const Index head = slot.head();
+    for (const Task& task : slot.tasks) {
+      bound.add_queries(input_.query_rows(head, task.job.tile.queries));
+      bound.add_keys(input_.key_rows(head, task.job.tile.keys));
+    }
+    bound.add_keys(input_.key_rows(head, slot.tasks.front().job.tile.sinks));
+    return bound.gap(factor(), input_.spec.head_dim, limits_.score_scale);
+  }
+
   void read(const Matrix<Scalar>& answer, const OracleCall<Scalar>& call, const InstanceLayout& columns,
             const Group& group) const {
+    const Task& first = group.front()->tasks.front();
     if (answer.rows() != call.rows.rows() || answer.cols() != call.weights->output_width())
-      throw OracleError(detail::text(detail::place(place(*group.front()), group.front()->job.tile, 0),
-                                     ": the oracle answered ", answer.rows(), " x ", answer.cols(), ", expected ",
-                                     call.rows.rows(), " x ", call.weights->output_width()));
-    Index instance = 0;
-    for (Task* task : group) {
-      Decoded<Scalar> found =
-          decode(answer, instance++, columns, task->map, place(*task), task->anchors, limits_.score_scale);
-      if (columns.kind == CallKind::weight) {
-        task->found.partial.log_weight = std::move(found.partial.log_weight);
-        task->found.drift = std::move(found.drift);
-      } else {
-        task->found = std::move(found);
+      throw OracleError(detail::text(detail::place(place(first), first.job.tile, 0), ": the oracle answered ",
+                                     answer.rows(), " x ", answer.cols(), ", expected ", call.rows.rows(), " x ",
+                                     call.weights->output_width()));
+    for (std::size_t instance = 0; instance < group.size(); ++instance) {
+      const Slot& slot = *group[instance];
+      const Index begin = columns.answer_at(static_cast<Index>(instance));
+      for (std::size_t job = 0; job < slot.tasks.size(); ++job) {
+        Task& task = slot.tasks[job];
+        Decoded<Scalar> found = decode(answer, begin, columns, slot.map, static_cast<Index>(job), place(task),
+                                       task.anchors, limits_.score_scale);
+        if (columns.kind == CallKind::weight) {
+          task.found.partial.log_weight = std::move(found.partial.log_weight);
+          task.found.drift = std::move(found.drift);
+        } else {
+          task.found = std::move(found);
+        }
       }
     }
   }
 
   /// The second call of the Gibbs anchor: the values are known, r and p are asked for.
   void weigh_by_gibbs(const std::vector<Group>& groups) {
-    for (const Group& group : groups)
-      for (Task* task : group)
-        set_anchors(*task, gibbs_anchors(task->job.tile, input_.query_rows(task->job.head, task->job.tile.queries),
-                                         task->found.expected_keys, input_.spec.score_scale));
+    for_each_task(groups, [&](Task& task) {
+      set_anchors(task, gibbs_anchors(task.job.tile, input_.query_rows(task.job.head, task.job.tile.queries),
+                                      task.found.expected_keys, input_.spec.score_scale));
+    });
     round(CallKind::weight, groups);
     search_anchors(groups);
   }
@@ -203,54 +264,55 @@ class OracleEngine {
   /// larger than the anchor's window. The anchor is then searched for: the drift of a row says on which side it lies.
   void search_anchors(std::vector<Group> groups) {
     for (int tries = 0; tries < AnchorSearch<Scalar>::most_tries; ++tries) {
-      // A call keeps all its jobs while one of them is searched for: with fewer rows the oracle might round the scores
-      // otherwise, and what is known of an anchor would no longer hold.
+      // A call keeps all its slots while one of them is searched for: with fewer rows the oracle might round the
+      // scores otherwise, and what is known of an anchor would no longer hold.
       std::erase_if(groups, [](const Group& group) {
-        return std::none_of(group.begin(), group.end(),
-                            [](const Task* task) { return task->found.first_unsafe() >= 0; });
+        return std::none_of(group.begin(), group.end(), [](const Slot* slot) { return slot->first_unsafe(); });
       });
       if (groups.empty()) return;
-      for (const Group& group : groups)
-        for (Task* task : group) {
-          if (task->searches.empty()) task->searches.resize(task->found.drift.size());
-          for (std::size_t row = 0; row < task->searches.size(); ++row) {
-            Scalar& anchor = task->anchors[static_cast<Index>(row)];
-            anchor = task->searches[row].next(anchor, task->found.drift[row]);
-          }
+      for_each_task(groups, [](Task& task) {
+        if (task.searches.empty()) task.searches.resize(task.found.drift.size());
+        for (std::size_t row = 0; row < task.searches.size(); ++row) {
+          Scalar& anchor = task.anchors[static_cast<Index>(row)];
+          anchor = task.searches[row].next(anchor, task.found.drift[row]);
         }
+      });
       round(CallKind::weight, groups);
     }
     for (const Group& group : groups)
-      for (const Task* task : group)
-        if (task->found.first_unsafe() >= 0)
+      for (const Slot* slot : group)
+        if (const Task* task = slot->first_unsafe())
           throw AnchorError(detail::place(place(*task), task->job.tile, task->found.first_unsafe()) +
                             ": no anchor keeps the row's weight in range; a wider scalar would do");
   }
 
-  /// The same calls with nothing but the jobs that have an unsafe row.
-  [[nodiscard]] static std::vector<Group> only_unsafe(const std::vector<Group>& groups) {
-    return only(groups, [](const Task& task) { return task.found.first_unsafe() >= 0; });
+  template <class Use>
+  static void for_each_task(const std::vector<Group>& groups, const Use& use) {
+    for (const Group& group : groups)
+      for (Slot* slot : group)
+        for (Task& task : slot->tasks) use(task);
   }
 
+  /// The same calls with nothing but the slots that pass a test.
   template <class Test>
   [[nodiscard]] static std::vector<Group> only(const std::vector<Group>& groups, const Test& test) {
     std::vector<Group> kept;
     for (const Group& group : groups) {
-      Group tasks;
-      for (Task* task : group)
-        if (test(*task)) tasks.push_back(task);
-      if (!tasks.empty()) kept.push_back(std::move(tasks));
+      Group slots;
+      for (Slot* slot : group)
+        if (test(*slot)) slots.push_back(slot);
+      if (!slots.empty()) kept.push_back(std::move(slots));
     }
     return kept;
   }
 
-  /// Adaptive: tiles with an unsafe row are asked again, the values too where r underflowed. Otherwise an unsafe row
-  /// is an error.
+  /// Adaptive: slots with an unsafe row are asked again, the values too where r underflowed. Otherwise an unsafe row is
+  /// an error.
   void repeat_unsafe(const std::vector<Group>& groups) {
-    const std::vector<Group> unsafe = only_unsafe(groups);
+    const std::vector<Group> unsafe = only(groups, [](const Slot& slot) { return slot.first_unsafe() != nullptr; });
     if (unsafe.empty()) return;
     if (plan_.anchor() != Anchor::adaptive) {
-      const Task& task = *unsafe.front().front();
+      const Task& task = *unsafe.front().front()->first_unsafe();
       const Index row = task.found.first_unsafe();
       const bool high = task.found.drift[static_cast<std::size_t>(row)] == Drift::too_high;
       throw AnchorError(detail::text(detail::place(place(task), task.job.tile, row), ": with the anchor ",
@@ -258,8 +320,7 @@ class OracleEngine {
                                      high ? "real keys" : "synthetic key",
                                      " underflows; the anchor adaptive repeats such tiles"));
     }
-    const std::vector<Group> without_value =
-        only(unsafe, [](const Task& task) { return task.found.first_without_value() >= 0; });
+    const std::vector<Group> without_value = only(unsafe, [](const Slot& slot) { return slot.lacks_value(); });
     if (!without_value.empty()) round(CallKind::values_and_keys, without_value);
     weigh_by_gibbs(unsafe);
   }
@@ -279,7 +340,7 @@ class OracleEngine {
       for (Index head = 0; head < input_.spec.heads; ++head)
         heads.push_back(block_head(columns, input_, head, static_cast<Scalar>(factor())));
     std::vector<SmallHead<Scalar>> instances(static_cast<std::size_t>(instances_), heads.front());
-    for (std::size_t i = 0; i < group.size(); ++i) instances[i] = heads[static_cast<std::size_t>(group[i]->job.head)];
+    for (std::size_t i = 0; i < group.size(); ++i) instances[i] = heads[static_cast<std::size_t>(group[i]->head())];
     return side_by_side(columns, instances);
   }
 
@@ -288,7 +349,8 @@ class OracleEngine {
   const AttentionInput<Scalar>& input_;
   TokenEncoding encoding_;
   OracleLimits limits_;
-  Index instances_;  ///< of a call: H', or fewer where a layer has fewer jobs
+  Index instances_;  ///< of a call: H', or fewer where a layer has fewer slots
+  Codes codes_;      ///< of the jobs that share a slot
   Index calls_ = 0;
   Index planned_ = 0;
   Index depth_ = 0;

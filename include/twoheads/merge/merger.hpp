@@ -23,11 +23,11 @@ class Merger {
       finish();
       block_ = job.query_block;
       head_ = job.head;
-      queries_ = job.tile.queries;
+      queries_ = job.block_queries;
       sum_ = Partial<SumScalar<Scalar>>::empty(queries_.size(), value_dim_);
     }
-    TWOHEADS_ASSERT(job.tile.queries == queries_);
-    merge_into(sum_, partial);
+    TWOHEADS_ASSERT(queries_.begin <= job.tile.queries.begin && job.tile.queries.end <= queries_.end);
+    merge_into(sum_, partial, job.tile.queries.begin - queries_.begin);
   }
 
   /// Writes the last query block; to be called once after the last partial.

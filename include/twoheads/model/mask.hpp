@@ -117,6 +117,31 @@ struct Mask {
     return {{0, 0}, {0, keys}};
   }
 
+  /// The plainest mask that shows the same pairs of `tokens` tokens: a window that reaches everything is causal, a band
+  /// that does is full, one document is no cut at all.
+  [[nodiscard]] Mask simplified(Index tokens) const {
+    switch (kind) {
+      case MaskKind::full:
+      case MaskKind::causal:
+        break;
+      case MaskKind::window:
+      case MaskKind::sinks:
+        if (window >= tokens - (kind == MaskKind::sinks ? sinks : 0)) return causal();
+        if (kind == MaskKind::sinks && sinks == 0) return sliding_window(window);
+        break;
+      case MaskKind::band: {
+        const Index most = tokens - 1;
+        if (left >= most && right >= most) return full();
+        if (right == 0) return sliding_window(std::min(left, most) + 1).simplified(tokens);
+        return band(std::min(left, most), std::min(right, most));
+      }
+      case MaskKind::documents:
+        if (ends.size() == 1) return causal_documents ? causal() : full();
+        break;
+    }
+    return *this;
+  }
+
   /// The most keys that a query sees, among `keys` of them; an upper bound for windows near the ends.
   [[nodiscard]] Index most_visible(Index keys) const {
     if (kind == MaskKind::window) return std::min(window, keys);

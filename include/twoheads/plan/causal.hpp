@@ -1,6 +1,7 @@
 #pragma once
 
 #include <twoheads/base/index.hpp>
+#include <twoheads/plan/fit.hpp>
 #include <twoheads/plan/tile.hpp>
 
 namespace twoheads {
@@ -30,15 +31,14 @@ struct CausalTiling {
     return block * ((t - 1) * t / 2) + last * t + (block - 1) * pairs_below();
   }
 
+  [[nodiscard]] constexpr TilingCounts counts() const { return {tiles(), tiles(), token_rows(), 1}; }
+
   template <class Visit>
-  constexpr void for_each_tile(Index query_block, Visit&& visit) const {
+  constexpr void for_each_slot(Index query_block, Visit&& visit) const {
     const Rows rows = queries_of(query_block);
-    for (Index b = 0; b < query_block; ++b) {
-      const Rows columns = block_rows(b, block, tokens);
-      visit(Tile{rows, columns, TileShape::lower});
-      if (block > 1) visit(Tile{rows, columns, TileShape::strict_upper});
-    }
-    visit(Tile{rows, rows, TileShape::lower});
+    for (Index b = 0; b < query_block; ++b)
+      detail::visit_rectangle({rows, block_rows(b, block, tokens)}, OracleKind::causal, visit);
+    detail::visit_one(Tile{rows, rows, TileShape::lower}, visit);
   }
 
  private:

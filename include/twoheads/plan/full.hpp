@@ -2,27 +2,11 @@
 
 #include <algorithm>
 #include <twoheads/base/index.hpp>
+#include <twoheads/plan/fit.hpp>
 #include <twoheads/plan/limits.hpp>
 #include <twoheads/plan/tile.hpp>
 
 namespace twoheads {
-
-/// One tile for all pairs, in one call without a synthetic row: for inputs that fit the oracle as they are.
-struct StraightTiling {
-  Index queries = 1;
-  Index keys = 1;
-  TileShape shape = TileShape::rectangle;
-
-  [[nodiscard]] constexpr Index query_blocks() const { return 1; }
-  [[nodiscard]] constexpr Rows queries_of(Index) const { return {0, queries}; }
-  [[nodiscard]] constexpr Index tiles() const { return 1; }
-  [[nodiscard]] constexpr Index token_rows() const { return std::max(queries, keys); }
-
-  template <class Visit>
-  constexpr void for_each_tile(Index, Visit&& visit) const {
-    visit(Tile{{0, queries}, {0, keys}, shape});
-  }
-};
 
 /// Full attention: every query block meets every key block.
 ///
@@ -54,18 +38,12 @@ struct FullTiling {
     return (full_queries * full_keys + full_queries + full_keys) * block + last;
   }
 
+  [[nodiscard]] constexpr TilingCounts counts() const { return {tiles(), tiles(), token_rows(), 1}; }
+
   template <class Visit>
-  constexpr void for_each_tile(Index query_block, Visit&& visit) const {
+  constexpr void for_each_slot(Index query_block, Visit&& visit) const {
     const Rows rows = queries_of(query_block);
-    for (Index b = 0; b < key_blocks(); ++b) {
-      const Rows columns = block_rows(b, block, keys);
-      if (oracle == OracleKind::plain) {
-        visit(Tile{rows, columns, TileShape::rectangle});
-        continue;
-      }
-      visit(Tile{rows, columns, TileShape::lower});
-      if (columns.size() > 1) visit(Tile{rows, columns, TileShape::strict_upper});
-    }
+    for (Index b = 0; b < key_blocks(); ++b) detail::visit_rectangle({rows, block_rows(b, block, keys)}, oracle, visit);
   }
 
  private:
@@ -75,6 +53,6 @@ struct FullTiling {
   }
 };
 
-static_assert(Tiling<StraightTiling> && Tiling<FullTiling>);
+static_assert(Tiling<FullTiling>);
 
 }  // namespace twoheads

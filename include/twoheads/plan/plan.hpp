@@ -1,5 +1,6 @@
 #pragma once
 
+#include <span>
 #include <string>
 #include <twoheads/base/checked.hpp>
 #include <twoheads/base/errors.hpp>
@@ -7,9 +8,12 @@
 #include <twoheads/model/mask.hpp>
 #include <twoheads/plan/anchor.hpp>
 #include <twoheads/plan/causal.hpp>
+#include <twoheads/plan/documents.hpp>
 #include <twoheads/plan/full.hpp>
 #include <twoheads/plan/limits.hpp>
+#include <twoheads/plan/straight.hpp>
 #include <twoheads/plan/tile.hpp>
+#include <twoheads/plan/window.hpp>
 #include <utility>
 #include <variant>
 
@@ -31,13 +35,15 @@ struct Job {
   Tile tile;
   Index head = 0;
   Index query_block = 0;
+  Rows block_queries;  ///< the rows of the query block, of which the tile's are a part
+  Index slot = 0;      ///< jobs of the same number share one head's place in a call
 };
 
 /// Tiles, jobs, calls and rounds for one mask on one oracle: a few integers that enumerate jobs lazily.
 ///
-///   Laws     jobs come in a fixed order: query block, then head, then tile; a call takes the next H' of them,
-///            whatever blocks and heads they belong to. With J jobs a layer (tiles * heads): calls = L ceil(J / H'),
-///            twice that for the Gibbs anchor, in as many rounds as layers (twice that). All counts are O(1).
+///   Laws     jobs come in a fixed order: query block, then head, then slot, then tile; a call takes the next H'
+///            slots, whatever blocks and heads they belong to. With S slots a layer (slots * heads): calls =
+///            L ceil(S / H'), twice that for the Gibbs anchor, in as many rounds as layers (twice that).
 ///   Source   Yu & Alman, Lemma 3.3 and Theorem 3.4 (whose printed count omits the ceilings and the sum over layers)
 class Plan {
  public:
@@ -63,34 +69,34 @@ class Plan {
   [[nodiscard]] Index block() const { return request_.oracle.rows - 1; }
 
   [[nodiscard]] Index query_blocks() const {
-    return ask([](const auto& t) { return t.query_blocks(); });
+    return std::visit([](const auto& t) { return t.query_blocks(); }, tiling_);
   }
   [[nodiscard]] Rows queries_of(Index query_block) const {
     return std::visit([&](const auto& t) { return t.queries_of(query_block); }, tiling_);
   }
 
-  /// Tiles of one head of one layer.
-  [[nodiscard]] Index tiles() const {
-    return ask([](const auto& t) { return t.tiles(); });
-  }
+  /// Tiles of one head of one layer, and the slots that they take.
+  [[nodiscard]] Index tiles() const { return counts_.tiles; }
+  [[nodiscard]] Index slots() const { return counts_.slots; }
   /// Jobs of all heads and layers; the Gibbs anchor evaluates each of them twice.
   [[nodiscard]] Index jobs() const { return jobs_per_layer() * request_.layers; }
   [[nodiscard]] Index jobs_per_layer() const { return tiles() * request_.heads; }
-  /// Single-head instances that a call carries.
-  [[nodiscard]] Index jobs_per_call() const { return request_.oracle.heads; }
+  [[nodiscard]] Index slots_per_layer() const { return slots() * request_.heads; }
+  /// The most jobs that share a slot, kept apart by codes.
+  [[nodiscard]] Index jobs_per_slot() const { return counts_.most_tiles; }
+  [[nodiscard]] Index slots_per_call() const { return request_.oracle.heads; }
 
   [[nodiscard]] Index calls() const {
-    return request_.layers * rounds_per_layer() * ceil_div(jobs_per_layer(), jobs_per_call());
+    return request_.layers * rounds_per_layer() * ceil_div(slots_per_layer(), slots_per_call());
   }
   [[nodiscard]] Index rounds() const { return request_.layers * rounds_per_layer(); }
   [[nodiscard]] Index rounds_per_layer() const { return straight() ? 1 : planned_rounds(request_.anchor); }
 
-  /// Share of the row slots of all calls that carry real tokens, 0..1; a call has rows * H' slots.
+  /// Share of the row slots of all calls that carry real tokens, 0..1; a call has rows * H' of them.
   [[nodiscard]] double rows_used() const {
-    const auto rows = static_cast<double>(ask([](const auto& t) { return t.token_rows(); }));
-    const double used = rows * static_cast<double>(request_.heads * rounds());
-    const double slots = static_cast<double>(request_.oracle.rows) * static_cast<double>(jobs_per_call());
-    return used / (slots * static_cast<double>(calls()));
+    const double used = static_cast<double>(counts_.token_rows) * static_cast<double>(request_.heads * rounds());
+    const double rows = static_cast<double>(request_.oracle.rows) * static_cast<double>(slots_per_call());
+    return used / (rows * static_cast<double>(calls()));
   }
 
   /// Every plan of this type evaluates all visible pairs; sampled plans would not.
@@ -99,8 +105,23 @@ class Plan {
   /// The result of the paper that the plan rests on.
   [[nodiscard]] std::string theorem() const {
     if (straight()) return "none needed: the input fits one call";
-    if (request_.mask.kind == MaskKind::causal) return "Theorem 3.5 (Claim B.6)";
-    if (request_.oracle.kind == OracleKind::causal) return "Lemma 3.1 on the triangles of Theorem 3.5";
+    const bool causal_oracle = request_.oracle.kind == OracleKind::causal;
+    switch (request_.mask.simplified(request_.tokens).kind) {
+      case MaskKind::full:
+        break;
+      case MaskKind::causal:
+        return causal_oracle ? "Theorem 3.5 (Claim B.6)"
+                             : "Theorem 3.5 without a causal oracle: diagonal blocks halved";
+      case MaskKind::window:
+        return causal_oracle ? "Theorem 5.1 without subtraction" : "Theorem 5.1 on a plain oracle: triangles halved";
+      case MaskKind::sinks:
+        return causal_oracle ? "Theorem D.1 without subtraction" : "Theorem D.1 on a plain oracle: triangles halved";
+      case MaskKind::band:
+        return "the triangles of Theorem 5.1 on both sides";
+      case MaskKind::documents:
+        return "Theorem 4.2's codes for short documents, Theorems 3.4 and 3.5 for long ones";
+    }
+    if (causal_oracle) return "Lemma 3.1 on the triangles of Theorem 3.5";
     return request_.heads == 1 && request_.layers == 1 ? "Lemma 3.1" : "Theorem 3.4";
   }
 
@@ -117,54 +138,77 @@ class Plan {
     return calls_of_a_layer * request_.layers;
   }
 
+  /// Calls visit(tiles) for the slots of one query block, in their fixed order.
+  template <class Visit>
+  void for_each_slot(Index query_block, Visit&& visit) const {
+    std::visit([&](const auto& t) { t.for_each_slot(query_block, visit); }, tiling_);
+  }
+
   /// Calls visit(tile) for the tiles of one query block, in their fixed order.
   template <class Visit>
   void for_each_tile(Index query_block, Visit&& visit) const {
-    std::visit([&](const auto& t) { t.for_each_tile(query_block, visit); }, tiling_);
+    for_each_slot(query_block, [&](std::span<const Tile> slot) {
+      for (const Tile& tile : slot) visit(tile);
+    });
   }
 
   /// Calls visit(job) for all jobs of one layer, in their fixed order.
   template <class Visit>
   void for_each_job(Visit&& visit) const {
-    for (Index block = 0; block < query_blocks(); ++block)
+    Index number = 0;
+    for (Index block = 0; block < query_blocks(); ++block) {
+      const Rows queries = queries_of(block);
       for (Index head = 0; head < request_.heads; ++head)
-        for_each_tile(block, [&](const Tile& tile) { visit(Job{tile, head, block}); });
+        for_each_slot(block, [&](std::span<const Tile> slot) {
+          for (const Tile& tile : slot) visit(Job{tile, head, block, queries, number});
+          ++number;
+        });
+    }
   }
 
  private:
-  template <class Question>
-  [[nodiscard]] Index ask(const Question& question) const {
-    return std::visit(question, tiling_);
-  }
-
   void choose_tiling() {
     const Index n = request_.tokens;
-    const OracleKind kind = request_.oracle.kind;
-    const bool causal = request_.mask.kind == MaskKind::causal;
-    const bool own_kind = causal == (kind == OracleKind::causal);
-    if (request_.mask.kind != MaskKind::full && !causal)
-      throw LimitError(detail::text("a ", name(request_.mask.kind), " mask is not built yet"));
-    if (causal && !own_kind)
-      throw LimitError("a causal mask on a plain oracle is not built yet: expected a causal oracle");
-    // Four calls a pair of blocks is the most that any count asks for, and every row meets every block twice at most.
-    const Index query_parts = ceil_div(n, block());
+    const OracleLimits& oracle = request_.oracle;
+    const bool causal_oracle = oracle.kind == OracleKind::causal;
+    const Mask mask = request_.mask.simplified(n);
+    const bool own_kind =
+        (mask.kind == MaskKind::full && !causal_oracle) || (mask.kind == MaskKind::causal && causal_oracle);
+    require_countable(mask.kind != MaskKind::full && !own_kind);
+    if (own_kind && std::max(n, request_.keys) <= oracle.rows)
+      tiling_ = StraightTiling{n, request_.keys, causal_oracle ? TileShape::lower : TileShape::rectangle};
+    else if (mask.kind == MaskKind::full)
+      tiling_ = FullTiling{n, request_.keys, block(), oracle.kind};
+    else if (mask.kind == MaskKind::causal && causal_oracle)
+      tiling_ = CausalTiling{n, block()};
+    else if (mask.kind == MaskKind::documents)
+      tiling_ = DocumentsTiling(mask.ends, mask.causal_documents, oracle.rows, oracle.kind);
+    else if (mask.kind == MaskKind::causal)
+      tiling_ = WindowTiling{n, n - 1, 0, 0, oracle.rows, oracle.kind};
+    else if (mask.kind == MaskKind::band)
+      tiling_ = WindowTiling{n, mask.left, mask.right, 0, oracle.rows, oracle.kind};
+    else
+      tiling_ = WindowTiling{n, mask.window - 1, 0, mask.sinks, oracle.rows, oracle.kind};
+    counts_ = std::visit([](const auto& t) { return t.counts(); }, tiling_);
+  }
+
+  /// Throws SpecError where 64 bits might not hold a count. Four calls a pair of blocks is the most that any count asks
+  /// for, and every row meets every block twice at most; triangles that are halved add a few tiles for each token.
+  void require_countable(bool triangles) const {
+    const Index query_parts = ceil_div(request_.tokens, block());
     const Index key_parts = ceil_div(request_.keys, block());
     const auto product = [](const char* what, Index a, Index b) { return detail::checked_product(what, a, b); };
     const Index pairs = product("the number of tiles", query_parts, key_parts);
-    const Index jobs = product("the number of jobs", pairs, request_.heads);
+    const Index small = triangles ? product("the number of tiles", 4, request_.tokens) : 0;
+    const Index jobs = product("the number of jobs", std::max(pairs, small), request_.heads);
     static_cast<void>(product("the number of calls", product("the number of calls", 4, request_.layers), jobs));
     static_cast<void>(product("the number of rows", product("the number of rows", 4, std::max(query_parts, key_parts)),
-                              std::max(n, request_.keys)));
-    if (own_kind && std::max(n, request_.keys) <= request_.oracle.rows)
-      tiling_ = StraightTiling{n, request_.keys, causal ? TileShape::lower : TileShape::rectangle};
-    else if (causal)
-      tiling_ = CausalTiling{n, block()};
-    else
-      tiling_ = FullTiling{n, request_.keys, block(), kind};
+                              std::max(request_.tokens, request_.keys)));
   }
 
   PlanRequest request_;
-  std::variant<StraightTiling, FullTiling, CausalTiling> tiling_;
+  std::variant<StraightTiling, FullTiling, CausalTiling, WindowTiling, DocumentsTiling> tiling_;
+  TilingCounts counts_;
 };
 
 }  // namespace twoheads

@@ -91,13 +91,13 @@ inline void print(std::ostream& out, const Plan& plan) {
     out << "\n  each mark stands for about " << (plan.tokens() + most - 1) / most
         << " queries: # visible, \\ partly, . hidden\n";
   }
-  out << "\n  tiles      " << plan.tiles() << " a head and layer\n  jobs       " << plan.jobs() << " of "
-      << detail::counted(request.heads, "head") << " and " << detail::counted(request.layers, "layer")
-      << "\n  calls      " << plan.calls() << " of up to " << detail::counted(plan.jobs_per_call(), "job")
-      << ", anchor " << name(request.anchor) << "\n  rounds     " << plan.rounds() << "\n  rows used  "
-      << static_cast<int>(plan.rows_used() * 1000 + 0.5) / 10.0 << " % of the row slots carry tokens\n  exact      "
-      << (plan.exact() ? "yes" : "no") << ", by " << plan.theorem() << "\n  the paper  " << plan.paper_calls()
-      << " calls for the same case\n";
+  out << "\n  tiles      " << plan.tiles() << " a head and layer, in " << detail::counted(plan.slots(), "slot")
+      << "\n  jobs       " << plan.jobs() << " of " << detail::counted(request.heads, "head") << " and "
+      << detail::counted(request.layers, "layer") << "\n  calls      " << plan.calls() << " of up to "
+      << detail::counted(plan.slots_per_call(), "slot") << ", anchor " << name(request.anchor) << "\n  rounds     "
+      << plan.rounds() << "\n  rows used  " << static_cast<int>(plan.rows_used() * 1000 + 0.5) / 10.0
+      << " % of the row slots carry tokens\n  exact      " << (plan.exact() ? "yes" : "no") << ", by " << plan.theorem()
+      << "\n  the paper  " << plan.paper_calls() << " calls for the same case\n";
 }
 
 }  // namespace twoheads

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <concepts>
 #include <ostream>
+#include <span>
 #include <twoheads/base/index.hpp>
 
 namespace twoheads {
@@ -31,8 +32,9 @@ struct Tile {
   Rows queries;
   Rows keys;
   TileShape shape = TileShape::rectangle;
+  Rows sinks = {};  ///< keys that all queries of the tile see beside the others; tiles that share a call share them
 
-  /// The keys that query number i of the tile sees, as positions in the sequence.
+  /// Of the tile's keys, those that query number i of the tile sees, as positions in the sequence; sinks apart.
   [[nodiscard]] constexpr Rows visible_keys(Index i) const {
     switch (shape) {
       case TileShape::lower:
@@ -45,7 +47,10 @@ struct Tile {
     return keys;
   }
 
-  /// Rows of a call that carry a real query or a real key of this tile.
+  /// Number of keys that query number i of the tile sees, sinks included.
+  [[nodiscard]] constexpr Index keys_seen(Index i) const { return visible_keys(i).size() + sinks.size(); }
+
+  /// Rows of a call that carry a real query or a real key of this tile, sinks apart.
   [[nodiscard]] constexpr Index token_rows() const {
     switch (shape) {
       case TileShape::lower:
@@ -62,27 +67,56 @@ struct Tile {
 };
 
 inline std::ostream& operator<<(std::ostream& out, const Tile& tile) {
-  return out << name(tile.shape) << " of queries " << tile.queries.begin << ".." << tile.queries.end - 1 << " and keys "
-             << tile.keys.begin << ".." << tile.keys.end - 1;
+  out << name(tile.shape) << " of queries " << tile.queries.begin << ".." << tile.queries.end - 1 << " and keys "
+      << tile.keys.begin << ".." << tile.keys.end - 1;
+  if (!tile.sinks.empty()) out << " and sinks " << tile.sinks.begin << ".." << tile.sinks.end - 1;
+  return out;
 }
+
+/// What a cut of a mask comes to, for one head of one layer.
+struct TilingCounts {
+  Index tiles = 0;
+  Index slots = 0;       ///< places in calls: one head's columns, all rows
+  Index token_rows = 0;  ///< rows of all slots that carry real tokens, sinks included
+  Index most_tiles = 0;  ///< of a slot
+
+  /// Adds `times` parts that each come to `part`.
+  constexpr void add(const TilingCounts& part, Index times = 1) {
+    tiles += times * part.tiles;
+    slots += times * part.slots;
+    token_rows += times * part.token_rows;
+    if (times > 0) most_tiles = std::max(most_tiles, part.most_tiles);
+  }
+
+  /// Adds one slot.
+  constexpr void add_slot(std::span<const Tile> slot) {
+    ++slots;
+    tiles += static_cast<Index>(slot.size());
+    token_rows += slot.front().sinks.size();
+    for (const Tile& tile : slot) token_rows += tile.token_rows();
+    most_tiles = std::max(most_tiles, static_cast<Index>(slot.size()));
+  }
+
+  friend constexpr bool operator==(const TilingCounts&, const TilingCounts&) = default;
+};
 
 namespace detail {
 struct AnyVisitor {
-  void operator()(const Tile&) const {}
+  void operator()(std::span<const Tile>) const {}
 };
 }  // namespace detail
 
-/// A lazy cut of a mask into tiles: a few integers that enumerate the tiles of one query block at a time.
+/// A lazy cut of a mask into tiles: a few integers that enumerate the tiles of one query block at a time. A slot is
+/// one head's place in a call; it carries one tile, or several that codes keep apart.
 ///
-///   Laws   every visible pair lies in exactly one tile, no hidden pair in any; tiles() and token_rows() are closed
-///          forms and equal what enumeration counts; the order of a block's tiles is fixed
+///   Laws   every visible pair lies in exactly one tile, no hidden pair in any; counts() is a closed form and equals
+///          what enumeration counts; the order of a block's slots and tiles is fixed
 template <class T>
 concept Tiling = requires(const T& tiling, Index block) {
   { tiling.query_blocks() } -> std::same_as<Index>;
   { tiling.queries_of(block) } -> std::same_as<Rows>;
-  { tiling.tiles() } -> std::same_as<Index>;
-  { tiling.token_rows() } -> std::same_as<Index>;
-  tiling.for_each_tile(block, detail::AnyVisitor{});
+  { tiling.counts() } -> std::same_as<TilingCounts>;
+  tiling.for_each_slot(block, detail::AnyVisitor{});
 };
 
 }  // namespace twoheads

@@ -1,0 +1,146 @@
+#pragma once
+
+#include <algorithm>
+#include <bit>
+#include <cstdint>
+#include <span>
+#include <twoheads/base/index.hpp>
+#include <twoheads/plan/limits.hpp>
+#include <twoheads/plan/tile.hpp>
+#include <vector>
+
+namespace twoheads {
+namespace detail {
+
+/// Hands on a tile that has a slot of its own.
+template <class Visit>
+constexpr void visit_one(const Tile& tile, Visit&& visit) {
+  visit(std::span<const Tile>(&tile, 1));
+}
+
+/// A rectangle as an oracle can evaluate it, each tile in a slot of its own: as it is on a plain oracle; on a causal
+/// one by position into a lower and a strict upper triangle.
+///
+///   Source   Yu & Alman, Theorem 3.5, whose sets A^(1), A^(2) are meant by local position
+template <class Visit>
+constexpr void visit_rectangle(const Tile& tile, OracleKind oracle, Visit&& visit) {
+  if (tile.keys.empty()) return;
+  if (oracle == OracleKind::plain) return visit_one(tile, visit);
+  visit_one(Tile{tile.queries, tile.keys, TileShape::lower}, visit);
+  if (tile.keys.size() > 1) visit_one(Tile{tile.queries, tile.keys, TileShape::strict_upper}, visit);
+}
+
+/// A triangle of n queries and n keys with its diagonal, and the pairs beside it that all see each other.
+struct HalvedTriangle {
+  Index query = 0;  ///< its first query, and key
+  Index key = 0;
+  Index size = 0;
+  bool upper = false;
+  Tile beside;  ///< empty where the triangle is all
+
+  explicit constexpr HalvedTriangle(const Tile& tile) : upper(tile.shape == TileShape::strict_upper) {
+    query = tile.queries.begin;
+    // Query i of a strict upper triangle sees keys from i + 1 on: without the first key it has a diagonal.
+    key = tile.keys.begin + (upper ? 1 : 0);
+    const Index keys = std::max<Index>(tile.keys.end - key, 0);
+    size = std::min(tile.queries.size(), keys);
+    if (upper)
+      beside = Tile{{query, query + size}, {key + size, key + keys}};
+    else
+      beside = Tile{{query + size, tile.queries.end}, {key, key + keys}};
+    if (size == 0) beside = Tile{};
+  }
+
+  /// Levels of squares that the halving has above the diagonal: ceil(log2(size)).
+  [[nodiscard]] constexpr Index levels() const {
+    return size < 2 ? 0 : static_cast<Index>(std::bit_width(static_cast<std::uint64_t>(size - 1)));
+  }
+
+  /// Calls add(tile) for the squares of one level: a part of the triangle is halved, and the later half of its
+  /// queries sees all of its earlier half of keys (the other way round in an upper triangle).
+  template <class Add>
+  constexpr void for_each_square(Index level, Add&& add) const {
+    halve(0, size, level, add);
+  }
+
+  /// Calls add(tile) for the pairs of the diagonal, one tile each.
+  template <class Add>
+  constexpr void for_each_pair(Add&& add) const {
+    for (Index i = 0; i < size; ++i) add(Tile{{query + i, query + i + 1}, {key + i, key + i + 1}});
+  }
+
+ private:
+  template <class Add>
+  constexpr void halve(Index begin, Index end, Index level, Add&& add) const {
+    if (end - begin < 2) return;
+    const Index middle = begin + (end - begin) / 2;
+    if (level == 0) {
+      const Rows early{begin, middle};
+      const Rows late{middle, end};
+      const Rows queries = upper ? early : late;
+      const Rows keys = upper ? late : early;
+      add(Tile{{query + queries.begin, query + queries.end}, {key + keys.begin, key + keys.end}});
+      return;
+    }
+    halve(begin, middle, level - 1, add);
+    halve(middle, end, level - 1, add);
+  }
+};
+
+/// Fills slots with tiles in the order in which they come; a slot is closed when the next tile does not fit.
+///
+///   Laws     a slot's rows are 1 for the synthetic key, its sinks, and the token rows of its tiles
+template <class Visit>
+class SlotFiller {
+ public:
+  SlotFiller(Index rows, Visit& visit) : rows_(rows), visit_(visit) {}
+
+  void add(const Tile& tile) {
+    if (tile.queries.empty() || tile.keys.empty() || tile.token_rows() == 0) return;
+    const bool fits = !tiles_.empty() && tiles_.front().sinks == tile.sinks && used_ + tile.token_rows() <= rows_;
+    if (!fits) close();
+    if (tiles_.empty()) used_ = 1 + tile.sinks.size();
+    used_ += tile.token_rows();
+    tiles_.push_back(tile);
+  }
+
+  void close() {
+    if (!tiles_.empty()) visit_(std::span<const Tile>(tiles_));
+    tiles_.clear();
+  }
+
+ private:
+  Index rows_;
+  Visit& visit_;
+  Index used_ = 0;
+  std::vector<Tile> tiles_;
+};
+
+/// Triangles as an oracle can evaluate them, as many as fit in a slot: as they are on a causal oracle; on a plain one
+/// by halving, level by level, and the diagonal last.
+///
+///   Laws     on a plain oracle, triangles of n rows together that fit one call take at most ceil(log2 n) + 1 slots
+///   Source   not in the paper (it has no causal attention on plain oracles)
+template <class Visit>
+void visit_triangles(std::span<const Tile> triangles, OracleKind oracle, Index rows, Visit& visit) {
+  SlotFiller<Visit> filler(rows, visit);
+  const auto add = [&](const Tile& tile) { filler.add(tile); };
+  if (oracle == OracleKind::causal) {
+    for (const Tile& tile : triangles) add(tile);
+    return filler.close();
+  }
+  std::vector<HalvedTriangle> halved;
+  Index levels = 0;
+  for (const Tile& tile : triangles) {
+    halved.emplace_back(tile);
+    levels = std::max(levels, halved.back().levels());
+  }
+  for (const HalvedTriangle& triangle : halved) add(triangle.beside);
+  for (Index level = 0; level < levels; ++level)
+    for (const HalvedTriangle& triangle : halved) triangle.for_each_square(level, add);
+  for (const HalvedTriangle& triangle : halved) triangle.for_each_pair(add);
+  filler.close();
+}
+
+}  // namespace detail
+}  // namespace twoheads

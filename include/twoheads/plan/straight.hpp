@@ -1,0 +1,28 @@
+#pragma once
+
+#include <algorithm>
+#include <twoheads/base/index.hpp>
+#include <twoheads/plan/fit.hpp>
+#include <twoheads/plan/tile.hpp>
+
+namespace twoheads {
+
+/// One tile for all pairs, in one call without a synthetic row: for inputs that fit the oracle as they are.
+struct StraightTiling {
+  Index queries = 1;
+  Index keys = 1;
+  TileShape shape = TileShape::rectangle;
+
+  [[nodiscard]] constexpr Index query_blocks() const { return 1; }
+  [[nodiscard]] constexpr Rows queries_of(Index) const { return {0, queries}; }
+  [[nodiscard]] constexpr TilingCounts counts() const { return {1, 1, std::max(queries, keys), 1}; }
+
+  template <class Visit>
+  constexpr void for_each_slot(Index, Visit&& visit) const {
+    detail::visit_one(Tile{{0, queries}, {0, keys}, shape}, visit);
+  }
+};
+
+static_assert(Tiling<StraightTiling>);
+
+}  // namespace twoheads
