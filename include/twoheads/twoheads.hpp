@@ -22,6 +22,8 @@
 #include <twoheads/attention/norm.hpp>
 #include <twoheads/attention/rope.hpp>
 #include <twoheads/attention/mlp.hpp>
+#include <twoheads/attention/project.hpp>
+#include <twoheads/attention/parts.hpp>
 #include <twoheads/attention/forward.hpp>
 #include <twoheads/attention/direct.hpp>
 #include <twoheads/attention/partial.hpp>

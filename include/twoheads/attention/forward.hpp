@@ -6,36 +6,21 @@
 #include <twoheads/attention/input.hpp>
 #include <twoheads/attention/mlp.hpp>
 #include <twoheads/attention/norm.hpp>
+#include <twoheads/attention/parts.hpp>
+#include <twoheads/attention/project.hpp>
 #include <twoheads/attention/rope.hpp>
 #include <twoheads/base/product.hpp>
 
 namespace twoheads {
 namespace detail {
 
-/// tokens (n, width) times the weights of all heads; a head that sees its own slice multiplies that slice only.
+/// x <- x + mlp(norm(x)) or mlp(norm(x)) for some rows, a few at a time: the hidden columns never exist for all rows at
+/// once.
 template <RealScalar Scalar>
-[[nodiscard]] Matrix<Scalar> project(const MatrixView<Scalar>& tokens, const Matrix<Scalar>& weights, HeadInput input,
-                                     Index heads) {
-  Matrix<Scalar> result(tokens.rows(), weights.cols());
-  if (input == HeadInput::whole) {
-    multiply(span(result), tokens, view(weights));
-    return result;
-  }
-  const Index slice = weights.rows();
-  const Index cols = weights.cols() / heads;
-  const Rows all{0, tokens.rows()};
-  for (Index head = 0; head < heads; ++head)
-    multiply(block_span(span(result), all, head * cols, cols), block_view(tokens, all, head * slice, slice),
-             block_view(view(weights), {0, slice}, head * cols, cols));
-  return result;
-}
-
-/// x <- x + mlp(norm(x)) or mlp(norm(x)), some rows at a time: the hidden columns never exist for all rows at once.
-template <RealScalar Scalar>
-void mlp_in_place(const ModelSpec& spec, const LayerWeights<Scalar>& layer, Matrix<Scalar>& x) {
+void mlp_in_place(const ModelSpec& spec, const LayerWeights<Scalar>& layer, Rows part, Matrix<Scalar>& x) {
   constexpr Index block = 256;
-  for (Index begin = 0; begin < x.rows(); begin += block) {
-    const Index count = std::min(block, x.rows() - begin);
+  for (Index begin = part.begin; begin < part.end; begin += block) {
+    const Index count = std::min(block, part.end - begin);
     auto rows = x.middleRows(begin, count);
     const Matrix<Scalar> input = normed(view(rows), layer.mlp_norm, spec.norm, spec.norm_epsilon);
     const Matrix<Scalar> output = mlp(view(input), layer.mlp, spec.mlp, begin);
@@ -44,6 +29,49 @@ void mlp_in_place(const ModelSpec& spec, const LayerWeights<Scalar>& layer, Matr
     else
       rows = output;
   }
+}
+
+/// The rest of a layer for some rows: output projection, residual sum and MLP, given what attention mixed.
+template <RealScalar Scalar>
+void finish_rows(const ModelSpec& spec, const LayerWeights<Scalar>& layer, Rows part, Matrix<Scalar> mixed,
+                 Matrix<Scalar>& x) {
+  if (spec.attention.output_projection) {
+    Matrix<Scalar> projected(part.size(), spec.width);
+    multiply(span(projected), view(mixed), view(layer.attention.wo));
+    mixed = std::move(projected);
+  }
+  // Rows that are all of x are exchanged, not copied.
+  if (spec.residual)
+    x.middleRows(part.begin, part.size()) += mixed;
+  else if (part.size() == x.rows())
+    x = std::move(mixed);
+  else
+    x.middleRows(part.begin, part.size()) = mixed;
+  if (spec.mlp != MlpKind::none) mlp_in_place(spec, layer, part, x);
+}
+
+/// A layer part by part, for masks that reach so many keys to each side: beside x, memory for one part.
+template <RealScalar Scalar, AttendInParts<Scalar> AttendFn>
+void layer_in_parts(const ModelSpec& spec, const LayerWeights<Scalar>& layer, Index index, const MaskReach& reach,
+                    Matrix<Scalar>& x, AttendFn& attend) {
+  const AttentionSpec& a = spec.attention;
+  const Index least = rows_of_a_part(reach, spec.width);
+  KeyWindow<Scalar> window(spec, layer, reach);
+  attend.begin_layer(a, x.rows(), x.rows());
+  for (Index begin = 0; begin < x.rows();) {
+    const Rows part{begin, attend.part_end(begin, least)};
+    window.move_to(part, x);
+    const MatrixView<Scalar> tokens = window.tokens_of(part);
+    Matrix<Scalar> q = project(tokens, layer.attention.wq, a.head_input, a.heads);
+    if (a.rope) rotate(span(q), a.head_dim, *a.rope, part.begin);
+    Matrix<Scalar> mixed(part.size(), a.heads * a.value_dim);
+    attend(AttentionInput<Scalar>{a, index, view(q), window.keys(), window.values(), tokens, window.tokens(),
+                                  layer.attention, window.held()},
+           part, span(mixed));
+    finish_rows(spec, layer, part, std::move(mixed), x);
+    begin = part.end;
+  }
+  attend.end_layer();
 }
 
 }  // namespace detail
@@ -69,8 +97,17 @@ template <RealScalar Scalar, Attend<Scalar> AttendFn>
   }
   if (model.input_mlp) model.input_mlp(0, span(x));
 
+  // Where queries see few keys of many, a layer needs no more than a part of q, k and v at a time.
+  const std::optional<MaskReach> reach = a.mask.reach(x.rows());
+  const bool in_parts = memory == nullptr && reach && x.rows() > 4 * detail::rows_of_a_part(*reach, spec.width);
   for (Index index = 0; index < spec.layers; ++index) {
     const LayerWeights<Scalar>& layer = model.layers[static_cast<std::size_t>(index)];
+    if constexpr (AttendInParts<AttendFn, Scalar>) {
+      if (in_parts) {
+        detail::layer_in_parts(spec, layer, index, *reach, x, attend);
+        continue;
+      }
+    }
     Matrix<Scalar> mixed(x.rows(), a.heads * a.value_dim);
     {
       const Matrix<Scalar> tokens = normed(view(x), layer.attention_norm, spec.norm, spec.norm_epsilon);
@@ -85,18 +122,15 @@ template <RealScalar Scalar, Attend<Scalar> AttendFn>
       attend(AttentionInput<Scalar>{a, index, view(q), view(k), view(v), view(tokens), view(sources), layer.attention},
              span(mixed));
     }
-    if (a.output_projection) {
-      Matrix<Scalar> projected(x.rows(), spec.width);
-      detail::multiply(span(projected), view(mixed), view(layer.attention.wo));
-      mixed = std::move(projected);
-    }
-    if (spec.residual)
-      x += mixed;
-    else
-      x = std::move(mixed);
-    if (spec.mlp != MlpKind::none) detail::mlp_in_place(spec, layer, x);
+    detail::finish_rows(spec, layer, {0, x.rows()}, std::move(mixed), x);
   }
-  if (spec.final_norm) x = normed(view(x), model.final_norm, spec.norm, spec.norm_epsilon);
+  if (spec.final_norm) {
+    constexpr Index block = 256;
+    for (Index begin = 0; begin < x.rows(); begin += block) {
+      auto rows = x.middleRows(begin, std::min(block, x.rows() - begin));
+      rows = normed(view(rows), model.final_norm, spec.norm, spec.norm_epsilon);
+    }
+  }
   return x;
 }
 

@@ -6,11 +6,19 @@
 
 namespace twoheads {
 
+/// Which rows of a long input are held: all of them, or a part that moves along with the queries.
+struct HeldRows {
+  Index first_query = 0;  ///< position of the first row of q
+  Index sinks = 0;        ///< first rows of k and v, at the positions 0 .. sinks - 1
+  Index first_key = 0;    ///< position of the row of k and v that follows them
+};
+
 /// What one layer hands to its attention: projected rows, and the tokens and weights that they came from.
 ///
 ///   Shapes   q (N, heads * head_dim), k (NK, kv_heads * head_dim), v (NK, kv_heads * value_dim), rotary positions
 ///            applied; query_tokens (N, width), key_tokens (NK, width): the rows before projection, normed unless
 ///            they are a memory
+///            Rows are asked for by their position in the sequence, also where only a part of them is held.
 ///   Corner   views, spec and weights are references that live as long as the forward pass of this layer
 template <RealScalar Scalar>
 struct AttentionInput {
@@ -19,19 +27,29 @@ struct AttentionInput {
   MatrixView<Scalar> q, k, v;
   MatrixView<Scalar> query_tokens, key_tokens;
   const AttentionWeights<Scalar>& weights;
+  HeldRows held = {};
 
   [[nodiscard]] Index queries() const { return q.rows(); }
   [[nodiscard]] Index keys() const { return k.rows(); }
 
   /// Rows of one query head, and of the key/value head that it reads.
   [[nodiscard]] MatrixView<Scalar> query_rows(Index head, Rows rows) const {
-    return block_view(q, rows, head * spec.head_dim, spec.head_dim);
+    return block_view(q, query_place(rows), head * spec.head_dim, spec.head_dim);
   }
   [[nodiscard]] MatrixView<Scalar> key_rows(Index head, Rows rows) const {
-    return block_view(k, rows, spec.kv_head_of(head) * spec.head_dim, spec.head_dim);
+    return block_view(k, key_place(rows), spec.kv_head_of(head) * spec.head_dim, spec.head_dim);
   }
   [[nodiscard]] MatrixView<Scalar> value_rows(Index head, Rows rows) const {
-    return block_view(v, rows, spec.kv_head_of(head) * spec.value_dim, spec.value_dim);
+    return block_view(v, key_place(rows), spec.kv_head_of(head) * spec.value_dim, spec.value_dim);
+  }
+
+  /// Where the rows of some positions stand in q and query_tokens, and in k, v and key_tokens.
+  [[nodiscard]] Rows query_place(Rows rows) const {
+    return {rows.begin - held.first_query, rows.end - held.first_query};
+  }
+  [[nodiscard]] Rows key_place(Rows rows) const {
+    const Index shift = rows.end <= held.sinks ? 0 : held.sinks - held.first_key;
+    return {rows.begin + shift, rows.end + shift};
   }
 };
 

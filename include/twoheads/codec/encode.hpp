@@ -70,8 +70,8 @@ void encode(Matrix<Scalar>& call, Index begin, const InstanceLayout& layout, con
             const EncodeSettings<Scalar>& settings) {
   const bool raw = layout.encoding == TokenEncoding::raw;
   const bool slice = input.spec.head_input == HeadInput::slice;
-  const auto tokens = [&](const MatrixView<Scalar>& all, Index row) {
-    return block_view(all, {row, row + 1}, slice ? head * layout.input_width : 0, layout.input_width);
+  const auto tokens = [&](const MatrixView<Scalar>& all, Rows rows) {
+    return block_view(all, rows, slice ? head * layout.input_width : 0, layout.input_width);
   };
   // Raw tokens are scaled by the oracle's own query weights.
   const Scalar factor = raw ? Scalar(1) : settings.factor;
@@ -83,7 +83,8 @@ void encode(Matrix<Scalar>& call, Index begin, const InstanceLayout& layout, con
       const Tile& tile = map.tile(carried.job);
       const Index query = tile.queries.begin + carried.query;
       columns.head(layout.query_cols()) =
-          factor * (raw ? tokens(input.query_tokens, query) : input.query_rows(head, {query, query + 1}));
+          factor * (raw ? tokens(input.query_tokens, input.query_place({query, query + 1}))
+                        : input.query_rows(head, {query, query + 1}));
       columns[layout.anchor_at()] = (*anchors[static_cast<std::size_t>(carried.job)])[carried.query];
       if (layout.code_cols > 0)
         settings.codes->write_query(carried.job, settings.amplitude,
@@ -93,7 +94,7 @@ void encode(Matrix<Scalar>& call, Index begin, const InstanceLayout& layout, con
     const bool real = key != SlotMap::none;
     if (real)
       columns.segment(layout.key_at(), layout.query_cols()) =
-          raw ? tokens(input.key_tokens, key) : input.key_rows(head, {key, key + 1});
+          raw ? tokens(input.key_tokens, input.key_place({key, key + 1})) : input.key_rows(head, {key, key + 1});
     else
       columns[layout.synthetic_at()] = settings.synthetic;
     if (real && layout.code_cols > 0 && carried.job != SlotMap::none)

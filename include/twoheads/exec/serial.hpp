@@ -22,11 +22,11 @@ concept PartialSink = requires(S& sink, const Job& job, const Partial<Scalar>& p
   sink(job, partial);
 };
 
-/// Runs all jobs of one layer of a plan on one thread and hands their partials to the sink in the plan's order.
+/// Runs the jobs of some query blocks of one layer of a plan on one thread and hands their partials to the sink in the plan's order.
 ///
 ///   Laws   never more than the jobs of engine.slots_at_once() slots are held: the plan is enumerated, not stored
 template <RealScalar Scalar, Engine<Scalar> E, PartialSink<Scalar> Sink>
-void execute_serial(const Plan& plan, E& engine, Sink& sink) {
+void execute_serial(const Plan& plan, Rows blocks, E& engine, Sink& sink) {
   const Index most = engine.slots_at_once();
   std::vector<Job> jobs;
   Index slots = 0;
@@ -37,7 +37,7 @@ void execute_serial(const Plan& plan, E& engine, Sink& sink) {
     jobs.clear();
     slots = 0;
   };
-  plan.for_each_job([&](const Job& job) {
+  plan.for_each_job(blocks, [&](const Job& job) {
     if (jobs.empty() || jobs.back().slot != job.slot) {
       if (slots == most) flush();
       ++slots;
@@ -45,6 +45,12 @@ void execute_serial(const Plan& plan, E& engine, Sink& sink) {
     jobs.push_back(job);
   });
   if (!jobs.empty()) flush();
+}
+
+/// The same for all query blocks.
+template <RealScalar Scalar, Engine<Scalar> E, PartialSink<Scalar> Sink>
+void execute_serial(const Plan& plan, E& engine, Sink& sink) {
+  execute_serial<Scalar>(plan, {0, plan.query_blocks()}, engine, sink);
 }
 
 }  // namespace twoheads

@@ -16,7 +16,9 @@ namespace twoheads {
 template <RealScalar Scalar>
 class Merger {
  public:
-  Merger(MatrixSpan<Scalar> out, Index value_dim) : out_(out), value_dim_(value_dim) {}
+  /// `first_row` is the position of out's first row.
+  Merger(MatrixSpan<Scalar> out, Index value_dim, Index first_row = 0)
+      : out_(out), value_dim_(value_dim), first_row_(first_row) {}
 
   void operator()(const Job& job, const Partial<Scalar>& partial) {
     if (job.query_block != block_ || job.head != head_) {
@@ -33,13 +35,15 @@ class Merger {
   /// Writes the last query block; to be called once after the last partial.
   void finish() {
     if (block_ < 0) return;
-    block_span(out_, queries_, head_ * value_dim_, value_dim_) = sum_.value.template cast<Scalar>();
+    block_span(out_, {queries_.begin - first_row_, queries_.end - first_row_}, head_ * value_dim_, value_dim_) =
+        sum_.value.template cast<Scalar>();
     block_ = -1;
   }
 
  private:
   MatrixSpan<Scalar> out_;
   Index value_dim_;
+  Index first_row_;
   Index block_ = -1;
   Index head_ = -1;
   Rows queries_;

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <algorithm>
+#include <optional>
 #include <string>
 #include <twoheads/base/errors.hpp>
 #include <twoheads/base/index.hpp>
@@ -36,6 +37,13 @@ struct VisibleKeys {
   [[nodiscard]] constexpr Index size() const { return sinks.size() + keys.size(); }
   [[nodiscard]] constexpr bool contains(Index key) const { return sinks.contains(key) || keys.contains(key); }
   friend constexpr bool operator==(const VisibleKeys&, const VisibleKeys&) = default;
+};
+
+/// How far a query sees: keys i - left .. i + right, and the first `sinks`.
+struct MaskReach {
+  Index left = 0;
+  Index right = 0;
+  Index sinks = 0;
 };
 
 /// Says which (query, key) pairs are visible.
@@ -140,6 +148,15 @@ struct Mask {
         break;
     }
     return *this;
+  }
+
+  /// How far queries see, where that is less than everything on some side.
+  [[nodiscard]] std::optional<MaskReach> reach(Index tokens) const {
+    const Mask plain = simplified(tokens);
+    if (plain.kind == MaskKind::window || plain.kind == MaskKind::sinks)
+      return MaskReach{plain.window - 1, 0, plain.sinks};
+    if (plain.kind == MaskKind::band) return MaskReach{plain.left, plain.right, 0};
+    return std::nullopt;
   }
 
   /// The most keys that a query sees, among `keys` of them; an upper bound for windows near the ends.

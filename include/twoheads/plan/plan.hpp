@@ -155,8 +155,14 @@ class Plan {
   /// Calls visit(job) for all jobs of one layer, in their fixed order.
   template <class Visit>
   void for_each_job(Visit&& visit) const {
+    for_each_job({0, query_blocks()}, visit);
+  }
+
+  /// The same for some of the query blocks; slots are numbered from 0.
+  template <class Visit>
+  void for_each_job(Rows blocks, Visit&& visit) const {
     Index number = 0;
-    for (Index block = 0; block < query_blocks(); ++block) {
+    for (Index block = blocks.begin; block < blocks.end; ++block) {
       const Rows queries = queries_of(block);
       for (Index head = 0; head < request_.heads; ++head)
         for_each_slot(block, [&](std::span<const Tile> slot) {

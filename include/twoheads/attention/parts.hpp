@@ -1,0 +1,95 @@
+#pragma once
+
+#include <algorithm>
+#include <concepts>
+#include <twoheads/attention/input.hpp>
+#include <twoheads/attention/mlp.hpp>
+#include <twoheads/attention/norm.hpp>
+#include <twoheads/attention/project.hpp>
+#include <twoheads/base/matrix.hpp>
+#include <twoheads/model/mask.hpp>
+#include <twoheads/model/weights.hpp>
+
+namespace twoheads {
+
+/// Attention that can take a layer's queries part by part, in order: begin_layer(spec, tokens), then for each part
+/// attend(input, queries, out) on the rows that are held, where part_end(first, least) says at which positions a part
+/// may end (the smallest from first + least on), then end_layer().
+template <class A, class Scalar>
+concept AttendInParts = Attend<A, Scalar> &&
+    requires(A& attend, const AttentionSpec& spec, Index position, const AttentionInput<Scalar>& input, Rows queries,
+             MatrixSpan<Scalar> out) {
+  attend.begin_layer(spec, position, position);
+  { attend.part_end(position, position) } -> std::same_as<Index>;
+  attend(input, queries, out);
+  attend.end_layer();
+};
+
+namespace detail {
+
+/// Rows of a part: a few MiB of tokens, and long beside the reach, so that few keys are held twice.
+[[nodiscard]] inline Index rows_of_a_part(const MaskReach& reach, Index width) {
+  constexpr Index numbers = Index{1} << 18;
+  return std::max<Index>({numbers / width, 2 * (reach.left + reach.right + reach.sinks), 64});
+}
+
+/// Keys and values of a layer as far as the next part of its queries sees them.
+template <RealScalar Scalar>
+class KeyWindow {
+ public:
+  KeyWindow(const ModelSpec& spec, const LayerWeights<Scalar>& layer, const MaskReach& reach)
+      : spec_(spec), layer_(layer), reach_(reach) {}
+
+  [[nodiscard]] const HeldRows& held() const { return held_; }
+  [[nodiscard]] MatrixView<Scalar> keys() const { return view(k_); }
+  [[nodiscard]] MatrixView<Scalar> values() const { return view(v_); }
+  [[nodiscard]] MatrixView<Scalar> tokens() const { return view(tokens_); }
+  [[nodiscard]] MatrixView<Scalar> tokens_of(Rows rows) const {
+    const Index shift = held_.sinks - held_.first_key;
+    return block_view(view(tokens_), {rows.begin + shift, rows.end + shift}, 0, tokens_.cols());
+  }
+
+  /// Moves on to what `queries` see; rows of x from the last end on must still be those that the layer began with.
+  void move_to(Rows queries, const Matrix<Scalar>& x) {
+    const AttentionSpec& a = spec_.attention;
+    HeldRows next{queries.begin, reach_.sinks, std::max<Index>(queries.begin - reach_.left - 1, 0)};
+    if (next.first_key <= reach_.sinks) next.sinks = next.first_key = 0;
+    const Index end = std::min(queries.end + reach_.right, x.rows());
+    const Index kept = std::max<Index>(end_ - next.first_key, 0);
+    const Index rows = next.sinks + end - next.first_key;
+    const auto carry = [&](Matrix<Scalar>& matrix) {
+      Matrix<Scalar> moved(rows, matrix.cols());
+      moved.topRows(next.sinks) = matrix.topRows(next.sinks);
+      moved.middleRows(next.sinks, kept) = matrix.middleRows(held_.sinks + next.first_key - held_.first_key, kept);
+      matrix = std::move(moved);
+    };
+    if (end_ == 0) {
+      tokens_.resize(0, spec_.width);
+      k_.resize(0, a.kv_heads * a.head_dim);
+      v_.resize(0, a.kv_heads * a.value_dim);
+    }
+    for (Matrix<Scalar>* matrix : {&tokens_, &k_, &v_}) carry(*matrix);
+    const Rows fresh{end_, end};
+    const Rows place{rows - fresh.size(), rows};
+    const Matrix<Scalar> tokens =
+        normed(block_view(view(x), fresh, 0, x.cols()), layer_.attention_norm, spec_.norm, spec_.norm_epsilon);
+    tokens_.middleRows(place.begin, place.size()) = tokens;
+    Matrix<Scalar> k = project(view(tokens), layer_.attention.wk, a.head_input, a.heads);
+    if (a.rope) rotate(span(k), a.head_dim, *a.rope, fresh.begin);
+    k_.middleRows(place.begin, place.size()) = k;
+    v_.middleRows(place.begin, place.size()) = project(view(tokens), layer_.attention.wv, a.head_input, a.heads);
+    held_ = next;
+    end_ = end;
+  }
+
+ private:
+  const ModelSpec& spec_;
+  const LayerWeights<Scalar>& layer_;
+  MaskReach reach_;
+  HeldRows held_;
+  Index end_ = 0;  ///< position after the last key held
+  Matrix<Scalar> tokens_, k_, v_;
+};
+
+}  // namespace detail
+}  // namespace twoheads
