@@ -27,6 +27,7 @@
 #include <twoheads/attention/partial.hpp>
 
 #include <twoheads/plan/limits.hpp>
+#include <twoheads/plan/packing.hpp>
 #include <twoheads/plan/anchor.hpp>
 #include <twoheads/plan/tile.hpp>
 #include <twoheads/plan/full.hpp>
@@ -44,6 +45,7 @@
 #include <twoheads/codec/layout.hpp>
 #include <twoheads/codec/codes.hpp>
 #include <twoheads/codec/head_weights.hpp>
+#include <twoheads/codec/stack.hpp>
 #include <twoheads/codec/encode.hpp>
 #include <twoheads/codec/decode.hpp>
 #include <twoheads/codec/anchors.hpp>
