@@ -41,7 +41,7 @@ OracleLimits limits_of(OracleKind kind, Packing packing, Index heads, Index laye
   return limits;
 }
 
-// --- independent instances --------------------------------------------------------------------------------------------
+// --- independent instances -------------------------------------------------------------------------------------------
 
 /// A single-head instance: its weights, its rows, its MLP.
 template <class Scalar>
@@ -161,7 +161,7 @@ INSTANTIATE_TEST_SUITE_P(Sizes, Stack,
                                   std::to_string(std::get<2>(test.param));
                          });
 
-// --- the identity head ------------------------------------------------------------------------------------------------
+// --- the identity head -----------------------------------------------------------------------------------------------
 
 /// Rows that pass through identity heads alone, since all instances are empty: what comes back of their answer columns.
 template <class Scalar>
@@ -217,7 +217,7 @@ void expect_identity(double least_exponential) {
 TEST(IdentityHead, CopiesDoublesButForTheLeastExponential) { expect_identity<double>(5.7e-309); }
 TEST(IdentityHead, CopiesFloatsButForTheLeastExponential) { expect_identity<float>(1.2e-38); }
 
-// --- what the printed proof asks for -----------------------------------------------------------------------------------
+// --- what the printed proof asks for ---------------------------------------------------------------------------------
 
 TEST(ThePrintedProof, MixesTheRowsOfInstancesThatAHeadsValueWeightsPassOn) {
   SCOPED_TRACE(testing::Message() << "seed " << seed());
@@ -256,7 +256,7 @@ TEST(ThePrintedProof, MixesTheRowsOfInstancesThatAHeadsValueWeightsPassOn) {
   }
 }
 
-// --- columns ----------------------------------------------------------------------------------------------------------
+// --- columns ---------------------------------------------------------------------------------------------------------
 
 TEST(StackLayout, GivesEachColumnToOneInstanceAlone) {
   for (const Packing packing : {Packing::residual, Packing::identity})
@@ -313,7 +313,7 @@ TEST(StackLayout, UsesOneLayerWithoutCodesWhereThatIsEnough) {
   EXPECT_EQ(StackLayout(limits, Packing::identity, input_cols, answer_cols, 1).codes().columns(), 2);
 }
 
-// --- counts and errors ------------------------------------------------------------------------------------------------
+// --- counts and errors -----------------------------------------------------------------------------------------------
 
 constexpr OracleLimits counted(Index heads, Index layers, bool residual) {
   OracleLimits limits;

@@ -46,6 +46,7 @@
 #include <twoheads/codec/codes.hpp>
 #include <twoheads/codec/head_weights.hpp>
 #include <twoheads/codec/stack.hpp>
+#include <twoheads/codec/converse.hpp>
 #include <twoheads/codec/encode.hpp>
 #include <twoheads/codec/decode.hpp>
 #include <twoheads/codec/anchors.hpp>

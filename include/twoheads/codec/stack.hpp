@@ -146,7 +146,7 @@ namespace detail {
 /// Weights that run independent single-head instances in one call, over the layers of the oracle.
 ///
 ///   Shapes   heads: one for each instance, at most layout.instances(); each reads columns from 0 on of its
-///            input_cols() and yields answer_cols(). mlps: none, or one for each instance, each on its (n, answer_cols())
+///            input_cols() and yields answer_cols(). mlps: none, or one for each instance, on (n, answer_cols())
 ///   Math     identity head: softmax(scale U W^T) with the row codes U, W, which is the identity: a row's own score is
 ///            exactly 0, any other at most -1000
 ///   Laws     the answer of an instance is that of a call of its own. An identity head copies a column exactly where
