@@ -12,6 +12,7 @@
 #include <twoheads/model/random.hpp>
 #include <twoheads/oracle/small_transformer.hpp>
 #include <twoheads/oracle/wrappers.hpp>
+#include <utility>
 #include <vector>
 
 #include "support/bounds.hpp"

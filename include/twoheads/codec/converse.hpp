@@ -79,7 +79,7 @@ void require_valid(const std::vector<ShortAttention<Scalar>>& attentions) {
 ///
 ///   Units    logits
 ///   Math     max_i |s| |q_i| max_j |k_j| - s q_i . k_i: a row's own key is always visible to it; O(N m) by
-///            Cauchy-Schwarz, where the very maximum would take O(N^2 m). The oracle's rounding of scores is counted in.
+///            Cauchy-Schwarz, where the very maximum would take O(N^2 m). The rounding of scores is counted in.
 template <RealScalar Scalar>
 [[nodiscard]] double logit_spread(const std::vector<ShortAttention<Scalar>>& attentions, double score_scale) {
   double largest_key = 0;
@@ -118,7 +118,7 @@ template <RealScalar Scalar>
 
 /// The amplitude B of the codes in a call of these attentions: the given one, or that of silent_gap().
 ///
-///   Math     score_scale of the oracle times B^2 >= least_gap(); a single attention has no codes and needs no amplitude
+///   Math     score_scale of the oracle times B^2 >= least_gap(); a single attention has no codes, and no amplitude
 ///   Throws   SpecError that states the rule for an amplitude that does not keep it; LimitError where the products of
 ///            codes would leave the range of the scalar
 template <RealScalar Scalar>
