@@ -29,6 +29,7 @@
 #include <twoheads/attention/partial.hpp>
 
 #include <twoheads/plan/limits.hpp>
+#include <twoheads/plan/packing.hpp>
 #include <twoheads/plan/anchor.hpp>
 #include <twoheads/plan/tile.hpp>
 #include <twoheads/plan/fit.hpp>
@@ -51,6 +52,8 @@
 #include <twoheads/codec/layout.hpp>
 #include <twoheads/codec/codes.hpp>
 #include <twoheads/codec/head_weights.hpp>
+#include <twoheads/codec/stack.hpp>
+#include <twoheads/codec/converse.hpp>
 #include <twoheads/codec/encode.hpp>
 #include <twoheads/codec/decode.hpp>
 #include <twoheads/codec/anchors.hpp>

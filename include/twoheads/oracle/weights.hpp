@@ -8,6 +8,13 @@
 
 namespace twoheads {
 
+/// In which order the small transformer sums.
+///
+///   blocked   as Eigen's product kernels do, which depends on the number of rows and columns: fast
+///   by_key    scores in the order of columns, weights and values in the order of keys: an answer keeps its bits
+///             whatever keys of weight 0 lie between its own
+enum class SumOrder { blocked, by_key };
+
 /// A linear map from some columns of a token row: x[begin .. begin + rows of the matrix) times the matrix.
 ///
 ///   Shapes   x (n, width), result (n, cols)
@@ -46,12 +53,15 @@ class Projection {
     return p;
   }
 
-  void apply(const Matrix<Scalar>& x, Matrix<Scalar>& result) const {
+  void apply(const Matrix<Scalar>& x, Matrix<Scalar>& result, SumOrder order = SumOrder::blocked) const {
     result.resize(x.rows(), cols_);
-    if (matrix_)
-      detail::multiply(span(result), block_view(view(x), {0, x.rows()}, begin_, count_), view(*matrix_));
+    const MatrixView<Scalar> columns = block_view(view(x), {0, x.rows()}, begin_, count_);
+    if (!matrix_)
+      result = columns;
+    else if (order == SumOrder::by_key)
+      detail::multiply_in_order(span(result), columns, view(*matrix_));
     else
-      result = x.middleCols(begin_, count_);
+      detail::multiply(span(result), columns, view(*matrix_));
   }
 
   /// The map as one matrix over whole rows of `width` columns, (width, cols).

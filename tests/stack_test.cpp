@@ -1,0 +1,403 @@
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <limits>
+#include <memory>
+#include <string>
+#include <tuple>
+#include <twoheads/codec/stack.hpp>
+#include <twoheads/model/random.hpp>
+#include <twoheads/oracle/small_transformer.hpp>
+#include <twoheads/oracle/wrappers.hpp>
+#include <utility>
+#include <vector>
+
+#include "support/bounds.hpp"
+#include "support/naive.hpp"
+
+namespace {
+
+using namespace twoheads;
+
+std::uint64_t seed() {
+  const char* given = std::getenv("TWOHEADS_TEST_SEED");
+  return given != nullptr ? std::stoull(given) : 712;
+}
+
+constexpr Index input_cols = 5;
+constexpr Index head_dim = 3;
+constexpr Index answer_cols = 4;
+
+OracleLimits limits_of(OracleKind kind, Packing packing, Index heads, Index layers, double score_scale = 1) {
+  OracleLimits limits;
+  limits.kind = kind;
+  limits.rows = 40;
+  limits.heads = heads;
+  limits.layers = layers;
+  limits.residual = packing == Packing::residual;
+  limits.score_scale = score_scale;
+  return limits;
+}
+
+// --- independent instances -------------------------------------------------------------------------------------------
+
+/// A single-head instance: its weights, its rows, its MLP.
+template <class Scalar>
+struct Instance {
+  SmallHead<Scalar> head;
+  RowFunction mlp;
+  Matrix<Scalar> rows;
+};
+
+/// Heads with random weights of their own; by turns an MLP that only its own columns may see, and none.
+template <class Scalar>
+std::vector<Instance<Scalar>> random_instances(Index count, Index rows, Random& random) {
+  const auto dense = [&](Index begin, Index inputs, Index cols) {
+    return Projection<Scalar>::dense(
+        begin, std::make_shared<const Matrix<Scalar>>(random.matrix<float>(inputs, cols, 0.6).cast<Scalar>()));
+  };
+  std::vector<Instance<Scalar>> instances;
+  for (Index i = 0; i < count; ++i) {
+    Instance<Scalar> instance;
+    instance.head = {dense(0, input_cols, head_dim), dense(1, input_cols - 1, head_dim),
+                     i % 2 == 0 ? dense(0, input_cols, answer_cols)
+                                : Projection<Scalar>::selector(input_cols - answer_cols, answer_cols),
+                     0};
+    if (i % 3 != 1)
+      instance.mlp = RowFunction([i](Index first_row, auto& rows_of_mlp) {
+        for (Index row = 0; row < rows_of_mlp.rows(); ++row)
+          for (Index c = 0; c < rows_of_mlp.cols(); ++c)
+            rows_of_mlp(row, c) =
+                std::abs(rows_of_mlp(row, c)) * static_cast<float>(i + 1) + static_cast<float>(first_row + row + c) / 8;
+      });
+    instance.rows = random.matrix<float>(rows, input_cols).cast<Scalar>();
+    instances.push_back(std::move(instance));
+  }
+  return instances;
+}
+
+/// What a call of its own answers.
+template <class Scalar>
+Matrix<Scalar> alone(const Instance<Scalar>& instance, OracleLimits limits) {
+  limits.residual = false;
+  SmallWeights<Scalar> weights{input_cols, {{{instance.head}, answer_cols, instance.mlp}}};
+  return SmallTransformer<Scalar>(limits).run({&weights, instance.rows});
+}
+
+/// What one call answers that carries them all.
+template <class Scalar>
+std::vector<Matrix<Scalar>> together(const std::vector<Instance<Scalar>>& instances, const StackLayout& layout,
+                                     const OracleLimits& limits) {
+  const Index rows = instances.front().rows.rows();
+  std::vector<SmallHead<Scalar>> heads;
+  std::vector<RowFunction> mlps;
+  OracleCall<Scalar> call;
+  call.rows.setZero(rows, layout.width());
+  for (std::size_t i = 0; i < instances.size(); ++i) {
+    heads.push_back(instances[i].head);
+    mlps.push_back(instances[i].mlp);
+    call.rows.middleCols(layout.input_begin(static_cast<Index>(i)), input_cols) = instances[i].rows;
+  }
+  write_codes(call.rows, layout);
+  const SmallWeights<Scalar> weights = stack(layout, heads, mlps);
+  call.weights = &weights;
+  SmallTransformer<Scalar> oracle(limits);
+  CheckingOracle<SmallTransformer<Scalar>> checked(oracle);
+  const Matrix<Scalar> answer = checked.run(call);
+  EXPECT_EQ(answer.cols(), layout.output_width());
+  std::vector<Matrix<Scalar>> answers;
+  for (std::size_t i = 0; i < instances.size(); ++i)
+    answers.push_back(answer.middleCols(layout.answer_begin(static_cast<Index>(i)), answer_cols));
+  return answers;
+}
+
+/// Largest difference from calls of their own, over the largest entry.
+template <class Scalar>
+naive::Real error_of_packing(const OracleLimits& limits, Packing packing, Index rows, Index missing, Random& random) {
+  const StackLayout layout(limits, packing, input_cols, answer_cols, limits.rows);
+  const std::vector<Instance<Scalar>> instances = random_instances<Scalar>(layout.instances() - missing, rows, random);
+  const std::vector<Matrix<Scalar>> found = together(instances, layout, limits);
+  naive::Real worst = 0;
+  for (std::size_t i = 0; i < instances.size(); ++i) {
+    const naive::Table truth = naive::plain(alone(instances[i], limits));
+    worst = std::max(worst, bounds::max_row_error(found[i], truth, naive::largest(truth)));
+  }
+  return worst;
+}
+
+class Stack : public testing::TestWithParam<std::tuple<Packing, int, int>> {};
+
+TEST_P(Stack, AnswersEachInstanceAsACallOfItsOwn) {
+  SCOPED_TRACE(testing::Message() << "seed " << seed());
+  const auto [packing, heads, layers] = GetParam();
+  Random random(seed());
+  for (const OracleKind kind : {OracleKind::plain, OracleKind::causal})
+    for (const double scale : {1.0, 0.3})
+      for (const Index rows : {1, 2, 17, 40}) {
+        const OracleLimits limits = limits_of(kind, packing, heads, layers, scale);
+        if (packing == Packing::identity && heads == 1 && layers > 1) {
+          EXPECT_THROW(StackLayout(limits, packing, input_cols, answer_cols, limits.rows), LimitError);
+          continue;
+        }
+        const Index instances = instances_per_call(limits, packing);
+        for (const Index missing : {Index{0}, Index{1}, instances - 1}) {
+          if (missing >= instances) continue;
+          SCOPED_TRACE(testing::Message() << name(packing) << ", " << name(kind) << ", scale " << scale << ", " << rows
+                                          << " rows, " << missing << " instances missing");
+          EXPECT_LE(error_of_packing<double>(limits, packing, rows, missing, random), 1e-14);
+          EXPECT_LE(error_of_packing<float>(limits, packing, rows, missing, random), 5e-6);
+        }
+      }
+}
+
+INSTANTIATE_TEST_SUITE_P(Sizes, Stack,
+                         testing::Combine(testing::Values(Packing::residual, Packing::identity),
+                                          testing::Values(1, 2, 3), testing::Values(1, 2, 3)),
+                         [](const auto& test) {
+                           return std::string(name(std::get<0>(test.param))) + "Heads" +
+                                  std::to_string(std::get<1>(test.param)) + "Layers" +
+                                  std::to_string(std::get<2>(test.param));
+                         });
+
+// --- the identity head -----------------------------------------------------------------------------------------------
+
+/// Rows that pass through identity heads alone, since all instances are empty: what comes back of their answer columns.
+template <class Scalar>
+Matrix<Scalar> carried(const Matrix<Scalar>& answers, const OracleLimits& limits) {
+  const StackLayout layout(limits, Packing::identity, 1, answers.cols() / instances_per_call(limits, Packing::identity),
+                           answers.rows());
+  OracleCall<Scalar> call;
+  call.rows.setZero(answers.rows(), layout.width());
+  call.rows.leftCols(answers.cols()) = answers;
+  write_codes(call.rows, layout);
+  const SmallWeights<Scalar> weights = stack<Scalar>(layout, {});
+  call.weights = &weights;
+  return SmallTransformer<Scalar>(limits).run(call);
+}
+
+/// Numbers of all sizes, one row in three all zeros; the first rows end in small numbers and begin in large ones.
+template <class Scalar>
+Matrix<Scalar> numbers_of_all_sizes(Index rows, Index cols, Random& random) {
+  Matrix<Scalar> numbers(rows, cols);
+  for (Index i = 0; i < rows; ++i)
+    for (Index c = 0; c < cols; ++c)
+      numbers(i, c) = i % 3 == 1 ? Scalar(0) : static_cast<Scalar>(std::exp(12 * random.uniform()) * random.normal());
+  return numbers;
+}
+
+template <class Scalar>
+void expect_identity(double least_exponential) {
+  Random random(seed());
+  for (const OracleKind kind : {OracleKind::plain, OracleKind::causal})
+    for (const Index layers : {2, 3, 5})
+      for (const double scale : {1e-9, 0.1, 1.0, 1e9})
+        for (const Index rows : {1, 2, 7, 300}) {
+          SCOPED_TRACE(testing::Message() << name(kind) << ", " << layers << " layers, scale " << scale << ", " << rows
+                                          << " rows, " << sizeof(Scalar) << " bytes");
+          OracleLimits limits = limits_of(kind, Packing::identity, 3, layers, scale);
+          limits.rows = std::max<Index>(rows, 2);
+          const Matrix<Scalar> numbers = numbers_of_all_sizes<Scalar>(rows, 2 * layers, random);
+          const Matrix<Scalar> back = carried(numbers, limits);
+          ASSERT_EQ(back.rows(), rows);
+          ASSERT_EQ(back.cols(), 2 * layers);
+          for (Index c = 0; c < 2 * layers; ++c) {
+            const double sum = numbers.col(c).template cast<double>().cwiseAbs().sum();
+            for (Index i = 0; i < rows; ++i) {
+              // Beyond the rounding of a number itself, which is 0 here, only hidden weights are left.
+              const double error = std::abs(static_cast<double>(back(i, c)) - static_cast<double>(numbers(i, c)));
+              EXPECT_TRUE(error <= static_cast<double>(layers) * least_exponential * sum)
+                  << "row " << i << ", column " << c << ": " << back(i, c) << " for " << numbers(i, c);
+            }
+          }
+        }
+}
+
+TEST(IdentityHead, CopiesDoublesButForTheLeastExponential) { expect_identity<double>(5.7e-309); }
+TEST(IdentityHead, CopiesFloatsButForTheLeastExponential) { expect_identity<float>(1.2e-38); }
+
+// --- what the printed proof asks for ---------------------------------------------------------------------------------
+
+TEST(ThePrintedProof, MixesTheRowsOfInstancesThatAHeadsValueWeightsPassOn) {
+  SCOPED_TRACE(testing::Message() << "seed " << seed());
+  Random random(seed());
+  for (const OracleKind kind : {OracleKind::plain, OracleKind::causal}) {
+    const OracleLimits limits = limits_of(kind, Packing::identity, 1, 2);
+    const std::vector<Instance<double>> instances = random_instances<double>(2, 24, random);
+    // Layer 1 evaluates instance 0, and passes the columns of instance 1 on through the values of the same head.
+    const auto wv = std::make_shared<Matrix<double>>(Matrix<double>::Zero(2 * input_cols, answer_cols + input_cols));
+    wv->topLeftCorner(input_cols, answer_cols) = instances[0].head.wv.to_matrix(input_cols);
+    wv->bottomRightCorner(input_cols, input_cols).setIdentity();
+    const SmallHead<double>& first = instances[0].head;
+    const SmallHead<double>& second = instances[1].head;
+    SmallWeights<double> weights;
+    weights.width = 2 * input_cols;
+    weights.layers.push_back(
+        {{{first.wq, first.wk, Projection<double>::dense(0, wv), 0}}, answer_cols + input_cols, {}});
+    weights.layers.push_back(
+        {{{second.wq.shifted(answer_cols), second.wk.shifted(answer_cols), second.wv.shifted(answer_cols), 0}},
+         answer_cols,
+         {}});
+    Matrix<double> rows(24, 2 * input_cols);
+    rows << instances[0].rows, instances[1].rows;
+    const Matrix<double> mixed = SmallTransformer<double>(limits).run({&weights, rows});
+    Instance<double> without_mlp = instances[1];
+    without_mlp.mlp = {};
+    const Matrix<double> truth = alone(without_mlp, limits);
+    const double deviation = (mixed - truth).norm() / truth.norm();
+    RecordProperty(std::string("relative_deviation_") + name(kind), std::to_string(deviation));
+    EXPECT_GE(deviation, 0.1) << name(kind);
+    // With the instance carried by a residual stream the same two layers agree.
+    const OracleLimits mended = limits_of(kind, Packing::residual, 1, 2);
+    const StackLayout layout(mended, Packing::residual, input_cols, answer_cols, 24);
+    const std::vector<Matrix<double>> found = together<double>({instances[0], without_mlp}, layout, mended);
+    EXPECT_LE((found[1] - truth).norm() / truth.norm(), 1e-14) << name(kind);
+  }
+}
+
+// --- columns ---------------------------------------------------------------------------------------------------------
+
+TEST(StackLayout, GivesEachColumnToOneInstanceAlone) {
+  for (const Packing packing : {Packing::residual, Packing::identity})
+    for (const Index layers : {1, 2, 3, 4})
+      for (const Index heads : {2, 3}) {
+        const OracleLimits limits = limits_of(OracleKind::plain, packing, heads, layers);
+        for (Index instances = 1; instances <= instances_per_call(limits, packing); ++instances) {
+          SCOPED_TRACE(testing::Message() << name(packing) << ", " << layers << " layers of " << heads << " heads, "
+                                          << instances << " instances");
+          const StackLayout layout(limits, packing, input_cols, answer_cols, 9, instances);
+          std::vector<int> inputs(static_cast<std::size_t>(layout.width()), 0);
+          std::vector<int> outputs(static_cast<std::size_t>(layout.output_width()), 0);
+          const auto take = [](std::vector<int>& columns, Index begin, Index count) {
+            for (Index c = begin; c < begin + count; ++c) ++columns.at(static_cast<std::size_t>(c));
+          };
+          for (Index i = 0; i < instances; ++i) {
+            take(inputs, layout.input_begin(i), input_cols);
+            take(outputs, layout.answer_begin(i), answer_cols);
+            if (layout.residual() || layout.has_identity()) take(inputs, layout.answer_begin(i), answer_cols);
+          }
+          if (layout.has_identity()) {
+            take(inputs, layout.query_codes_begin(), layout.codes().columns());
+            take(inputs, layout.key_codes_begin(), layout.codes().columns());
+          }
+          EXPECT_EQ(*std::max_element(inputs.begin(), inputs.end()), 1);
+          EXPECT_EQ(*std::min_element(inputs.begin(), inputs.end()), 1);
+          EXPECT_EQ(*std::max_element(outputs.begin(), outputs.end()), 1);
+          Index run = 0;
+          for (Index l = 0; l < layout.layers(); ++l) {
+            const Rows of = layout.instances_of(l);
+            EXPECT_EQ(of.begin, run);
+            EXPECT_GT(of.size(), 0);
+            EXPECT_LE(of.size() + (layout.has_identity() ? 1 : 0), heads);
+            run = of.end;
+          }
+          EXPECT_EQ(run, instances);
+          EXPECT_LE(layout.layers(), layers);
+        }
+      }
+}
+
+TEST(StackLayout, UsesOneLayerWithoutCodesWhereThatIsEnough) {
+  const OracleLimits limits = limits_of(OracleKind::plain, Packing::identity, 3, 4);
+  const StackLayout few(limits, Packing::identity, input_cols, answer_cols, 9, 3);
+  EXPECT_EQ(few.layers(), 1);
+  EXPECT_FALSE(few.has_identity());
+  EXPECT_EQ(few.width(), 3 * input_cols);
+  EXPECT_EQ(few.output_width(), 3 * answer_cols);
+  const StackLayout more(limits, Packing::identity, input_cols, answer_cols, 9, 4);
+  EXPECT_EQ(more.layers(), 2);
+  EXPECT_TRUE(more.has_identity());
+  EXPECT_EQ(StackLayout(limits, Packing::identity, input_cols, answer_cols, 9).instances(), 8);
+  EXPECT_EQ(more.codes().columns(), 6) << "C(4, 2) < 9 <= C(6, 3)";
+  EXPECT_EQ(StackLayout(limits, Packing::identity, input_cols, answer_cols, 1).codes().columns(), 2);
+}
+
+// --- counts and errors -----------------------------------------------------------------------------------------------
+
+constexpr OracleLimits counted(Index heads, Index layers, bool residual) {
+  OracleLimits limits;
+  limits.rows = 8;
+  limits.heads = heads;
+  limits.layers = layers;
+  limits.residual = residual;
+  return limits;
+}
+
+static_assert(instances_per_call(counted(5, 1, false), Packing::identity) == 5);
+static_assert(instances_per_call(counted(5, 1, false), Packing::residual) == 5);
+static_assert(instances_per_call(counted(5, 1, true), Packing::residual) == 5);
+static_assert(instances_per_call(counted(5, 3, true), Packing::residual) == 15);
+static_assert(instances_per_call(counted(5, 3, false), Packing::identity) == 12);
+static_assert(instances_per_call(counted(2, 2, false), Packing::identity) == 2);
+static_assert(layers_for_instances(counted(5, 3, false), Packing::identity, 5) == 1);
+static_assert(layers_for_instances(counted(5, 3, false), Packing::identity, 6) == 2);
+static_assert(layers_for_instances(counted(5, 3, false), Packing::identity, 9) == 3);
+static_assert(layers_for_instances(counted(5, 3, true), Packing::residual, 10) == 2);
+
+/// Expects an error that holds a text.
+template <class Error, class F>
+void expect_error(const F& f, const std::string& text) {
+  try {
+    static_cast<void>(f());
+    ADD_FAILURE() << "no error; expected " << text;
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find(text), std::string::npos) << error.what();
+  }
+}
+
+TEST(Packing, SaysWhatAnOracleLacks) {
+  expect_error<LimitError>([] { return instances_per_call(counted(4, 2, false), Packing::residual); },
+                           "such an oracle, or packing identity, would do");
+  expect_error<LimitError>([] { return instances_per_call(counted(4, 2, true), Packing::identity); },
+                           "packing residual would do");
+  expect_error<LimitError>([] { return instances_per_call(counted(1, 2, false), Packing::identity); },
+                           "needs 2 heads or more, the oracle has 1");
+  expect_error<LimitError>([] { return layers_for_instances(counted(3, 2, false), Packing::identity, 5); },
+                           "the oracle carries 4");
+  expect_error<LimitError>([] { return layers_for_instances(counted(3, 1, false), Packing::identity, 4); },
+                           "the oracle carries 3");
+  expect_error<SpecError>([] { return layers_for_instances(counted(3, 1, false), Packing::identity, 0); },
+                          "expected 1 or more");
+  expect_error<SpecError>([] { return instances_per_call(counted(Index{1} << 62, 4, true), Packing::residual); },
+                          "more than 64 bits");
+}
+
+TEST(StackWeights, RefusesWhatDoesNotFitItsLayout) {
+  Random random(seed());
+  const OracleLimits limits = limits_of(OracleKind::plain, Packing::identity, 3, 2);
+  const StackLayout layout(limits, Packing::identity, input_cols, answer_cols, 9);
+  ASSERT_EQ(layout.instances(), 4);
+  std::vector<SmallHead<double>> heads;
+  for (const Instance<double>& instance : random_instances<double>(5, 1, random)) heads.push_back(instance.head);
+  expect_error<ShapeError>([&] { return stack(layout, heads); }, "5 instances, the layout has columns for 4");
+  heads.pop_back();
+  expect_error<ShapeError>([&] { return stack(layout, heads, std::vector<RowFunction>(1)); }, "1 MLPs for 4 instances");
+  std::vector<SmallHead<double>> beyond = heads;
+  beyond[1].wk = beyond[1].wk.shifted(1);
+  expect_error<ShapeError>([&] { return stack(layout, beyond); }, "instance 1 reads columns 2 to 6 of its 5");
+  std::vector<SmallHead<double>> narrow = heads;
+  narrow[0].wv = Projection<double>::selector(0, answer_cols - 1);
+  expect_error<ShapeError>([&] { return stack(layout, narrow); }, "instance 0 answers 3 columns, expected 4");
+
+  Matrix<double> rows = Matrix<double>::Zero(10, layout.width());
+  expect_error<ShapeError>(
+      [&] {
+        write_codes(rows, layout);
+        return 0;
+      },
+      "10 rows, its layout was made for 9");
+  rows.setZero(9, layout.width() - 1);
+  expect_error<ShapeError>(
+      [&] {
+        write_codes(rows, layout);
+        return 0;
+      },
+      "the rows of a call is 9 x");
+  expect_error<SpecError>([&] { return StackLayout(limits, Packing::identity, 0, 1, 9); }, "input columns");
+  expect_error<SpecError>([&] { return StackLayout(limits, Packing::identity, 1, 0, 9); }, "answer columns");
+  expect_error<SpecError>([&] { return StackLayout(limits, Packing::identity, 1, 1, 0); }, "rows of a call");
+}
+
+}  // namespace
