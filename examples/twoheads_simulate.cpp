@@ -102,7 +102,7 @@ Outcome run(const Settings& settings) {
   const programs::PeakMemory peak;
   const programs::Stopwatch watch;
   const twoheads::Simulation<Scalar> simulation = twoheads::simulate(
-      model, std::move(rows), oracle, {request.anchor, settings.encoding}, cross ? &memory : nullptr);
+      model, std::move(rows), oracle, {request.anchor, settings.encoding, request.packing}, cross ? &memory : nullptr);
   outcome.seconds = watch.seconds();
   outcome.peak_bytes = peak.bytes();
   outcome.counts = simulation.counts;

@@ -35,6 +35,7 @@ class PlanArguments {
  public:
   explicit PlanArguments(CLI::App& app, twoheads::Anchor default_anchor) {
     using twoheads::MaskKind;
+    using twoheads::Packing;
     request_.anchor = default_anchor;
     add_choice<MaskKind>(app, "--mask", request_.mask.kind,
                          {{"full", MaskKind::full},
@@ -59,20 +60,29 @@ class PlanArguments {
     add_count(app, "--kv-heads", kv_heads_, 1, "key/value heads (default: as many as query heads)");
     add_count(app, "--layers", request_.layers, 1, "layers of the model, L (default 1)");
     add_count(app, "--oracle-heads", request_.oracle.heads, 1, "heads of the oracle, H' (default 1)");
-    add_count(app, "--oracle-layers", request_.oracle.layers, 1,
-              "layers of the oracle, L' (default 1; more: not built yet)");
+    add_count(app, "--oracle-layers", request_.oracle.layers, 1, "layers of the oracle, L' (default 1)");
+    add_choice<Packing>(app, "--packing", request_.packing,
+                        {{"residual", Packing::residual}, {"identity", Packing::identity}}, {},
+                        "what carries instances past the oracle's other layers: its residual stream, or an identity "
+                        "head more in each layer (default residual)");
     add_choice<Kind>(app, "--oracle", oracle_, {{"plain", Kind::plain}, {"causal", Kind::causal}}, {},
                      "what a row of the oracle sees (default: plain for full, causal for the others)");
     add_choice<int>(app, "--method", method_, {{"stable", 0}}, {"paper"}, "construction (default stable)");
     add_anchor(app, request_.anchor);
     app.add_flag("--check", check_, "enumerate every visible pair and compare with the mask");
-    add_later(app, {"--packing", "--samples", "--near", "--ranks", "--svg"});
+    add_later(app, {"--samples", "--near", "--ranks", "--svg"});
   }
 
   /// The request that the flags make, checked against each other.
   [[nodiscard]] twoheads::PlanRequest request() const {
     twoheads::PlanRequest request = request_;
-    if (request.oracle.layers > 1) throw NotBuiltYet("--oracle-layers above 1");
+    if (request.oracle.layers > 1) {
+      // --oracle-heads counts the heads that run instances.
+      if (request.packing == twoheads::Packing::identity)
+        ++request.oracle.heads;
+      else
+        request.oracle.residual = true;
+    }
     const bool full = request.mask.kind == twoheads::MaskKind::full;
     read_mask(request.mask);
     if (!full && request.keys > 0 && request.keys != request.tokens)

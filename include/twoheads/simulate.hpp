@@ -16,6 +16,7 @@ namespace twoheads {
 struct SimulationOptions {
   Anchor anchor = Anchor::adaptive;
   TokenEncoding encoding = TokenEncoding::projected;
+  Packing packing = Packing::residual;
 };
 
 /// What a simulation took.
@@ -50,7 +51,8 @@ class GridAttention {
   /// Part by part, for long inputs whose queries see few keys: see AttendInParts. The parts of a layer take together
   /// the calls that the layer takes as a whole.
   void begin_layer(const AttentionSpec& spec, Index queries, Index keys) {
-    plan_.emplace(PlanRequest{spec.mask, queries, keys, spec.heads, 1, oracle_.limits(), options_.anchor});
+    plan_.emplace(
+        PlanRequest{spec.mask, queries, keys, spec.heads, 1, oracle_.limits(), options_.anchor, options_.packing});
     next_block_ = 0;
     rounds_ = 0;
   }

@@ -16,6 +16,7 @@
 #include <twoheads/codec/head_weights.hpp>
 #include <twoheads/codec/layout.hpp>
 #include <twoheads/codec/slot_map.hpp>
+#include <twoheads/codec/stack.hpp>
 #include <twoheads/oracle/oracle.hpp>
 #include <twoheads/plan/plan.hpp>
 #include <vector>
@@ -24,7 +25,7 @@ namespace twoheads {
 
 /// Evaluates the jobs of one layer through oracle calls: encode, run, decode, and repeat what the anchor left unsafe.
 ///
-///   Laws     slots are cut into calls of H' in their order; a call's repeats depend on that call alone, so neither
+///   Laws     slots are cut into calls of H' L' in their order; a call's repeats depend on that call alone, so neither
 ///            bits nor the number of calls change with the batch. The oracle is touched through limits(), run() and
 ///            run_batch() only.
 ///   Throws   LimitError if the instances of a call are together wider than the oracle; SpecError if raw tokens
@@ -45,7 +46,9 @@ class OracleEngine {
     if (encoding_ == TokenEncoding::raw && input_.spec.rope)
       throw SpecError("raw tokens cannot carry rotary positions, which differ by row: expected projected tokens");
     // The first call of a job is the widest.
-    const Index width = detail::checked_product("the width of a call", layout(first_kind()).width(), instances_);
+    const InstanceLayout first = layout(first_kind());
+    static_cast<void>(detail::checked_product("the width of a call", first.width() + first.answer_cols(), instances_));
+    const Index width = columns_of_calls(first).width();
     if (width > limits_.width)
       throw LimitError(detail::text("a call of ", instances_, " instances takes ", width, " columns, the oracle has ",
                                     limits_.width, ": fewer heads a call, or fewer rows would do"));
@@ -139,8 +142,13 @@ class OracleEngine {
 
   [[nodiscard]] InstanceLayout layout(CallKind kind) const {
     const AttentionSpec& spec = input_.spec;
-    return {
-        kind, encoding_, spec.head_dim, spec.value_dim, input_.weights.wq.rows(), limits_.residual, codes_.columns()};
+    return {kind, encoding_, spec.head_dim, spec.value_dim, input_.weights.wq.rows(), false, codes_.columns()};
+  }
+
+  /// The instances of a call, one after the other or layer over layer.
+  [[nodiscard]] StackLayout columns_of_calls(const InstanceLayout& instance) const {
+    return StackLayout(limits_, plan_.request().packing, instance.width(), instance.answer_cols(), limits_.rows,
+                       instances_);
   }
 
   [[nodiscard]] double factor() const { return input_.spec.score_scale / limits_.score_scale; }
@@ -192,9 +200,11 @@ class OracleEngine {
   void fill(Matrix<Scalar>& rows, const InstanceLayout& columns, const Group& group) const {
     Index count = limits_.fixed_rows ? limits_.rows : 0;
     for (const Slot* slot : group) count = std::max(count, slot->map.rows());
-    rows.setZero(count, columns.width() * instances_);
-    Index begin = 0;
-    for (const Slot* slot : group) {
+    const StackLayout stacked = columns_of_calls(columns);
+    rows.setZero(count, stacked.width());
+    write_codes(rows, stacked);
+    for (std::size_t instance = 0; instance < group.size(); ++instance) {
+      const Slot* slot = group[instance];
       EncodeSettings<Scalar> settings{static_cast<Scalar>(factor()), Scalar(1), &codes_};
       const bool dead = !columns.has_synthetic();
       if (dead || columns.code_cols > 0) {
@@ -208,9 +218,8 @@ class OracleEngine {
       std::vector<const Vector<Scalar>*> anchors;
       for (std::size_t job = 0; job < slot->tasks.size(); ++job)
         anchors.push_back(dead ? &ones[job] : &slot->tasks[job].anchors);
-      encode(rows, begin, columns, slot->map, input_, slot->head(), std::span<const Vector<Scalar>* const>(anchors),
-             settings);
-      begin += columns.width();
+      encode(rows, stacked.input_begin(static_cast<Index>(instance)), columns, slot->map, input_, slot->head(),
+             std::span<const Vector<Scalar>* const>(anchors), settings);
     }
   }
 
@@ -233,9 +242,10 @@ class OracleEngine {
       throw OracleError(detail::text(detail::place(place(first), first.job.tile, 0), ": the oracle answered ",
                                      answer.rows(), " x ", answer.cols(), ", expected ", call.rows.rows(), " x ",
                                      call.weights->output_width()));
+    const StackLayout stacked = columns_of_calls(columns);
     for (std::size_t instance = 0; instance < group.size(); ++instance) {
       const Slot& slot = *group[instance];
-      const Index begin = columns.answer_at(static_cast<Index>(instance));
+      const Index begin = stacked.answer_begin(static_cast<Index>(instance));
       for (std::size_t job = 0; job < slot.tasks.size(); ++job) {
         Task& task = slot.tasks[job];
         Decoded<Scalar> found = decode(answer, begin, columns, slot.map, static_cast<Index>(job), place(task),
@@ -328,8 +338,8 @@ class OracleEngine {
   const SmallWeights<Scalar>& selector_weights(const InstanceLayout& columns) {
     std::optional<SmallWeights<Scalar>>& kept = selectors_[static_cast<std::size_t>(columns.kind)];
     if (!kept)
-      kept = side_by_side(columns, std::vector<SmallHead<Scalar>>(static_cast<std::size_t>(instances_),
-                                                                  selector_head<Scalar>(columns)));
+      kept = stack(columns_of_calls(columns), std::vector<SmallHead<Scalar>>(static_cast<std::size_t>(instances_),
+                                                                             selector_head<Scalar>(columns)));
     return *kept;
   }
 
@@ -341,7 +351,7 @@ class OracleEngine {
         heads.push_back(block_head(columns, input_, head, static_cast<Scalar>(factor())));
     std::vector<SmallHead<Scalar>> instances(static_cast<std::size_t>(instances_), heads.front());
     for (std::size_t i = 0; i < group.size(); ++i) instances[i] = heads[static_cast<std::size_t>(group[i]->head())];
-    return side_by_side(columns, instances);
+    return stack(columns_of_calls(columns), instances);
   }
 
   O& oracle_;
@@ -349,7 +359,7 @@ class OracleEngine {
   const AttentionInput<Scalar>& input_;
   TokenEncoding encoding_;
   OracleLimits limits_;
-  Index instances_;  ///< of a call: H', or fewer where a layer has fewer slots
+  Index instances_;  ///< of a call: H' L', or fewer where a layer has fewer slots
   Codes codes_;      ///< of the jobs that share a slot
   Index calls_ = 0;
   Index planned_ = 0;

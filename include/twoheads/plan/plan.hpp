@@ -11,6 +11,7 @@
 #include <twoheads/plan/documents.hpp>
 #include <twoheads/plan/full.hpp>
 #include <twoheads/plan/limits.hpp>
+#include <twoheads/plan/packing.hpp>
 #include <twoheads/plan/straight.hpp>
 #include <twoheads/plan/tile.hpp>
 #include <twoheads/plan/window.hpp>
@@ -28,6 +29,7 @@ struct PlanRequest {
   Index layers = 1;  ///< layers of the large model, L
   OracleLimits oracle;
   Anchor anchor = Anchor::mean_key;
+  Packing packing = Packing::residual;  ///< of instances over the layers of an oracle that has several
 };
 
 /// One tile of one head: a single-head instance inside an oracle call.
@@ -41,9 +43,9 @@ struct Job {
 
 /// Tiles, jobs, calls and rounds for one mask on one oracle: a few integers that enumerate jobs lazily.
 ///
-///   Laws     jobs come in a fixed order: query block, then head, then slot, then tile; a call takes the next H'
-///            slots, whatever blocks and heads they belong to. With S slots a layer (slots * heads): calls =
-///            L ceil(S / H'), twice that for the Gibbs anchor, in as many rounds as layers (twice that).
+///   Laws     jobs come in a fixed order: query block, then head, then slot, then tile; a call takes the next
+///            H' L' slots, whatever blocks and heads they belong to. With S slots a layer (slots * heads): calls =
+///            L ceil(S / (H' L')), twice that for the Gibbs anchor, in as many rounds as layers (twice that).
 ///   Source   Yu & Alman, Lemma 3.3 and Theorem 3.4 (whose printed count omits the ceilings and the sum over layers)
 class Plan {
  public:
@@ -51,6 +53,7 @@ class Plan {
     if (request_.keys == 0) request_.keys = request_.tokens;
     request_.mask.require_defined(request_.tokens, request_.keys);
     request_.oracle.require_valid();
+    static_cast<void>(slots_per_call());
     if (request_.heads < 1) throw SpecError(detail::text("heads is ", request_.heads, ", expected 1 or more"));
     if (request_.layers < 1) throw SpecError(detail::text("layers is ", request_.layers, ", expected 1 or more"));
     choose_tiling();
@@ -84,7 +87,8 @@ class Plan {
   [[nodiscard]] Index slots_per_layer() const { return slots() * request_.heads; }
   /// The most jobs that share a slot, kept apart by codes.
   [[nodiscard]] Index jobs_per_slot() const { return counts_.most_tiles; }
-  [[nodiscard]] Index slots_per_call() const { return request_.oracle.heads; }
+  /// Instances of one call, H' L' (an identity head takes one of H').
+  [[nodiscard]] Index slots_per_call() const { return instances_per_call(request_.oracle, request_.packing); }
 
   [[nodiscard]] Index calls() const {
     return request_.layers * rounds_per_layer() * ceil_div(slots_per_layer(), slots_per_call());
@@ -92,7 +96,7 @@ class Plan {
   [[nodiscard]] Index rounds() const { return request_.layers * rounds_per_layer(); }
   [[nodiscard]] Index rounds_per_layer() const { return straight() ? 1 : planned_rounds(request_.anchor); }
 
-  /// Share of the row slots of all calls that carry real tokens, 0..1; a call has rows * H' of them.
+  /// Share of the row slots of all calls that carry real tokens, 0..1; a call has rows * H' L' of them.
   [[nodiscard]] double rows_used() const {
     const double used = static_cast<double>(counts_.token_rows) * static_cast<double>(request_.heads * rounds());
     const double rows = static_cast<double>(request_.oracle.rows) * static_cast<double>(slots_per_call());
