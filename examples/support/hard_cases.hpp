@@ -223,8 +223,10 @@ inline void carry(Matrix<double>& weights, const Columns& from, Index to, double
 ///            context signs: s D on a match, s (D - 1) on the start mark in row 0, s (D - 2) or less elsewhere. Without
 ///            a match the mark is the largest, and says 0. All other keys together weigh at most N exp(-s): nothing,
 ///            for s >= 300 at N <= 65536.
-///   Corner   the text must hold every context at most twice. The start mark has no code: it fetches from itself, and
-///            the row after it fetches nothing; contexts that reach it match nothing.
+///   Corner   the text must hold every context at most twice. To prefer the latest of several matches, scores would
+///            have to grow with every position by ln(2 * 65536), about 12: logits of 1e4 allow that for a few hundred
+///            tokens only. The start mark has no code: it fetches from itself, and the row after it fetches nothing;
+///            contexts that reach it match nothing.
 ///   Source   previous-token and induction heads, with saturated (nearly hard) attention
 [[nodiscard]] inline HardCase copy_after_match(const Text& text, Index vocabulary, Index context) {
   HardCase result;
