@@ -92,6 +92,7 @@ TEST(HardAnswers, AreThoseWorkedOutByHand) {
   EXPECT_EQ(programs::values_of({2, 0, 1}, {1, 1, 0}), (Table{{0}, {0}, {2}}));
   EXPECT_EQ(programs::counts_of_followers(text, 2),
             (Table{{0, 0}, {0, 0}, {0, 0}, {0, 1}, {1, 1}, {1, 0}, {1, 1}, {1, 2}}));
+  EXPECT_EQ(programs::tokens_before(text), (Table{{0}, {0}, {1}, {2}, {1}, {1}, {2}, {2}}));
   // The last a came before b; the last b, at its second of two in a row, before b itself.
   EXPECT_EQ(programs::follower_of_context(text, 1), (Table{{0}, {0}, {0}, {2}, {1}, {1}, {2}, {2}}));
   // ab was followed by a before; no other pair has come again.
@@ -217,6 +218,18 @@ TEST(CopyAfterMatch, CopiesItsOwnSymbolWhereTheMatchIsTheRowBefore) {
     const HardCase c = programs::copy_after_match(text, 2, context);
     EXPECT_EQ(c.answers[static_cast<std::size_t>(context) + 1], std::vector<Index>{1});
     for (const Index rows : {2, 3, 4, 5}) expect_exact<float>(c, limits_of(OracleKind::causal, rows), {});
+  }
+}
+
+TEST(PreviousToken, UnderAWindowOfTwoIsExactInDirectEvaluation) {
+  for (const Index tokens : {1, 2, 3, 64, 257, 65536}) {
+    const HardCase c = programs::previous_token(programs::random_text(tokens - 1, 65535, 6));
+    DirectAttention<float> direct;
+    const Verdict verdict = programs::judge(c, forward(cast_model<float>(c.model), c.x.cast<float>().eval(), direct));
+    EXPECT_EQ(verdict.numbers, tokens);
+    EXPECT_EQ(verdict.wrong, 0);
+    EXPECT_LE(verdict.farthest, programs::rounding_bound<float>(c, 3, Anchor::adaptive));
+    EXPECT_EQ(direct.max_logit(), static_cast<double>(c.logit));
   }
 }
 

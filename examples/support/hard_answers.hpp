@@ -108,6 +108,13 @@ using Table = std::vector<std::vector<Index>>;
   return table;
 }
 
+/// Row i + 1: 1 + token i - 1 of the text, or 0 where there is none. Row 0 is that of the start mark, and 0.
+[[nodiscard]] inline Table tokens_before(const Text& text) {
+  Table table{{0}};
+  for (std::size_t i = 0; i < text.size(); ++i) table.push_back({i > 0 ? 1 + text[i - 1] : 0});
+  return table;
+}
+
 /// Row i + 1: 1 + the token that followed the latest earlier occurrence of the `context` tokens that end with token i,
 /// or 0 where they have none. Row 0 is that of the start mark before the text, and 0.
 [[nodiscard]] inline Table follower_of_context(const Text& text, Index context) {
