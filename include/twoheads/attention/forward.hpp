@@ -50,12 +50,12 @@ void finish_rows(const ModelSpec& spec, const LayerWeights<Scalar>& layer, Rows 
   if (spec.mlp != MlpKind::none) mlp_in_place(spec, layer, part, x);
 }
 
-/// A layer part by part, for masks that reach so many keys to each side: beside x, memory for one part.
+/// A layer part by part, for masks that reach so many keys to each side: beside x, memory for one part of `least`
+/// queries or a few more.
 template <RealScalar Scalar, AttendInParts<Scalar> AttendFn>
 void layer_in_parts(const ModelSpec& spec, const LayerWeights<Scalar>& layer, Index index, const MaskReach& reach,
-                    Matrix<Scalar>& x, AttendFn& attend) {
+                    Index least, Matrix<Scalar>& x, AttendFn& attend) {
   const AttentionSpec& a = spec.attention;
-  const Index least = rows_of_a_part(reach, spec.width);
   KeyWindow<Scalar> window(spec, layer, reach);
   attend.begin_layer(a, x.rows(), x.rows());
   for (Index begin = 0; begin < x.rows();) {
@@ -99,12 +99,13 @@ template <RealScalar Scalar, Attend<Scalar> AttendFn>
 
   // Where queries see few keys of many, a layer needs no more than a part of q, k and v at a time.
   const std::optional<MaskReach> reach = a.mask.reach(x.rows());
-  const bool in_parts = memory == nullptr && reach && x.rows() > 4 * detail::rows_of_a_part(*reach, spec.width);
+  const Index part_rows = reach ? detail::rows_of_a_part(*reach, spec.width) : x.rows();
+  const bool in_parts = memory == nullptr && x.rows() / 4 > part_rows;
   for (Index index = 0; index < spec.layers; ++index) {
     const LayerWeights<Scalar>& layer = model.layers[static_cast<std::size_t>(index)];
     if constexpr (AttendInParts<AttendFn, Scalar>) {
       if (in_parts) {
-        detail::layer_in_parts(spec, layer, index, *reach, x, attend);
+        detail::layer_in_parts(spec, layer, index, *reach, part_rows, x, attend);
         continue;
       }
     }
