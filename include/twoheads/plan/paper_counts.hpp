@@ -13,12 +13,12 @@ namespace twoheads {
 
 /// What the paper's own construction is asked for: the fields of a PlanRequest, without an anchor.
 struct PaperTask {
-  Mask mask;
+  Mask mask = {};
   Index tokens = 1;  ///< queries, N
   Index keys = 0;    ///< keys, NK; 0 stands for as many as queries
   Index heads = 1;   ///< H
   Index layers = 1;  ///< L
-  OracleLimits oracle;
+  OracleLimits oracle = {};
   bool average = false;  ///< Theorem 4.1 in place of the exact construction
 
   [[nodiscard]] Index key_count() const { return keys == 0 ? tokens : keys; }
