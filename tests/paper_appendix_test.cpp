@@ -72,7 +72,7 @@ naive::Table group_sums(const Matrix<double>& x, Index group) {
   return sums;
 }
 
-// --- cells: nothing but moving rows -----------------------------------------------------------------------------------
+// --- cells: nothing but moving rows ----------------------------------------------------------------------------------
 
 template <class C>
 concept Readable = requires(const C& cells) {
@@ -125,7 +125,7 @@ TEST(CellMachines, RefuseWhatTheOracleDoesNotTake) {
   EXPECT_EQ(bench.oracle.calls(), 0);
 }
 
-// --- Lemma A.1 --------------------------------------------------------------------------------------------------------
+// --- Lemma A.1 -------------------------------------------------------------------------------------------------------
 
 TEST(IndicatorBlocks, AreOnesInTheirCornerAndZerosElsewhere) {
   for (const OracleLimits& limits : all_limits())
@@ -151,7 +151,7 @@ TEST(IndicatorBlocks, LargerThanTheResultAreRefused) {
   EXPECT_THROW(static_cast<void>(indicator_block(bench.machine, x, 1, 5, 4)), ShapeError);
 }
 
-// --- Lemma A.2 --------------------------------------------------------------------------------------------------------
+// --- Lemma A.2 -------------------------------------------------------------------------------------------------------
 
 TEST(SumsOfRows, AreSumsInOneCall) {
   for (const OracleLimits& limits : all_limits())
@@ -211,7 +211,7 @@ TEST(Sums, ThatDoNotFitACallAreRefused) {
   EXPECT_THROW(static_cast<void>(sum_of_groups(bench.machine, bench.machine.take(tokens_of(10, 2)), 4)), ShapeError);
 }
 
-// --- Lemma A.3 --------------------------------------------------------------------------------------------------------
+// --- Lemma A.3 -------------------------------------------------------------------------------------------------------
 
 TEST(LookUps, FetchTheRowThatEachRowAsksFor) {
   for (const OracleLimits& limits : all_limits())
@@ -243,7 +243,7 @@ TEST(LookUps, BeyondTheCallsRowsAreRefused) {
   EXPECT_THROW(static_cast<void>(look_up(causal.machine, x, {0, 2, 1})), LimitError);
 }
 
-// --- row functions by identity attention ------------------------------------------------------------------------------
+// --- row functions by identity attention -----------------------------------------------------------------------------
 
 TEST(RowByRow, AppliesAFunctionOfRowAndPositionExactly) {
   for (const OracleLimits& limits : all_limits())

@@ -376,7 +376,7 @@ TEST(PaperAverageCase, IsAttentionToOneRandomBlockOfKeys) {
   }
 }
 
-// --- failures, as the print has them ----------------------------------------------------------------------------------
+// --- failures, as the print has them ---------------------------------------------------------------------------------
 
 /// Largest error over the largest |value|; infinite where there is a NaN.
 template <class S>
@@ -447,7 +447,7 @@ TEST(PaperWindows, LoseTheRowsWhoseChunkHoldsHotterKeysOutsideTheirWindow) {
   EXPECT_GE(window_error(Mask::window_and_sinks(8, 4), 1000, {12, 40}), 1e-3);
 }
 
-// --- what the paper has no construction for ----------------------------------------------------------------------------
+// --- what the paper has no construction for --------------------------------------------------------------------------
 
 template <class E>
 void expect_refused(const Mask& mask, OracleLimits limits, const std::string& words, const PaperOptions& options = {},

@@ -18,7 +18,7 @@ using naive::Real;
 template <class S>
 using Counted = CountingOracle<SmallTransformer<S>>;
 
-// --- a double of the cells: names of numbers, and no numbers -----------------------------------------------------------
+// --- a double of the cells: names of numbers, and no numbers ---------------------------------------------------------
 
 /// The number of a machine's table, or a constant that the host itself wrote.
 using Handle = std::variant<std::size_t, double>;
@@ -143,7 +143,7 @@ class HandleMachine {
 static_assert(Machine<HandleMachine>);
 static_assert(!std::convertible_to<Handle, double>);
 
-// --- the laws ---------------------------------------------------------------------------------------------------------
+// --- the laws --------------------------------------------------------------------------------------------------------
 
 struct Case {
   Mask mask = Mask::full();

@@ -83,8 +83,8 @@ inline void require_paper_construction(const PaperTask& task) {
 ///
 ///   Math     full T_q T_k; causal T^2; window 2 ceil((N - r) / (b - r)) + 1; sinks 2 ceil((N - r - s) / (b - s)) more;
 ///            average case T
-///   Corner   N need not be a multiple of b: the last block is short. Calls of the empty triangle of a one-token
-///            block, and the window's two calls for i <= r that its first chunk makes redundant, are counted as printed.
+///   Corner   N need not be a multiple of b: the last block is short. Counted as printed are the empty triangles of
+///            one-token blocks, and the window's two calls for i <= r that its first chunk makes redundant.
 ///   Throws   SpecError, LimitError where the paper has no construction
 [[nodiscard]] inline Index paper_terms(const PaperTask& task) {
   require_paper_construction(task);
@@ -153,7 +153,7 @@ struct StrictCounts {
 
 /// Terms of all queries of one head: the rows that are multiplied.
 ///
-///   Math     full N T; causal: a query of block t has 2 t + 1, so b (T - 1)^2 + n (2 T - 1), n tokens in the last block
+///   Math     full N T; causal, a query of block t has 2 t + 1: b (T - 1)^2 + n (2 T - 1), n tokens in the last block
 [[nodiscard]] inline Index strict_rows(const PaperTask& task) {
   const auto product = [](Index a, Index b) { return detail::checked_product("the number of rows", a, b); };
   if (task.mask.kind != MaskKind::causal) return product(task.tokens, task.key_blocks());
@@ -167,7 +167,7 @@ struct StrictCounts {
 ///   Math     with R rows a call, P = strict_rows, G = strict_group:
 ///            steps = ceil(2 terms H / H'), products = ceil(ceil(P H / R) / H'),
 ///            merges = ceil(ceil(N H / floor(R / G)) / H'), phi and psi each ceil(ceil(N / R) / H')
-///   Throws   LimitError if the G terms of one query do not fit one call; SpecError for other masks than full and causal
+///   Throws   LimitError if the G terms of a query do not fit one call; SpecError for masks but full and causal
 ///   Source   Yu & Alman, section 2 and Appendix A; docs/paper_map.md, "The strict cost model"
 [[nodiscard]] inline StrictCounts strict_counts(const PaperTask& task, bool input_mlp, bool layer_mlp) {
   require_paper_construction(task);
