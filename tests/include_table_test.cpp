@@ -31,6 +31,7 @@ const std::map<std::string, std::set<std::string>> table{
     {"codec", {"base", "attention", "plan", "oracle"}},
     {"exec", {"base", "attention", "plan", "oracle", "codec"}},
     {"merge", {"base", "attention", "plan"}},
+    {"paper", {"base", "model", "attention", "plan", "oracle", "codec"}},
     {"train", {"base", "model", "attention", "plan", "oracle", "codec", "exec", "merge"}},
 };
 
@@ -214,6 +215,11 @@ TEST(IncludeTable, EachBrokenLineIsAFault) {
       {"exec/x.hpp", "<twoheads/simulate.hpp>"},
       {"merge/x.hpp", "<twoheads/exec/serial.hpp>"},
       {"merge/x.hpp", "<twoheads/oracle/oracle.hpp>"},
+      {"paper/x.hpp", "<twoheads/exec/serial.hpp>"},
+      {"paper/x.hpp", "<twoheads/merge/merger.hpp>"},
+      {"paper/x.hpp", "<twoheads/simulate.hpp>"},
+      {"codec/x.hpp", "<twoheads/paper/terms.hpp>"},
+      {"exec/x.hpp", "<twoheads/paper/cells.hpp>"},
       {"base/x.hpp", "<twoheads/twoheads.hpp>"},
       {"unknown/x.hpp", "<twoheads/base/index.hpp>"},
       {"simulate.hpp", "<twoheads/io/safetensors.hpp>"},
@@ -248,6 +254,8 @@ TEST(IncludeTable, SoundLinesAreNoFault) {
       {"plan/x.hpp", "<twoheads/base/errors.hpp>"},
       {"oracle/x.hpp", "<twoheads/plan/limits.hpp>"},
       {"codec/x.hpp", "<twoheads/plan/plan.hpp>"},
+      {"paper/x.hpp", "<twoheads/model/weights.hpp>"},
+      {"paper/x.hpp", "<twoheads/codec/codes.hpp>"},
       {"io/x.hpp", "<nlohmann/json.hpp>"},
       {"io/x.hpp", "<twoheads/model/weights.hpp>"},
       {"simulate.hpp", "<twoheads/exec/serial.hpp>"},

@@ -38,6 +38,7 @@
 #include <twoheads/plan/causal.hpp>
 #include <twoheads/plan/window.hpp>
 #include <twoheads/plan/documents.hpp>
+#include <twoheads/plan/paper_counts.hpp>
 #include <twoheads/plan/plan.hpp>
 #include <twoheads/plan/cover.hpp>
 #include <twoheads/plan/print.hpp>
@@ -64,4 +65,13 @@
 #include <twoheads/merge/merger.hpp>
 
 #include <twoheads/simulate.hpp>
+
+#include <twoheads/paper/cells.hpp>
+#include <twoheads/paper/packer.hpp>
+#include <twoheads/paper/terms.hpp>
+#include <twoheads/paper/steps.hpp>
+#include <twoheads/paper/paper_attention.hpp>
+#include <twoheads/paper/coded.hpp>
+#include <twoheads/paper/appendix_a.hpp>
+#include <twoheads/paper/strict.hpp>
 // clang-format on

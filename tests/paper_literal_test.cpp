@@ -1,0 +1,507 @@
+// The paper's printed constructions: every pair once, exactly the printed calls, right at small logits, useless at
+// large ones.
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <map>
+#include <set>
+#include <twoheads/model/random.hpp>
+#include <twoheads/oracle/wrappers.hpp>
+#include <twoheads/paper/paper_attention.hpp>
+
+#include "support/bounds.hpp"
+#include "support/instances.hpp"
+#include "support/naive.hpp"
+
+namespace {
+
+using namespace twoheads;
+using naive::Real;
+template <class S>
+using Counted = CountingOracle<SmallTransformer<S>>;
+
+/// Whether a query sees a key, by Definitions 2.1 and 2.3 to 2.5.
+naive::Visible sees(const Mask& mask) {
+  return [mask](Index i, Index j) {
+    if (mask.kind == MaskKind::full) return true;
+    if (mask.kind == MaskKind::causal) return j <= i;
+    const bool near = i - mask.window + 1 <= j && j <= i;
+    return near || (mask.kind == MaskKind::sinks && j < mask.sinks && j <= i);
+  };
+}
+
+OracleLimits limits_of(const Mask& mask, Index rows, Index heads = 1) {
+  OracleLimits limits;
+  limits.kind = mask.kind == MaskKind::full ? OracleKind::plain : OracleKind::causal;
+  limits.rows = rows;
+  limits.heads = heads;
+  return limits;
+}
+
+PaperTask task_of(const Mask& mask, Index tokens, Index rows, Index heads = 1, Index oracle_heads = 1) {
+  return {mask, tokens, 0, heads, 1, limits_of(mask, rows, oracle_heads)};
+}
+
+/// Tasks of all masks; no length is special to all of them.
+std::vector<PaperTask> all_tasks() {
+  std::vector<PaperTask> tasks;
+  for (const Index n : {1, 2, 7, 15, 16, 33, 61}) {
+    for (const Index rows : {2, 3, 6, 16, 17, 40, 70}) {
+      if (n > 33 && rows < 4) continue;
+      tasks.push_back(task_of(Mask::full(), n, rows));
+      tasks.push_back(task_of(Mask::causal(), n, rows));
+      for (const Index r : {1, 2, 5, 9}) {
+        if (r >= rows - 1) continue;
+        tasks.push_back(task_of(Mask::sliding_window(r), n, rows));
+        for (const Index s : {0, 1, 3, 10})
+          if (r + s <= rows - 1) tasks.push_back(task_of(Mask::window_and_sinks(r, s), n, rows));
+      }
+    }
+  }
+  return tasks;
+}
+
+std::string say(const PaperTask& task) {
+  return detail::text(name(task.mask.kind), ", r ", task.mask.window, ", s ", task.mask.sinks, ", N ", task.tokens,
+                      ", NK ", task.key_count(), ", R ", task.oracle.rows, ", H ", task.heads, ", H' ",
+                      task.oracle.heads);
+}
+
+// --- laws of the terms: integers only --------------------------------------------------------------------------------
+
+/// Adds `sign` to every pair that a call shows to a wanted query.
+void count_pairs(const std::vector<CallRow>& rows, const PaperTerm& term, OracleKind kind,
+                 std::map<std::pair<Index, Index>, int>& seen) {
+  for (std::size_t x = 0; x < rows.size(); ++x) {
+    if (!term.queries.contains(rows[x].query)) continue;
+    for (std::size_t y = 0; y < (kind == OracleKind::causal ? x + 1 : rows.size()); ++y)
+      if (rows[y].key != CallRow::none) seen[{rows[x].query, rows[y].key}] += term.sign;
+  }
+}
+
+TEST(PaperTerms, SumToEveryVisiblePairOnceInDenominatorsAndInRatios) {
+  for (const PaperTask& task : all_tasks()) {
+    std::map<std::pair<Index, Index>, int> by_denominator, by_ratio;
+    Index terms = 0;
+    for_each_paper_term(task, 1, [&](const PaperTerm& term) {
+      ++terms;
+      count_pairs(term.denominator, term, task.oracle.kind, by_denominator);
+      count_pairs(term.ratio, term, task.oracle.kind, by_ratio);
+      EXPECT_LE(static_cast<Index>(term.denominator.size()), task.oracle.rows) << say(task);
+      EXPECT_LE(static_cast<Index>(term.ratio.size()), task.oracle.rows) << say(task);
+    });
+    EXPECT_EQ(terms, paper_terms(task)) << say(task);
+    const naive::Visible visible = sees(task.mask);
+    for (Index i = 0; i < task.tokens; ++i)
+      for (Index j = 0; j < task.tokens; ++j) {
+        const int expected = visible(i, j) ? 1 : 0;
+        ASSERT_EQ((by_denominator[{i, j}]), expected) << say(task) << ", query " << i << ", key " << j;
+        ASSERT_EQ((by_ratio[{i, j}]), expected) << say(task) << ", query " << i << ", key " << j;
+      }
+  }
+}
+
+TEST(PaperTerms, ShowEachCountingQueryOneSyntheticRowInDenominatorCalls) {
+  for (const PaperTask& task : all_tasks())
+    for_each_paper_term(task, 1, [&](const PaperTerm& term) {
+      for (std::size_t x = 0; x < term.denominator.size(); ++x) {
+        if (!term.queries.contains(term.denominator[x].query)) continue;
+        const std::size_t end = task.oracle.kind == OracleKind::causal ? x + 1 : term.denominator.size();
+        int synthetic = 0;
+        for (std::size_t y = 0; y < end; ++y) synthetic += term.denominator[y].key == CallRow::none ? 1 : 0;
+        EXPECT_GE(synthetic, 1) << say(task);
+        if (task.mask.kind != MaskKind::full) {
+          EXPECT_EQ(synthetic, 1) << say(task);
+        }
+      }
+    });
+}
+
+TEST(Permutations, AreOfAllNumbersAndTheSameForTheSameSeed) {
+  for (const Index n : {1, 2, 50}) {
+    const std::vector<Index> order = seeded_permutation(n, 5);
+    EXPECT_EQ(static_cast<Index>(std::set<Index>(order.begin(), order.end()).size()), n);
+    EXPECT_EQ(*std::min_element(order.begin(), order.end()), 0);
+    EXPECT_EQ(*std::max_element(order.begin(), order.end()), n - 1);
+    EXPECT_EQ(order, seeded_permutation(n, 5));
+  }
+  EXPECT_NE(seeded_permutation(50, 5), seeded_permutation(50, 6));
+  // The generator is the standard's: the order is the same everywhere.
+  EXPECT_EQ(seeded_permutation(6, 1), (std::vector<Index>{1, 3, 0, 4, 5, 2}));
+}
+
+// --- counts ----------------------------------------------------------------------------------------------------------
+
+Model<double> model_of(const PaperTask& task, double logits = 1.0) {
+  Model<double> model =
+      random_model<double>(paper_layer(task.layers, 3 * task.heads, task.heads, task.mask, MlpKind::none, 0), 7);
+  for (LayerWeights<double>& layer : model.layers) layer.attention.wq *= logits;
+  return model;
+}
+
+Matrix<double> tokens_of(Index rows, Index width, std::uint64_t seed = 11) {
+  return Random(seed).matrix<double>(rows, width);
+}
+
+TEST(PaperCalls, AreTheClosedFormsAndAreMade) {
+  for (PaperTask task : all_tasks()) {
+    for (const auto& [heads, oracle_heads] : std::vector<std::pair<Index, Index>>{{1, 1}, {3, 1}, {3, 2}, {2, 5}}) {
+      task.heads = heads;
+      task.oracle.heads = oracle_heads;
+      task.layers = 2;
+      SmallTransformer<double> small(task.oracle);
+      Counted<double> oracle(small);
+      PaperAttention<Counted<double>> attend(oracle);
+      static_cast<void>(forward(model_of(task), tokens_of(task.tokens, 3 * heads), attend));
+      EXPECT_EQ(oracle.calls(), paper_calls(task)) << say(task);
+      EXPECT_EQ(attend.counts().calls, oracle.calls()) << say(task);
+      EXPECT_EQ(attend.counts().rounds, 2);
+      EXPECT_LE(oracle.longest(), task.oracle.rows) << say(task);
+    }
+  }
+}
+
+TEST(PaperCalls, AreThePrintedNumbers) {
+  const auto calls = [](const PaperTask& task) { return paper_calls(task).value_or(-1); };
+  // T = 32: 2 T^2 = 2048; twice that for 2 heads, a quarter on an oracle of 4 heads.
+  EXPECT_EQ(calls(task_of(Mask::full(), 4096, 129)), 2048);
+  EXPECT_EQ(calls(task_of(Mask::full(), 4096, 129, 2)), 4096);
+  EXPECT_EQ(calls(task_of(Mask::full(), 4096, 129, 1, 4)), 512);
+  EXPECT_EQ(calls(task_of(Mask::causal(), 4096, 129)), 2048);
+  // The example of Theorem 3.4: N 4096, H 8, L 4, H' 4, L' 2.
+  PaperTask task = task_of(Mask::full(), 4096, 129, 8, 4);
+  task.layers = 4;
+  task.oracle.layers = 2;
+  EXPECT_EQ(calls(task), 8192);
+  task.oracle.rows = 128;
+  EXPECT_EQ(calls(task), 8712);
+  // The ceiling that the print omits: never fewer calls than layers.
+  task.oracle.heads = 1000000;
+  EXPECT_EQ(calls(task), 4);
+  // 4 ceil((N - r) / (b - r)) + 2.
+  EXPECT_EQ(calls(task_of(Mask::sliding_window(16), 256, 65)), 4 * 5 + 2);
+  EXPECT_EQ(calls(task_of(Mask::sliding_window(16), 16, 65)), 2);
+  EXPECT_EQ(calls(task_of(Mask::window_and_sinks(16, 4), 256, 65)), 4 * 5 + 2 + 4 * 4);
+  // Cross-attention: 2 T_q T_k.
+  task = task_of(Mask::full(), 100, 11);
+  task.keys = 35;
+  EXPECT_EQ(calls(task), 2 * 10 * 4);
+  // The average case.
+  task = task_of(Mask::full(), 100, 11, 3);
+  task.average = true;
+  EXPECT_EQ(calls(task), 2 * 10 * 3);
+  EXPECT_EQ(paper_lookups(task), 10 * 3);
+}
+
+TEST(PaperCalls, BeyondSixtyFourBitsAreAnError) {
+  PaperTask task = task_of(Mask::full(), Index{1} << 40, 2);
+  EXPECT_THROW(static_cast<void>(paper_calls(task)), SpecError);
+}
+
+TEST(PaperCalls, DoNotDependOnTheBatch) {
+  for (PaperTask task : {task_of(Mask::causal(), 33, 6, 3, 2), task_of(Mask::full(), 33, 6, 3, 4)}) {
+    Matrix<double> first;
+    for (const Index batch : {1, 2, 1000}) {
+      task.oracle.batch = batch;
+      SmallTransformer<double> small(task.oracle);
+      Counted<double> oracle(small);
+      PaperAttention<Counted<double>> attend(oracle);
+      const Matrix<double> found = forward(model_of(task), tokens_of(task.tokens, 9), attend);
+      if (batch == 1) first = found;
+      EXPECT_EQ(oracle.calls(), paper_calls(task)) << say(task);
+      EXPECT_EQ(found, first) << say(task) << ", batch " << batch;
+    }
+  }
+}
+
+// --- small logits ----------------------------------------------------------------------------------------------------
+
+/// Attention of a one-layer model by the definitions, and the largest and least sum of exponentials of its rows.
+struct Truth {
+  naive::Table rows;
+  Real scale = 0;    ///< largest |value|
+  Real largest = 0;  ///< sum over all keys up to the last that a row sees, of any row
+  Real least = std::numeric_limits<Real>::infinity();
+  Real logit = 0;
+};
+
+Truth truth_of(const Model<double>& model, const Matrix<double>& x, const naive::Visible& visible,
+               const Matrix<double>* memory = nullptr) {
+  const naive::Model plain = naive::plain(model);
+  const AttentionSpec& spec = model.spec.attention;
+  const naive::Table tokens = naive::plain(x);
+  const naive::Table sources = memory != nullptr ? naive::plain(*memory) : tokens;
+  const naive::Table q = naive::project(tokens, plain.layers[0].wq, spec);
+  const naive::Table k = naive::project(sources, plain.layers[0].wk, spec);
+  const naive::Table v = naive::project(sources, plain.layers[0].wv, spec);
+  Truth truth;
+  naive::Scores scores;
+  truth.rows = naive::attention(spec, q, k, v, visible, &scores);
+  truth.scale = naive::largest(v);
+  truth.logit = scores.absolute;
+  const Index group = spec.heads / spec.kv_heads;
+  const Index m = spec.head_dim;
+  for (Index head = 0; head < spec.heads; ++head) {
+    const naive::Table s =
+        naive::logits(naive::columns(q, head * m, m), naive::columns(k, head / group * m, m), spec.score_scale);
+    for (Index i = 0; i < naive::rows(q); ++i) {
+      const naive::Row& row = s[naive::at(i)];
+      truth.least = std::min(truth.least, std::exp(naive::log_sum_exp(row, i, visible)));
+      truth.largest = std::max(truth.largest, std::exp(naive::log_sum_exp(row, i, [](Index, Index) { return true; })));
+    }
+  }
+  return truth;
+}
+
+/// Error over the largest |value| that the printed forms may have.
+///
+///   Math   A = r / (1 - r) and the terms' own rounding: relative (1 + A) times a direct row's bound; terms that are
+///          subtracted are up to `largest`, and what is left of them as small as `least`
+Real paper_bound(const Truth& truth, Index keys, Index head_dim, bool subtracts) {
+  const Real loss = subtracts ? 8 * truth.largest / truth.least : 2;
+  return loss * (1 + truth.largest) * bounds::attention_bound<double>(keys + 2, head_dim, truth.logit + 1);
+}
+
+TEST(PaperAttentionAtSmallLogits, IsMaskedAttention) {
+  for (PaperTask task : all_tasks()) {
+    for (const TokenEncoding encoding : {TokenEncoding::raw, TokenEncoding::projected}) {
+      for (const bool fixed : {false, true}) {
+        task.heads = 2;
+        task.oracle.heads = fixed ? 3 : 1;
+        task.oracle.fixed_rows = fixed;
+        const Model<double> model = model_of(task);
+        const Matrix<double> x = tokens_of(task.tokens, 6);
+        SmallTransformer<double> oracle(task.oracle);
+        PaperAttention<SmallTransformer<double>> attend(oracle, {encoding});
+        const Matrix<double> found = forward(model, x, attend);
+        const Truth truth = truth_of(model, x, sees(task.mask));
+        const bool subtracts = task.mask.kind == MaskKind::window || task.mask.kind == MaskKind::sinks;
+        const Real error = bounds::max_row_error(found, truth.rows, truth.scale);
+        EXPECT_LE(error, paper_bound(truth, task.tokens, 3, subtracts)) << say(task) << ", " << name(encoding);
+        EXPECT_LE(error, subtracts ? 1e-7 : 1e-12) << say(task) << ", " << name(encoding);
+      }
+    }
+  }
+}
+
+/// Heads that see whole rows, two to a key/value head, a score scale on both sides.
+Model<double> wide_model(const Mask& mask) {
+  ModelSpec spec;
+  spec.width = 12;
+  spec.attention.heads = 4;
+  spec.attention.kv_heads = 2;
+  spec.attention.head_dim = 5;
+  spec.attention.value_dim = 3;
+  spec.attention.score_scale = 0.3;
+  spec.attention.mask = mask;
+  spec.attention.output_projection = false;
+  spec.residual = false;
+  return random_model<double>(spec, 5);
+}
+
+TEST(PaperAttentionAtSmallLogits, TakesWholeRowsSharedKeysScalesAndAMemory) {
+  for (const Mask& mask : {Mask::full(), Mask::causal(), Mask::window_and_sinks(4, 2)}) {
+    for (const TokenEncoding encoding : {TokenEncoding::raw, TokenEncoding::projected}) {
+      for (const Index memory_rows : {0, 3, 50}) {
+        if (memory_rows > 0 && mask.kind != MaskKind::full) continue;
+        PaperTask task = task_of(mask, 31, 10, 4, 3);
+        task.oracle.score_scale = 0.7;
+        task.keys = memory_rows;
+        const Model<double> model = wide_model(mask);
+        const Matrix<double> x = tokens_of(task.tokens, 12);
+        const Matrix<double> memory = tokens_of(memory_rows, 12, 3);
+        const Matrix<double>* sources = memory_rows > 0 ? &memory : nullptr;
+        SmallTransformer<double> small(task.oracle);
+        Counted<double> oracle(small);
+        PaperAttention<Counted<double>> attend(oracle, {encoding});
+        const Matrix<double> found = forward(model, x, attend, sources);
+        const Truth truth = truth_of(model, x, sees(mask), sources);
+        EXPECT_LE(bounds::max_row_error(found, truth.rows, truth.scale),
+                  paper_bound(truth, task.key_count(), 5, mask.kind == MaskKind::sinks))
+            << say(task) << ", " << name(encoding);
+        EXPECT_EQ(oracle.calls(), paper_calls(task)) << say(task);
+      }
+    }
+  }
+}
+
+TEST(PaperAttentionAtSmallLogits, RunsSeveralLayersWithMlps) {
+  for (const Mask& mask : {Mask::full(), Mask::causal(), Mask::sliding_window(5), Mask::window_and_sinks(4, 3)}) {
+    const Model<double> model = random_model<double>(paper_layer(3, 8, 2, mask, MlpKind::relu, 16), 3);
+    const Matrix<double> x = tokens_of(47, 8);
+    SmallTransformer<double> oracle(limits_of(mask, 12, 2));
+    PaperAttention<SmallTransformer<double>> attend(oracle);
+    const Matrix<double> found = forward(model, x, attend);
+    const Matrix<long double> truth =
+        forward(cast_model<long double>(model), x.cast<long double>().eval(), DirectAttention<long double>());
+    const bool subtracts = mask.kind == MaskKind::window || mask.kind == MaskKind::sinks;
+    EXPECT_LE(bounds::max_row_error(found, naive::plain(truth), 1), subtracts ? 1e-9 : 1e-12) << name(mask.kind);
+  }
+}
+
+// --- the average case ------------------------------------------------------------------------------------------------
+
+TEST(PaperAverageCase, IsAttentionToOneRandomBlockOfKeys) {
+  for (const Index n : {1, 9, 10, 47}) {
+    for (const Index oracle_heads : {1, 3}) {
+      PaperTask task = task_of(Mask::full(), n, 11, 2, oracle_heads);
+      task.average = true;
+      const Model<double> model = model_of(task);
+      const Matrix<double> x = tokens_of(n, 6);
+      SmallTransformer<double> small(task.oracle);
+      Counted<double> oracle(small);
+      const PaperOptions options{TokenEncoding::raw, true, 99};
+      PaperAttention<Counted<double>> attend(oracle, options);
+      const Matrix<double> found = forward(model, x, attend);
+      EXPECT_EQ(oracle.calls(), paper_calls(task));
+      EXPECT_EQ(attend.counts().lookups, paper_lookups(task));
+      for (Index head = 0; head < 2; ++head) {
+        const std::vector<Index> tau = seeded_permutation(n, 99 + static_cast<std::uint64_t>(head));
+        std::vector<Index> block_of_key(naive::at(n));
+        for (Index place = 0; place < n; ++place) block_of_key[naive::at(tau[naive::at(place)])] = place / 10;
+        const Truth truth = truth_of(model, x, [&](Index i, Index j) { return block_of_key[naive::at(j)] == i / 10; });
+        const Matrix<double> own = found.middleCols(head * 3, 3);
+        EXPECT_LE(bounds::max_row_error(own, naive::columns(truth.rows, head * 3, 3), truth.scale),
+                  paper_bound(truth, n, 3, false))
+            << "N " << n << ", head " << head;
+      }
+      PaperAttention<Counted<double>> again(oracle, options);
+      EXPECT_EQ(forward(model, x, again), found);
+      PaperAttention<Counted<double>> other(oracle, {TokenEncoding::raw, true, 100});
+      if (n > 10) {
+        EXPECT_NE(forward(model, x, other), found);
+      }
+    }
+  }
+}
+
+// --- failures, as the print has them ---------------------------------------------------------------------------------
+
+/// Largest error over the largest |value|; infinite where there is a NaN.
+template <class S>
+Real error_of(const Mask& mask, double logits) {
+  const PaperTask task = task_of(mask, 60, 16);
+  Model<double> model = model_of(task);
+  const Matrix<double> x = tokens_of(60, 3);
+  const Real largest = truth_of(model, x, sees(mask)).logit;
+  model.layers[0].attention.wq *= logits / static_cast<double>(largest);
+  const Truth truth = truth_of(model, x, sees(mask));
+  SmallTransformer<S> oracle(task.oracle);
+  PaperAttention<SmallTransformer<S>> attend(oracle);
+  const Matrix<S> found = forward(cast_model<S>(model), x.cast<S>().eval(), attend);
+  return bounds::max_row_error(found, truth.rows, truth.scale);
+}
+
+TEST(PaperAttentionAtLargeLogits, HasNoDigitLeft) {
+  for (const Mask& mask : {Mask::full(), Mask::causal()}) {
+    EXPECT_LE(error_of<float>(mask, 2), 1e-4) << name(mask.kind);
+    EXPECT_GE(error_of<float>(mask, 30), 1e-2) << name(mask.kind);
+    EXPECT_LE(error_of<double>(mask, 5), 1e-12) << name(mask.kind);
+    EXPECT_GE(error_of<double>(mask, 80), 1e-2) << name(mask.kind);
+    EXPECT_GE(error_of<double>(mask, 1e4), 1e-2) << name(mask.kind);
+  }
+}
+
+TEST(PaperAttentionAtLargeLogits, IsWhereTheStableFormsStillStand) {
+  const PaperTask task = task_of(Mask::causal(), 60, 16);
+  const Model<double> model = model_of(task, 100.0);
+  const Matrix<double> x = tokens_of(60, 3);
+  const Truth truth = truth_of(model, x, sees(task.mask));
+  SmallTransformer<double> oracle(task.oracle);
+  PaperAttention<SmallTransformer<double>> paper(oracle);
+  EXPECT_GE(bounds::max_row_error(forward(model, x, paper), truth.rows, truth.scale), 1e-2);
+  EXPECT_LE(bounds::max_row_error(simulate(model, x, oracle).rows, truth.rows, truth.scale), 1e-11);
+}
+
+/// A model whose logits are the tokens' first column, its values the third; keys 0..3 are hotter by so many nats.
+Real window_error(const Mask& mask, double hotter, Rows queries) {
+  const PaperTask task = task_of(mask, 40, 17);
+  Model<double> model = random_model<double>(paper_layer(1, 3, 1, mask, MlpKind::none, 0), 1);
+  AttentionWeights<double>& a = model.layers[0].attention;
+  a.wq.setZero();
+  a.wk.setZero();
+  a.wv.setZero();
+  a.wq(1, 0) = a.wk(0, 0) = a.wv(2, 0) = 1;
+  Matrix<double> x = tokens_of(40, 3);
+  x.col(1).setOnes();
+  x.col(0).head(4).array() += hotter;
+  const Truth truth = truth_of(model, x, sees(mask));
+  SmallTransformer<double> oracle(task.oracle);
+  PaperAttention<SmallTransformer<double>> attend(oracle);
+  const Matrix<double> found = forward(model, x, attend);
+  const naive::Table rows(truth.rows.begin() + queries.begin, truth.rows.begin() + queries.end);
+  return bounds::max_row_error(found.middleRows(queries.begin, queries.size()), rows, truth.scale);
+}
+
+TEST(PaperWindows, LoseTheRowsWhoseChunkHoldsHotterKeysOutsideTheirWindow) {
+  const Mask mask = Mask::sliding_window(8);
+  // The first chunk is rows 0..15; from query 11 on, the hot keys 0..3 lie outside the window and inside the chunk.
+  const Rows harmed{11, 16};
+  EXPECT_LE(window_error(mask, 0, {0, 40}), 1e-12);
+  EXPECT_GE(window_error(mask, 20, harmed), 1e-3);
+  EXPECT_GE(window_error(mask, 1000, harmed), 1e-3);
+  EXPECT_LE(window_error(mask, 1000, {16, 40}), 1e-12);
+  // Hot sinks outweigh the digits that a difference has lost, until their sum is infinite.
+  EXPECT_LE(window_error(Mask::window_and_sinks(8, 4), 20, {0, 40}), 1e-3);
+  EXPECT_GE(window_error(Mask::window_and_sinks(8, 4), 1000, {12, 40}), 1e-3);
+}
+
+// --- what the paper has no construction for --------------------------------------------------------------------------
+
+template <class E>
+void expect_refused(const Mask& mask, OracleLimits limits, const std::string& words, const PaperOptions& options = {},
+                    Index memory_rows = 0) {
+  PaperTask task{mask, 20, memory_rows, 1, 1, limits, options.average};
+  EXPECT_FALSE(paper_calls(task).has_value()) << words;
+  SmallTransformer<double> oracle(limits);
+  PaperAttention<SmallTransformer<double>> attend(oracle, options);
+  const Matrix<double> x = tokens_of(20, 3);
+  const Matrix<double> memory = tokens_of(memory_rows, 3);
+  try {
+    static_cast<void>(forward(model_of({mask, 20}), x, attend, memory_rows > 0 ? &memory : nullptr));
+    ADD_FAILURE() << "nothing was thrown: " << words;
+  } catch (const E& error) {
+    EXPECT_NE(std::string(error.what()).find(words), std::string::npos) << error.what();
+  }
+}
+
+TEST(PaperConstructions, ThatDoNotExistAreRefusedInPlainWords) {
+  const OracleLimits plain = limits_of(Mask::full(), 10);
+  const OracleLimits causal = limits_of(Mask::causal(), 10);
+  expect_refused<SpecError>(Mask::band(2, 2), causal, "no construction for a band mask");
+  expect_refused<SpecError>(Mask::documents({12, 8}, true), causal, "no construction for a documents mask");
+  expect_refused<LimitError>(Mask::full(), causal, "full mask on a causal oracle: expected a plain one");
+  expect_refused<LimitError>(Mask::causal(), plain, "causal mask on a plain oracle: expected a causal one");
+  expect_refused<LimitError>(Mask::sliding_window(3), plain, "window mask on a plain oracle");
+  expect_refused<LimitError>(Mask::sliding_window(9), causal, "window of 9 tokens needs more tokens in a call than 9");
+  expect_refused<LimitError>(Mask::window_and_sinks(5, 5), causal, "need r < b and r + s <= b");
+  expect_refused<SpecError>(Mask::causal(), causal, "average case is of full attention", {TokenEncoding::raw, true});
+  expect_refused<SpecError>(Mask::full(), plain, "average case is of full attention", {TokenEncoding::raw, true}, 30);
+  OracleLimits residual = plain;
+  residual.residual = true;
+  expect_refused<LimitError>(Mask::full(), residual, "adds no residual");
+}
+
+TEST(PaperConstructions, RefuseRotaryPositionsInRawTokensOnly) {
+  ModelSpec spec = paper_layer(1, 4, 1, Mask::full(), MlpKind::none, 0);
+  spec.attention.rope = RopeSpec{};
+  const Model<double> model = random_model<double>(spec, 1);
+  const Matrix<double> x = tokens_of(20, 4);
+  SmallTransformer<double> oracle(limits_of(Mask::full(), 8));
+  PaperAttention<SmallTransformer<double>> raw(oracle);
+  EXPECT_THROW(static_cast<void>(forward(model, x, raw)), SpecError);
+  PaperAttention<SmallTransformer<double>> projected(oracle, {TokenEncoding::projected});
+  const Matrix<double> found = forward(model, x, projected);
+  EXPECT_LE((found - forward(model, x, DirectAttention<double>())).cwiseAbs().maxCoeff<Eigen::PropagateNaN>(), 1e-12);
+}
+
+TEST(PaperConstructions, RefuseCallsWiderThanTheOracle) {
+  OracleLimits limits = limits_of(Mask::full(), 8);
+  limits.width = 7;  // two heads of width 3: tokens of 2 * 3 + 2 columns
+  SmallTransformer<double> oracle(limits);
+  PaperAttention<SmallTransformer<double>> attend(oracle);
+  EXPECT_THROW(static_cast<void>(forward(model_of({Mask::full(), 20}), tokens_of(20, 3), attend)), LimitError);
+}
+
+}  // namespace
