@@ -55,7 +55,7 @@ void simulate_grid(benchmark::State& state, MaskKind mask, Index rows, Anchor an
   for (auto _ : state) benchmark::DoNotOptimize(simulate(p.model, p.x, oracle, {anchor}).rows.data());
   state.counters["calls"] = static_cast<double>(checked.counts.calls);
   state.counters["paper_calls"] =
-      static_cast<double>(Plan({Mask{mask}, p.x.rows(), 0, 1, 1, limits, anchor}).paper_calls());
+      static_cast<double>(Plan({Mask{mask}, p.x.rows(), 0, 1, 1, limits, anchor}).paper_calls().value_or(0));
   state.counters["row_error"] = error;
   state.counters["peak_bytes"] = peak_bytes;
 }

@@ -30,6 +30,7 @@ struct Settings {
   Index seed = 1;
   LayerWord layer = LayerWord::standard;
   twoheads::TokenEncoding encoding = twoheads::TokenEncoding::projected;
+  programs::Method method = programs::Method::stable;
 };
 
 struct Outcome {
@@ -101,8 +102,12 @@ Outcome run(const Settings& settings) {
   Matrix<Scalar> rows = x;  // becomes the output
   const programs::PeakMemory peak;
   const programs::Stopwatch watch;
-  const twoheads::Simulation<Scalar> simulation = twoheads::simulate(
-      model, std::move(rows), oracle, {request.anchor, settings.encoding, request.packing}, cross ? &memory : nullptr);
+  const Matrix<Scalar>* const sources = cross ? &memory : nullptr;
+  const twoheads::Simulation<Scalar> simulation =
+      settings.method != programs::Method::stable
+          ? programs::run_paper(model, std::move(rows), oracle, settings.method, settings.encoding, sources)
+          : twoheads::simulate(model, std::move(rows), oracle, {request.anchor, settings.encoding, request.packing},
+                               sources);
   outcome.seconds = watch.seconds();
   outcome.peak_bytes = peak.bytes();
   outcome.counts = simulation.counts;
@@ -127,7 +132,10 @@ Outcome run(const Settings& settings) {
 
 void print(const Settings& settings, const Outcome& outcome, double unit, double least) {
   const double bound = 4 * outcome.direct_row_error + unit * outcome.max_logit + least;
-  twoheads::print(std::cout, programs::make_plan(settings.request));
+  if (settings.method == programs::Method::stable)
+    twoheads::print(std::cout, programs::make_plan(settings.request));
+  else
+    programs::print(std::cout, programs::paper_figures(settings.request, settings.method));
   std::cout << "\nsimulated\n  calls made     " << outcome.counts.calls << " (" << outcome.counts.repeats << " repeats)"
             << "\n  largest logit  " << outcome.max_logit << "\n\n  largest relative row error against a wider scalar"
             << "\n    simulation   " << outcome.max_row_error << "\n    direct       " << outcome.direct_row_error
@@ -174,7 +182,12 @@ int main(int argc, char** argv) {
     if (threads > 1) throw programs::NotBuiltYet("--threads above 1");
     settings.request = arguments.request();
     settings.kv_heads = arguments.kv_heads();
-    const std::string cover = arguments.cover(programs::make_plan(settings.request));
+    settings.method = arguments.method();
+    const bool stable = settings.method == programs::Method::stable;
+    if (settings.method == programs::Method::strict && settings.layer != LayerWord::paper)
+      throw programs::ArgumentError("--method strict runs the paper's own layer: it needs --layer paper");
+    if (!stable) static_cast<void>(programs::paper_figures(settings.request, settings.method));
+    const std::string cover = stable ? arguments.cover(programs::make_plan(settings.request)) : "";
     make_spec(settings).require_valid();
     const bool single = scalar == ScalarWord::float32;
     const Outcome outcome = single ? run<float>(settings) : run<double>(settings);

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "support/arguments.hpp"
+#include "support/paper_method.hpp"
 
 namespace programs {
 
@@ -67,7 +68,10 @@ class PlanArguments {
                         "head more in each layer (default residual)");
     add_choice<Kind>(app, "--oracle", oracle_, {{"plain", Kind::plain}, {"causal", Kind::causal}}, {},
                      "what a row of the oracle sees (default: plain for full, causal for the others)");
-    add_choice<int>(app, "--method", method_, {{"stable", 0}}, {"paper"}, "construction (default stable)");
+    add_choice<Method>(app, "--method", method_,
+                       {{"stable", Method::stable}, {"paper", Method::paper}, {"strict", Method::strict}}, {},
+                       "construction: the library's, the paper's as printed, or the printed one with merge and layer "
+                       "MLP by calls too (default stable)");
     add_anchor(app, request_.anchor);
     app.add_flag("--check", check_, "enumerate every visible pair and compare with the mask");
     add_later(app, {"--samples", "--near", "--ranks", "--svg"});
@@ -100,6 +104,8 @@ class PlanArguments {
   [[nodiscard]] std::string cover(const twoheads::Plan& plan) const {
     return check_ ? twoheads::check_cover(plan) : "";
   }
+
+  [[nodiscard]] Method method() const { return method_; }
 
   [[nodiscard]] Index kv_heads() const { return kv_heads_ > 0 ? kv_heads_ : request_.heads; }
 
@@ -137,7 +143,7 @@ class PlanArguments {
   CLI::Option* causal_documents_ = nullptr;
   std::vector<Index> lengths_read_;
   Index kv_heads_ = 0;
-  int method_ = 0;
+  Method method_ = Method::stable;
   bool check_ = false;
 };
 

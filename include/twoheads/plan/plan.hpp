@@ -1,5 +1,6 @@
 #pragma once
 
+#include <optional>
 #include <span>
 #include <string>
 #include <twoheads/base/checked.hpp>
@@ -12,6 +13,7 @@
 #include <twoheads/plan/full.hpp>
 #include <twoheads/plan/limits.hpp>
 #include <twoheads/plan/packing.hpp>
+#include <twoheads/plan/paper_counts.hpp>
 #include <twoheads/plan/straight.hpp>
 #include <twoheads/plan/tile.hpp>
 #include <twoheads/plan/window.hpp>
@@ -129,17 +131,13 @@ class Plan {
     return request_.heads == 1 && request_.layers == 1 ? "Lemma 3.1" : "Theorem 3.4";
   }
 
-  /// Calls of the paper's own construction: a denominator call and a ratio call for each tile that it cuts, also
-  /// where a triangle is empty or one call would do. Full attention on a causal oracle is not in the paper; counted
-  /// are its four calls a pair of blocks.
-  [[nodiscard]] Index paper_calls() const {
-    const Index pairs = ceil_div(request_.tokens, block()) * ceil_div(request_.keys, block());
-    const bool halves = request_.mask.kind == MaskKind::full && request_.oracle.kind == OracleKind::causal;
-    const Index calls_of_a_head = (halves ? 4 : 2) * pairs;
-    // ceil(ceil(x / H') / L') = ceil(x / (H' L')), and H' L' may be more than 64 bits hold.
-    const Index calls_of_a_layer =
-        ceil_div(ceil_div(calls_of_a_head * request_.heads, request_.oracle.heads), request_.oracle.layers);
-    return calls_of_a_layer * request_.layers;
+  /// Calls of the paper's own construction for the same case, or none where it has no construction. Its packing over
+  /// layers is counted as printed, whether or not the oracle has the residual stream that it would need.
+  [[nodiscard]] std::optional<Index> paper_calls() const {
+    OracleLimits oracle = request_.oracle;
+    oracle.residual = false;
+    return twoheads::paper_calls(
+        {request_.mask, request_.tokens, request_.keys, request_.heads, request_.layers, oracle});
   }
 
   /// Calls visit(tiles) for the slots of one query block, in their fixed order.

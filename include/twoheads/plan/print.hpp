@@ -1,6 +1,7 @@
 #pragma once
 
 #include <algorithm>
+#include <optional>
 #include <ostream>
 #include <string>
 #include <twoheads/base/errors.hpp>
@@ -97,7 +98,11 @@ inline void print(std::ostream& out, const Plan& plan) {
       << detail::counted(plan.slots_per_call(), "slot") << ", anchor " << name(request.anchor) << "\n  rounds     "
       << plan.rounds() << "\n  rows used  " << static_cast<int>(plan.rows_used() * 1000 + 0.5) / 10.0
       << " % of the row slots carry tokens\n  exact      " << (plan.exact() ? "yes" : "no") << ", by " << plan.theorem()
-      << "\n  the paper  " << plan.paper_calls() << " calls for the same case\n";
+      << "\n  the paper  ";
+  if (const std::optional<Index> calls = plan.paper_calls())
+    out << *calls << " calls for the same case\n";
+  else
+    out << "has no construction for this case\n";
 }
 
 }  // namespace twoheads
