@@ -4,7 +4,6 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
 #include <limits>
 #include <ostream>
 #include <string>
@@ -13,22 +12,15 @@
 #include <twoheads/model/random.hpp>
 #include <vector>
 
+#include "support/in_shape.hpp"
+#include "support/seed.hpp"
+
 namespace {
 
 using namespace twoheads;
 using Real = long double;
 
-std::uint64_t seed() {
-  const char* given = std::getenv("TWOHEADS_TEST_SEED");
-  return given != nullptr ? std::stoull(given) : 631;
-}
-
-/// Whether query i and key j of a tile, counted inside it, are one of its pairs.
-bool in_shape(TileShape shape, Index i, Index j) {
-  if (shape == TileShape::lower) return j <= i;
-  if (shape == TileShape::strict_upper) return j > i;
-  return true;
-}
+std::uint64_t seed() { return seed_or(631); }
 
 /// One row of a tile, by the definitions: over the keys that it sees.
 struct Row {
@@ -40,21 +32,23 @@ struct Row {
 };
 
 template <class Scalar>
-Row row_of(const Tile& tile, const Matrix<Scalar>& queries, const Matrix<Scalar>& keys, double scale, Index i) {
+Row row_of(const Tile& tile, const Matrix<Scalar>& queries, const Matrix<Scalar>& keys, const Matrix<Scalar>& sinks,
+           double scale, Index i) {
   Row row;
   std::vector<Real> logits;
-  std::vector<Index> numbers;
-  for (Index j = 0; j < keys.rows(); ++j) {
-    if (!in_shape(tile.shape, i, j)) continue;
+  std::vector<RowVector<Scalar>> seen;
+  for (Index j = 0; j < keys.rows(); ++j)
+    if (in_shape(tile.shape, i, j)) seen.push_back(keys.row(j));
+  for (Index sink = 0; sink < sinks.rows(); ++sink) seen.push_back(sinks.row(sink));
+  for (const RowVector<Scalar>& key : seen) {
     Real logit = 0;
     Real size = 0;
     for (Index c = 0; c < keys.cols(); ++c) {
-      const Real term = Real(scale) * Real(queries(i, c)) * Real(keys(j, c));
+      const Real term = Real(scale) * Real(queries(i, c)) * Real(key[c]);
       logit += term;
       size += std::abs(term);
     }
     logits.push_back(logit);
-    numbers.push_back(j);
     row.size = std::max(row.size, size);
   }
   row.seen = static_cast<Index>(logits.size());
@@ -67,12 +61,13 @@ Row row_of(const Tile& tile, const Matrix<Scalar>& queries, const Matrix<Scalar>
   for (std::size_t n = 0; n < logits.size(); ++n) {
     row.mean_logit += logits[n] / Real(row.seen);
     for (Index c = 0; c < keys.cols(); ++c)
-      row.expected[static_cast<std::size_t>(c)] += std::exp(logits[n] - row.log_sum) * Real(keys(numbers[n], c));
+      row.expected[static_cast<std::size_t>(c)] += std::exp(logits[n] - row.log_sum) * Real(seen[n][c]);
   }
   return row;
 }
 
-/// Calls visit(tile, queries, keys, scale) for all shapes, small numbers of queries and keys, and sizes of logits.
+/// Calls visit(tile, queries, keys, sinks, scale) for all shapes, small numbers of queries, keys and sinks, and sizes of
+/// logits.
 template <class Scalar, class Visit>
 void for_each_tile(const Visit& visit) {
   SCOPED_TRACE(testing::Message() << "seed " << seed());
@@ -80,12 +75,14 @@ void for_each_tile(const Visit& visit) {
   for (const TileShape shape : {TileShape::rectangle, TileShape::lower, TileShape::strict_upper})
     for (const Index queries : {1, 2, 3, 4, 7})
       for (const Index keys : {1, 2, 3, 4, 7})
-        for (const double size : {1.0, 30.0, 1e5}) {
-          const Tile tile{{100, 100 + queries}, {200, 200 + keys}, shape};
-          const Matrix<Scalar> q = random.matrix<Scalar>(queries, 3, size);
-          const Matrix<Scalar> k = random.matrix<Scalar>(keys, 3);
-          visit(tile, q, k, 0.7);
-        }
+        for (const Index sinks : {0, 1, 5})
+          for (const double size : {1.0, 30.0, 1e5}) {
+            const Tile tile{{100, 100 + queries}, {200, 200 + keys}, shape, {10, 10 + sinks}};
+            const Matrix<Scalar> q = random.matrix<Scalar>(queries, 3, size);
+            const Matrix<Scalar> k = random.matrix<Scalar>(keys, 3);
+            const Matrix<Scalar> s = random.matrix<Scalar>(sinks, 3);
+            visit(tile, q, k, s, 0.7);
+          }
 }
 
 /// Both are computed in double, from numbers that are exact in it: a sum of `seen` keys, a product of 3, a logarithm.
@@ -96,11 +93,12 @@ double rounding(const Row& row) {
 
 template <class Scalar>
 void check_mean_key() {
-  for_each_tile<Scalar>([](const Tile& tile, const Matrix<Scalar>& queries, const Matrix<Scalar>& keys, double scale) {
-    const Vector<double> anchors = mean_key_anchors(tile, view(queries), view(keys), scale);
+  for_each_tile<Scalar>([](const Tile& tile, const Matrix<Scalar>& queries, const Matrix<Scalar>& keys,
+                           const Matrix<Scalar>& sinks, double scale) {
+    const Vector<double> anchors = mean_key_anchors(tile, view(queries), view(keys), view(sinks), scale);
     ASSERT_EQ(anchors.size(), queries.rows());
     for (Index i = 0; i < queries.rows(); ++i) {
-      const Row row = row_of(tile, queries, keys, scale, i);
+      const Row row = row_of(tile, queries, keys, sinks, scale, i);
       if (row.seen == 0) {
         EXPECT_EQ(anchors[i], 0) << tile << ", row " << i;
         continue;
@@ -120,17 +118,18 @@ TEST(MeanKeyAnchors, AreTheMeanVisibleLogitAndNeverAboveTheLogSumExp) {
 
 template <class Scalar>
 void check_gibbs() {
-  for_each_tile<Scalar>([](const Tile& tile, const Matrix<Scalar>& queries, const Matrix<Scalar>& keys, double scale) {
+  for_each_tile<Scalar>([](const Tile& tile, const Matrix<Scalar>& queries, const Matrix<Scalar>& keys,
+                           const Matrix<Scalar>& sinks, double scale) {
     Matrix<Scalar> expected(queries.rows(), keys.cols());
     for (Index i = 0; i < queries.rows(); ++i) {
-      const Row row = row_of(tile, queries, keys, scale, i);
+      const Row row = row_of(tile, queries, keys, sinks, scale, i);
       for (Index c = 0; c < keys.cols(); ++c)
         expected(i, c) = static_cast<Scalar>(row.expected[static_cast<std::size_t>(c)]);
     }
     const Vector<double> anchors = gibbs_anchors(tile, view(queries), expected, scale);
     ASSERT_EQ(anchors.size(), queries.rows());
     for (Index i = 0; i < queries.rows(); ++i) {
-      const Row row = row_of(tile, queries, keys, scale, i);
+      const Row row = row_of(tile, queries, keys, sinks, scale, i);
       if (row.seen == 0) {
         EXPECT_EQ(anchors[i], 0) << tile << ", row " << i;
         continue;
@@ -160,8 +159,8 @@ TEST(GibbsAnchors, LieWithinHalfTheLogarithmOfTheKeysSeenOfTheLogSumExp) {
 
 // --- search -----------------------------------------------------------------------------------------------------------
 
-/// Tries until an anchor does not drift; -1 where it never settles. A row whose log-sum-exp is `target` drifts where exp of the
-/// distance leaves the scalar's range.
+/// Tries until an anchor does not drift; -1 where it never settles. A row whose log-sum-exp is `target` drifts where exp
+/// of the distance leaves the scalar's range.
 template <class Scalar>
 int tries_to_find(Scalar target, Scalar anchor) {
   const Real range = -std::log(Real(least_weight<Scalar>()));
@@ -219,7 +218,10 @@ template <class Scalar>
 Scalar dead_key_for(Scalar query, Scalar key, double factor, double oracle_scale) {
   const Matrix<Scalar> q = Matrix<Scalar>::Constant(1, 1, query);
   const Matrix<Scalar> k = Matrix<Scalar>::Constant(1, 1, key);
-  return dead_key(view(q), view(k), factor, oracle_scale);
+  ScoreBound bound;
+  bound.add_queries(q);
+  bound.add_keys(k);
+  return dead_key<Scalar>(bound.gap(factor, 1, oracle_scale));
 }
 
 template <class Scalar>

@@ -39,7 +39,7 @@ Decoded<Scalar> decoded(const Matrix<Scalar>& answer, const InstanceLayout& layo
                         double oracle_scale = 1.0) {
   Vector<Scalar> anchors(3);
   anchors << Scalar(10), Scalar(20), Scalar(30);
-  return decode(answer, 0, layout, RowMap(tile, OracleKind::causal, false), {6, 2}, anchors, oracle_scale);
+  return decode(answer, 0, layout, SlotMap(tile, OracleKind::causal, false), 0, {6, 2}, anchors, oracle_scale);
 }
 
 template <class Scalar>
@@ -76,9 +76,9 @@ TEST(Decode, ValuesAreDividedByRAndLogWeightsAreTheAnchorPlusTheLogarithmOfROver
 TEST(Decode, CopiesOfTheSyntheticKeyThatARowSeesAreDividedOut) {
   // A plain oracle shows each row the synthetic key and all six rows of padding.
   const InstanceLayout layout = layout_of(CallKind::state);
-  const RowMap map({{0, 3}, {0, 3}, TileShape::rectangle}, OracleKind::plain, false);
+  const SlotMap map(Tile{{0, 3}, {0, 3}, TileShape::rectangle}, OracleKind::plain, false);
   const Matrix<double> answer = answer_of<double>(layout, 10, 0.3, 0.7);
-  const Decoded<double> found = decode(answer, 0, layout, map, {}, Vector<double>::Zero(3).eval(), 1.0);
+  const Decoded<double> found = decode(answer, 0, layout, map, 0, {}, Vector<double>::Zero(3).eval(), 1.0);
   for (Index query = 0; query < 3; ++query)
     EXPECT_DOUBLE_EQ(found.partial.log_weight[query], std::log(0.3 / (0.7 / 7)));
 }
@@ -144,10 +144,10 @@ void check_drift() {
   EXPECT_NEAR(found_at(1, least).partial.log_weight[1], 20 - std::log(least), 1e-9);
 
   // Seven copies of the synthetic key share p.
-  const RowMap map({{0, 3}, {0, 3}, TileShape::rectangle}, OracleKind::plain, false);
+  const SlotMap map(Tile{{0, 3}, {0, 3}, TileShape::rectangle}, OracleKind::plain, false);
   const auto padded_at = [&](double p) {
     const Matrix<Scalar> answer = answer_of<Scalar>(layout, 10, 1, p);
-    return decode(answer, 0, layout, map, {}, Vector<Scalar>::Zero(3).eval(), 1.0).first_unsafe();
+    return decode(answer, 0, layout, map, 0, {}, Vector<Scalar>::Zero(3).eval(), 1.0).first_unsafe();
   };
   EXPECT_EQ(padded_at(7 * least), -1);
   EXPECT_EQ(padded_at(6 * least), 0);

@@ -3,77 +3,20 @@
 #include <array>
 #include <cmath>
 #include <cstdint>
-#include <cstdlib>
 #include <limits>
 #include <string>
 #include <vector>
 
 #include "support/encoded_tile.hpp"
+#include "support/seed.hpp"
 
 namespace {
 
 using namespace tiles;
 
-std::uint64_t seed() {
-  const char* given = std::getenv("TWOHEADS_TEST_SEED");
-  return given != nullptr ? std::stoull(given) : 314;
-}
+std::uint64_t seed() { return seed_or(314); }
 
 // --- encode, run, decode against the truth ----------------------------------------------------------------------------
-
-/// How often rows drifted, so that no test passes for want of rows.
-struct Drifts {
-  Index none = 0, too_low = 0, too_high = 0;
-};
-
-/// Holds one job's rows against the truth. A row that drifted must have had its anchor far from its log-sum-exp, and no other row.
-template <class Scalar>
-Drifts expect_truth(const Decoded<Scalar>& found, const Truth& truth, const Vector<double>& anchors, CallKind kind) {
-  const bool state = kind == CallKind::state || kind == CallKind::state_with_keys || kind == CallKind::weight;
-  const bool values = kind != CallKind::weight;
-  const bool expected_keys = kind == CallKind::state_with_keys || kind == CallKind::values_and_keys;
-  Drifts drifts;
-  EXPECT_EQ(found.partial.log_weight.size(), anchors.size());
-  EXPECT_EQ(found.partial.value.cols(), values ? value_dim : 0);
-  EXPECT_EQ(found.drift.size(), truth.rows.size());
-  for (Index i = 0; i < anchors.size(); ++i) {
-    const TruthRow& row = truth.rows[static_cast<std::size_t>(i)];
-    const Drift drift = found.drift[static_cast<std::size_t>(i)];
-    const double allowed = bound<Scalar>(truth, state ? anchors[i] : 0);
-    const double log_sum = static_cast<double>(row.log_sum);
-    SCOPED_TRACE(testing::Message() << "row " << i << ", " << row.seen << " keys, anchor " << anchors[i]
-                                    << ", log-sum-exp " << log_sum);
-    if (row.seen == 0) {
-      EXPECT_EQ(drift, Drift::none);
-      EXPECT_EQ(found.partial.log_weight[i], -std::numeric_limits<double>::infinity());
-      for (Index c = 0; c < found.partial.value.cols(); ++c) EXPECT_EQ(found.partial.value(i, c), 0);
-      continue;
-    }
-    if (state) {
-      // r / p is exp(log_sum - anchor), spread over at most 10 keys and 20 copies of the synthetic one.
-      const double above = log_sum - anchors[i];
-      const double range = -std::log(least_weight<Scalar>());
-      const double slack = std::log(200.0) + allowed;
-      const double least = drift == Drift::none ? 0 : range - slack;
-      const double most = drift == Drift::none ? range + slack : std::numeric_limits<double>::infinity();
-      const double distance = drift == Drift::too_high ? -above : drift == Drift::too_low ? above : std::abs(above);
-      EXPECT_TRUE(least <= distance && distance <= most) << "drift " << static_cast<int>(drift);
-    }
-    ++(drift == Drift::none ? drifts.none : drift == Drift::too_low ? drifts.too_low : drifts.too_high);
-    if (drift == Drift::none) {
-      EXPECT_LE(std::abs(found.partial.log_weight[i] - (state ? log_sum : 0)), state ? allowed : 0);
-    }
-    if (drift == Drift::too_high) continue;
-    for (Index c = 0; values && c < value_dim; ++c)
-      EXPECT_LE(std::abs(static_cast<double>(Real(found.partial.value(i, c)) - row.value[static_cast<std::size_t>(c)])),
-                allowed * static_cast<double>(truth.value_size));
-    for (Index c = 0; expected_keys && c < head_dim; ++c)
-      EXPECT_LE(std::abs(static_cast<double>(Real(found.expected_keys(i, c)) -
-                                             row.expected_key[static_cast<std::size_t>(c)])),
-                allowed * static_cast<double>(truth.key_size));
-  }
-  return drifts;
-}
 
 /// Calls visit(setting) for all oracles, encodings and ways to pad.
 template <class Visit>
@@ -250,7 +193,7 @@ void expect_dead_keys_get_nothing(OracleKind oracle, double logits, double oracl
     for (Index key = 0; key < (oracle == OracleKind::plain ? asked.rows.rows() : row + 1); ++key) {
       Scalar score = 0;
       for (Index c = 0; c <= head_dim; ++c) score += asked.rows(row, c) * asked.rows(key, layout.key_at() + c);
-      (asked.maps[0].key_at(key) == RowMap::none ? dead : real).push_back(scale * score);
+      (asked.maps[0].row(key).key == SlotMap::none ? dead : real).push_back(scale * score);
     }
     const Scalar largest = *std::max_element(real.begin(), real.end());
     EXPECT_EQ(dead.size() + real.size(), oracle == OracleKind::plain ? 13u : static_cast<std::size_t>(row) + 1);
@@ -259,7 +202,7 @@ void expect_dead_keys_get_nothing(OracleKind oracle, double logits, double oracl
   }
   // Nor does the oracle give them anything: a value set on their rows does not reach an answer.
   for (Index row = 0; row < asked.rows.rows(); ++row)
-    if (asked.maps[0].key_at(row) == RowMap::none) asked.rows.row(row).tail(layout.answer_cols()).setConstant(1e6);
+    if (asked.maps[0].row(row).key == SlotMap::none) asked.rows.row(row).tail(layout.answer_cols()).setConstant(1e6);
   OracleLimits limits;
   limits.kind = oracle;
   limits.rows = asked.rows.rows();

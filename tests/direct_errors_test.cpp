@@ -3,7 +3,6 @@
 #include <bit>
 #include <cmath>
 #include <cstdint>
-#include <cstdlib>
 #include <exception>
 #include <functional>
 #include <limits>
@@ -16,29 +15,14 @@
 #include <vector>
 
 #include "support/instances.hpp"
+#include "support/message_of.hpp"
+#include "support/seed.hpp"
 
 namespace {
 
 using namespace twoheads;
 
-std::uint64_t seed() {
-  const char* given = std::getenv("TWOHEADS_TEST_SEED");
-  return given != nullptr ? std::stoull(given) : 222;
-}
-
-template <class ErrorType, class Action>
-std::string message_of(const Action& action) {
-  try {
-    action();
-  } catch (const ErrorType& error) {
-    return error.what();
-  } catch (const std::exception& error) {
-    ADD_FAILURE() << "another exception: " << error.what();
-    return {};
-  }
-  ADD_FAILURE() << "no exception";
-  return {};
-}
+std::uint64_t seed() { return seed_or(222); }
 
 /// Every array that a model can have, all of different shapes: width 6, hidden 5, q 4 x 2, k 2 x 2, v 2 x 3 columns.
 ModelSpec rich_spec() {

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <cstdlib>
 #include <limits>
 #include <optional>
 #include <string>
@@ -18,16 +17,14 @@
 #include "support/bounds.hpp"
 #include "support/instances.hpp"
 #include "support/naive.hpp"
+#include "support/seed.hpp"
 
 namespace {
 
 using namespace twoheads;
 using bounds::Real;
 
-std::uint64_t seed() {
-  const char* given = std::getenv("TWOHEADS_TEST_SEED");
-  return given != nullptr ? std::stoull(given) : 221;
-}
+std::uint64_t seed() { return seed_or(221); }
 
 TEST(Bounds, NoNaNAndNoOtherShapePasses) {
   const Real nan = std::numeric_limits<Real>::quiet_NaN();
@@ -133,6 +130,72 @@ INSTANTIATE_TEST_SUITE_P(Shapes, DirectAttentionOf,
                            return "heads" + std::to_string(s.heads) + "over" + std::to_string(s.kv_heads) + "dim" +
                                   std::to_string(s.head_dim) + "values" + std::to_string(s.value_dim);
                          });
+
+TEST(DirectAttention, EqualsTheTripleLoopForWindowsSinksBandsAndDocuments) {
+  SCOPED_TRACE(testing::Message() << "seed " << seed());
+  Random random(seed());
+  AttentionSpec spec;
+  spec.heads = 4;
+  spec.kv_heads = 2;
+  spec.head_dim = 3;
+  spec.value_dim = 2;
+  // 64 queries are evaluated at once: windows shorter and longer than that, and sinks that only a second block sees.
+  for (const Index tokens : {1, 2, 65, 200}) {
+    std::vector<Mask> masks{Mask::band(0, 0), Mask::band(5, 0), Mask::band(0, 5), Mask::band(70, 3), Mask::band(3, 70)};
+    for (const Index r : {1, 2, 17, 63, 64, 65, 1000}) {
+      masks.push_back(Mask::sliding_window(r));
+      for (const Index s : {0, 1, 5, 80, 1000}) masks.push_back(Mask::window_and_sinks(r, s));
+    }
+    for (const bool causal : {false, true}) {
+      masks.push_back(Mask::documents(std::vector<Index>(naive::at(tokens), 1), causal));
+      masks.push_back(Mask::documents({tokens}, causal));
+      if (tokens == 200) masks.push_back(Mask::documents({3, 61, 1, 100, 35}, causal));
+    }
+    const Inputs rows = random_rows(spec, tokens, tokens, random);
+    for (const Mask& mask : masks) {
+      spec.mask = mask;
+      spec.score_scale = tokens == 65 ? 40.0 : 0.5;
+      SCOPED_TRACE(testing::Message() << name(mask.kind) << ", " << tokens << " tokens, r " << mask.window << ", s "
+                                      << mask.sinks << ", left " << mask.left << ", right " << mask.right);
+      const AttentionTruth truth = truth_of(spec, rows);
+      expect_near<float>(truth, spec, rows);
+      expect_near<double>(truth, spec, rows);
+      if (tokens <= 65) expect_near<long double>(truth, spec, rows);
+    }
+  }
+}
+
+TEST(DirectAttention, OfAWindowAndSinksLetsARowThatIsNotFiniteReachOnlyTheRowsThatSeeIt) {
+  SCOPED_TRACE(testing::Message() << "seed " << seed());
+  Random random(seed());
+  AttentionSpec spec;
+  spec.head_dim = 2;
+  spec.value_dim = 3;
+  const Inputs rows = random_rows(spec, 140, 140, random);
+  for (const Mask& mask : {Mask::sliding_window(9), Mask::window_and_sinks(9, 4), Mask::band(5, 7),
+                           Mask::documents({50, 20, 70}, false)}) {
+    spec.mask = mask;
+    const naive::Visible sees = naive::visible(mask);
+    const AttentionTruth truth = truth_of(spec, rows);
+    const Real bound = bounds::attention_bound<double>(140, spec.head_dim, truth.scores.absolute);
+    for (const Index key : {0, 2, 30, 66, 139})
+      for (const bool in_value : {false, true}) {
+        Inputs spoilt = rows;
+        // An infinite key would be a weight of nothing where its score is -inf.
+        if (in_value)
+          spoilt.v(key, 1) = std::numeric_limits<float>::infinity();
+        else
+          spoilt.k(key, 1) = std::numeric_limits<float>::quiet_NaN();
+        Matrix<double> out = attend<double>(spec, spoilt);
+        for (Index query = 0; query < 140; ++query) {
+          if (!sees(query, key)) continue;
+          EXPECT_FALSE(std::isfinite(out(query, 1))) << name(mask.kind) << ", query " << query << ", key " << key;
+          for (Index c = 0; c < 3; ++c) out(query, c) = static_cast<double>(truth.rows[naive::at(query)][naive::at(c)]);
+        }
+        EXPECT_LE(bounds::max_row_error(out, truth.rows, truth.value), bound) << name(mask.kind) << ", key " << key;
+      }
+  }
+}
 
 TEST(DirectAttention, ManyKeysShortenTheBlocksOfQueries) {
   SCOPED_TRACE(testing::Message() << "seed " << seed());

@@ -5,7 +5,6 @@
 #include <bit>
 #include <cmath>
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
 #include <exception>
 #include <filesystem>
@@ -18,7 +17,10 @@
 #include <utility>
 #include <vector>
 
+#include "support/contains.hpp"
 #include "support/memory_limit.hpp"
+#include "support/message_of.hpp"
+#include "support/seed.hpp"
 #include "support/shared_data.hpp"
 #include "support/temp_folder.hpp"
 
@@ -26,10 +28,7 @@ namespace {
 
 using namespace twoheads;
 
-std::uint64_t seed() {
-  const char* given = std::getenv("TWOHEADS_TEST_SEED");
-  return given != nullptr ? std::stoull(given) : 260;
-}
+std::uint64_t seed() { return seed_or(260); }
 
 template <class Value>
 void append(std::string& bytes, Value value) {
@@ -66,22 +65,6 @@ std::string written(const LanguageModel<Scalar>& model, Index positions) {
   write_llama2c(out, model, positions);
   return out.str();
 }
-
-template <class ErrorType, class Action>
-std::string message_of(const Action& action) {
-  try {
-    action();
-  } catch (const ErrorType& error) {
-    return error.what();
-  } catch (const std::exception& error) {
-    ADD_FAILURE() << "another exception: " << error.what();
-    return {};
-  }
-  ADD_FAILURE() << "no exception";
-  return {};
-}
-
-bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 
 LanguageModel<float> random_model(std::mt19937_64& random) {
   const auto pick = [&](Index low, Index high) { return std::uniform_int_distribution<Index>(low, high)(random); };

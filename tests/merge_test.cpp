@@ -4,7 +4,6 @@
 #include <bit>
 #include <cmath>
 #include <cstdint>
-#include <cstdlib>
 #include <exception>
 #include <limits>
 #include <random>
@@ -17,7 +16,9 @@
 #include <vector>
 
 #include "support/bounds.hpp"
+#include "support/message_of.hpp"
 #include "support/naive.hpp"
+#include "support/seed.hpp"
 
 namespace {
 
@@ -26,24 +27,7 @@ using bounds::Real;
 
 constexpr double unseen = -std::numeric_limits<double>::infinity();
 
-std::uint64_t seed() {
-  const char* given = std::getenv("TWOHEADS_TEST_SEED");
-  return given != nullptr ? std::stoull(given) : 441;
-}
-
-template <class ErrorType, class Action>
-std::string message_of(const Action& action) {
-  try {
-    action();
-  } catch (const ErrorType& error) {
-    return error.what();
-  } catch (const std::exception& error) {
-    ADD_FAILURE() << "another exception: " << error.what();
-    return {};
-  }
-  ADD_FAILURE() << "no exception";
-  return {};
-}
+std::uint64_t seed() { return seed_or(441); }
 
 /// Rows of values with log weights over `spread` nats; every eighth row has seen no key.
 template <class Scalar>

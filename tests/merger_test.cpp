@@ -2,7 +2,6 @@
 
 #include <cmath>
 #include <cstdint>
-#include <cstdlib>
 #include <limits>
 #include <stdexcept>
 #include <twoheads/merge/merger.hpp>
@@ -12,16 +11,14 @@
 
 #include "support/bounds.hpp"
 #include "support/naive.hpp"
+#include "support/seed.hpp"
 
 namespace {
 
 using namespace twoheads;
 using bounds::Real;
 
-std::uint64_t seed() {
-  const char* given = std::getenv("TWOHEADS_TEST_SEED");
-  return given != nullptr ? std::stoull(given) : 442;
-}
+std::uint64_t seed() { return seed_or(442); }
 
 constexpr Index tokens = 10;
 constexpr Index heads = 2;
@@ -33,6 +30,9 @@ struct Piece {
   Partial<float> partial;
 };
 
+/// A job whose tile holds all queries of its block.
+Job job_of(const Tile& tile, Index head, Index block) { return {tile, head, block, tile.queries, 0}; }
+
 /// Three partials for each head of each query block, in the plan's order of jobs: block, head, tile.
 std::vector<Piece> pieces(Random& random) {
   std::vector<Piece> all;
@@ -42,7 +42,7 @@ std::vector<Piece> pieces(Random& random) {
         const Rows queries = blocks[block];
         Partial<float> partial{random.matrix<float>(queries.size(), value_dim), Vector<double>(queries.size())};
         for (Index row = 0; row < queries.size(); ++row) partial.log_weight[row] = 30 * random.normal();
-        all.push_back({Job{Tile{queries, {tile, tile + 1}}, head, static_cast<Index>(block)}, std::move(partial)});
+        all.push_back({job_of({queries, {tile, tile + 1}}, head, static_cast<Index>(block)), std::move(partial)});
       }
   return all;
 }
@@ -84,7 +84,7 @@ TEST(Merger, OfOneHeadWritesBlockAfterBlock) {
   const Matrix<float> rows = random.matrix<float>(6, 2);
   for (Index block = 0; block < 3; ++block) {
     const Rows queries = block_rows(block, 2, 6);
-    merger(Job{Tile{queries, {0, 1}}, 0, block}, {rows.middleRows(queries.begin, 2), Vector<double>::Ones(2)});
+    merger(job_of({queries, {0, 1}}, 0, block), {rows.middleRows(queries.begin, 2), Vector<double>::Ones(2)});
   }
   merger.finish();
   EXPECT_EQ(out, rows);
@@ -101,7 +101,7 @@ TEST(Merger, JoinsInTheOrderOfArrival) {
     Matrix<double> out(64, 1);
     Merger<double> merger(span(out), 1);
     for (std::size_t i = 0; i < parts.size(); ++i)
-      merger(Job{Tile{{0, 64}, {0, 1}}, 0, 0}, parts[reverse ? parts.size() - 1 - i : i]);
+      merger(job_of({{0, 64}, {0, 1}}, 0, 0), parts[reverse ? parts.size() - 1 - i : i]);
     merger.finish();
     return out;
   };
@@ -134,7 +134,7 @@ TEST(Merger, WritesNothingWithoutAPartialAndZerosForRowsThatSawNoKey) {
   Partial<float> partial = Partial<float>::empty(2, 1);
   partial.value(1, 0) = 5;
   partial.log_weight[1] = -900;
-  for (int repeat = 0; repeat < 2; ++repeat) merger(Job{Tile{{0, 2}, {0, 1}}, 0, 0}, partial);
+  for (int repeat = 0; repeat < 2; ++repeat) merger(job_of({{0, 2}, {0, 1}}, 0, 0), partial);
   merger.finish();
   EXPECT_EQ(out(0, 0), 0);
   EXPECT_EQ(out(1, 0), 5);
@@ -151,7 +151,7 @@ TEST(Merger, KeepsTheDigitsOfAThousandFloatPartials) {
   for (int part = 0; part < parts; ++part) {
     const Partial<float> partial{(random.matrix<float>(1, 4).array() + 4.0F).matrix(), Vector<double>::Zero(1)};
     for (Index c = 0; c < 4; ++c) truth[0][naive::at(c)] += static_cast<Real>(partial.value(0, c)) / parts;
-    merger(Job{Tile{{0, 1}, {part, part + 1}}, 0, 0}, partial);
+    merger(job_of({{0, 1}, {part, part + 1}}, 0, 0), partial);
   }
   merger.finish();
   EXPECT_LE(bounds::max_row_error(out, truth, naive::largest(truth)), 0.51L * bounds::eps<float>);
@@ -160,10 +160,33 @@ TEST(Merger, KeepsTheDigitsOfAThousandFloatPartials) {
 TEST(Merger, RefusesPartialsOfAnotherShapeAndTilesOfOtherQueries) {
   Matrix<float> out = Matrix<float>::Zero(4, 2);
   Merger<float> merger(span(out), 2);
-  EXPECT_THROW(merger(Job{Tile{{0, 2}, {0, 1}}, 0, 0}, Partial<float>::empty(2, 3)), ShapeError);
-  EXPECT_THROW(merger(Job{Tile{{0, 2}, {0, 1}}, 0, 0}, Partial<float>::empty(3, 2)), ShapeError);
-  merger(Job{Tile{{0, 2}, {0, 1}}, 0, 0}, Partial<float>::empty(2, 2));
-  EXPECT_THROW(merger(Job{Tile{{0, 3}, {0, 1}}, 0, 0}, Partial<float>::empty(3, 2)), std::logic_error);
+  EXPECT_THROW(merger(job_of({{0, 2}, {0, 1}}, 0, 0), Partial<float>::empty(2, 3)), ShapeError);
+  EXPECT_THROW(merger(job_of({{0, 2}, {0, 1}}, 0, 0), Partial<float>::empty(3, 2)), ShapeError);
+  merger(job_of({{0, 2}, {0, 1}}, 0, 0), Partial<float>::empty(2, 2));
+  EXPECT_THROW(merger(job_of({{0, 3}, {0, 1}}, 0, 0), Partial<float>::empty(3, 2)), std::logic_error);
+}
+
+TEST(Merger, JoinsTilesOfAPartOfTheirBlocksQueriesWhereTheirQueriesStand) {
+  SCOPED_TRACE(testing::Message() << "seed " << seed());
+  Random random(seed());
+  Matrix<float> out = Matrix<float>::Constant(12, 3, 7);
+  Merger<float> merger(span(out), 3);
+  auto sum = Partial<double>::empty(6, 3);
+  for (const Rows& queries : {Rows{4, 6}, {6, 7}, {5, 10}, {9, 10}}) {
+    const Partial<float> partial{random.matrix<float>(queries.size(), 3), 3 * Vector<double>::Ones(queries.size())};
+    merger(Job{Tile{queries, {0, 1}}, 0, 1, {4, 10}, 0}, partial);
+    auto whole = Partial<float>::empty(6, 3);
+    whole.value.middleRows(queries.begin - 4, queries.size()) = partial.value;
+    whole.log_weight.segment(queries.begin - 4, queries.size()) = partial.log_weight;
+    merge_into(sum, whole);
+  }
+  merger.finish();
+  EXPECT_EQ(out.middleRows(4, 6), sum.value.cast<float>());
+  EXPECT_TRUE((out.topRows(4).array() == 7).all());
+  EXPECT_TRUE((out.bottomRows(2).array() == 7).all());
+  // Rows before the block, and behind it.
+  for (const Rows& queries : {Rows{3, 5}, {9, 11}})
+    EXPECT_THROW(merger(Job{Tile{queries, {0, 1}}, 0, 2, {4, 10}, 0}, Partial<float>::empty(2, 3)), std::logic_error);
 }
 
 }  // namespace

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstdlib>
 #include <memory>
 #include <string>
 #include <tuple>
@@ -14,15 +13,13 @@
 #include "support/bounds.hpp"
 #include "support/instances.hpp"
 #include "support/naive.hpp"
+#include "support/seed.hpp"
 
 namespace {
 
 using namespace twoheads;
 
-std::uint64_t seed() {
-  const char* given = std::getenv("TWOHEADS_TEST_SEED");
-  return given != nullptr ? std::stoull(given) : 331;
-}
+std::uint64_t seed() { return seed_or(331); }
 
 constexpr Index width = 7;
 constexpr Index value_dim = 2;

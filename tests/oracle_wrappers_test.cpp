@@ -17,26 +17,13 @@
 #include <vector>
 
 #include "support/instances.hpp"
+#include "support/message_of.hpp"
 
 namespace {
 
 using namespace twoheads;
 using Call = OracleCall<float>;
 using Calls = std::vector<Call>;
-
-template <class ErrorType, class Action>
-std::string message_of(const Action& action) {
-  try {
-    action();
-  } catch (const ErrorType& error) {
-    return error.what();
-  } catch (const std::exception& error) {
-    ADD_FAILURE() << "another exception: " << error.what();
-    return {};
-  }
-  ADD_FAILURE() << "no exception";
-  return {};
-}
 
 // --- concepts: types that pass, and types that fail by one thing -----------------------------------------------------
 

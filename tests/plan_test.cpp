@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <ostream>
-#include <set>
+#include <span>
 #include <sstream>
 #include <string>
 #include <tuple>
@@ -12,6 +12,8 @@
 #include <twoheads/plan/print.hpp>
 #include <type_traits>
 #include <vector>
+
+#include "support/in_shape.hpp"
 
 namespace {
 
@@ -64,15 +66,8 @@ std::vector<Case> all_cases() {
 
 bool visible(MaskKind mask, Index query, Index key) { return mask == MaskKind::full || key <= query; }
 
-/// Whether query i and key j of a tile, counted inside it, are one of its pairs.
-bool in_shape(TileShape shape, Index i, Index j) {
-  if (shape == TileShape::lower) return j <= i;
-  if (shape == TileShape::strict_upper) return j > i;
-  return true;
-}
-
-/// Rows of a call that a tile fills, the synthetic one apart: a causal call needs one row for each query of a lower triangle, and
-/// one for each key but the first of a strict upper one.
+/// Rows of a call that a tile fills, the synthetic one apart: a causal call needs one row for each query of a lower
+/// triangle, and one for each key but the first of a strict upper one.
 Index rows_filled(const Tile& tile) {
   if (tile.shape == TileShape::lower) return tile.queries.size();
   if (tile.shape == TileShape::strict_upper) return tile.keys.size() - 1;
@@ -125,6 +120,12 @@ std::vector<Tile> tiles_of(const Plan& plan, Index block) {
   return tiles;
 }
 
+std::vector<std::vector<Tile>> slots_of(const Plan& plan, Index block) {
+  std::vector<std::vector<Tile>> slots;
+  plan.for_each_slot(block, [&](std::span<const Tile> slot) { slots.emplace_back(slot.begin(), slot.end()); });
+  return slots;
+}
+
 // --- laws -------------------------------------------------------------------------------------------------------------
 
 TEST(Tile, ShowsTheKeysThatItsShapeSays) {
@@ -168,7 +169,10 @@ TEST(Plan, CountsEqualEnumeration) {
         ASSERT_EQ(plan.tiles(), found.tiles) << c;
         ASSERT_EQ(plan.jobs_per_layer(), found.tiles * heads) << c;
         ASSERT_EQ(plan.jobs(), found.tiles * heads * layers) << c;
-        ASSERT_EQ(plan.jobs_per_call(), oracle_heads) << c;
+        ASSERT_EQ(plan.slots(), found.tiles) << c << ": each tile has a slot of its own";
+        ASSERT_EQ(plan.slots_per_layer(), found.tiles * heads) << c;
+        ASSERT_EQ(plan.jobs_per_slot(), 1) << c;
+        ASSERT_EQ(plan.slots_per_call(), oracle_heads) << c;
         ASSERT_EQ(plan.rounds_per_layer(), rounds) << c << ", " << name(anchor);
         ASSERT_EQ(plan.rounds(), rounds * layers) << c << ", " << name(anchor);
         ASSERT_EQ(plan.calls(), calls) << c << ", " << name(anchor);
@@ -269,21 +273,27 @@ TEST(Plan, QueryBlocksFollowOneAnotherAndTheirTilesHoldTheirQueriesAlone) {
   }
 }
 
-TEST(Plan, JobsComeByQueryBlockThenHeadThenTile) {
+TEST(Plan, JobsComeByQueryBlockThenHeadThenSlotThenTile) {
   for (const Case& c : {Case{MaskKind::full, OracleKind::plain, 50, 30, 17},
                         {MaskKind::full, OracleKind::causal, 50, 33, 17},
                         {MaskKind::causal, OracleKind::causal, 50, 50, 17},
-                        {MaskKind::causal, OracleKind::causal, 9, 9, 17}}) {
+                        {MaskKind::causal, OracleKind::causal, 9, 9, 17},
+                        {MaskKind::causal, OracleKind::plain, 50, 50, 17}}) {
     PlanRequest request = c.request();
     request.heads = 3;
     request.layers = 2;
     const Plan plan(request);
-    std::vector<std::tuple<Index, Index, Tile>> jobs;
-    plan.for_each_job([&](const Job& job) { jobs.emplace_back(job.query_block, job.head, job.tile); });
-    std::vector<std::tuple<Index, Index, Tile>> expected;
+    std::vector<std::tuple<Index, Index, Index, Rows, Tile>> jobs;
+    plan.for_each_job(
+        [&](const Job& job) { jobs.emplace_back(job.query_block, job.head, job.slot, job.block_queries, job.tile); });
+    std::vector<std::tuple<Index, Index, Index, Rows, Tile>> expected;
+    Index slot = 0;
     for (Index block = 0; block < plan.query_blocks(); ++block)
       for (Index head = 0; head < 3; ++head)
-        for (const Tile& tile : tiles_of(plan, block)) expected.emplace_back(block, head, tile);
+        for (const std::vector<Tile>& tiles : slots_of(plan, block)) {
+          for (const Tile& tile : tiles) expected.emplace_back(block, head, slot, plan.queries_of(block), tile);
+          ++slot;
+        }
     EXPECT_EQ(jobs, expected) << c;
     EXPECT_EQ(static_cast<Index>(jobs.size()), plan.jobs_per_layer()) << c;
   }
@@ -291,13 +301,13 @@ TEST(Plan, JobsComeByQueryBlockThenHeadThenTile) {
 
 // --- counts without enumeration ---------------------------------------------------------------------------------------
 
-
 static_assert(FullTiling{1000, 1000, 16, OracleKind::plain}.tiles() == 63 * 63);
 static_assert(FullTiling{1000, 993, 16, OracleKind::causal}.tiles() == 2 * 63 * 63 - 63);
 static_assert(CausalTiling{1000, 16}.tiles() == 63 * 63);
 static_assert([] {
   Index tiles = 0;
-  CausalTiling{1000, 16}.for_each_tile(2, [&](const Tile&) { ++tiles; });
+  CausalTiling{1000, 16}.for_each_slot(2,
+                                       [&](std::span<const Tile> slot) { tiles += static_cast<Index>(slot.size()); });
   return tiles;
 }() == 5);
 
@@ -331,7 +341,7 @@ TEST(Plan, AMillionTokensAreCountedWithoutEnumeration) {
 // --- check_cover ------------------------------------------------------------------------------------------------------
 
 TEST(CheckCover, NamesTheFaultOfARow) {
-  const auto fault = [](std::vector<Rows> shown) { return detail::cover_of_row(7, {2, 10}, shown); };
+  const auto fault = [](std::vector<Rows> shown) { return detail::cover_of_row(7, {{0, 0}, {2, 10}}, shown); };
   EXPECT_EQ(fault({{2, 10}}), "");
   EXPECT_EQ(fault({{2, 3}, {3, 9}, {9, 10}}), "");
   EXPECT_EQ(fault({{9, 10}, {2, 3}, {3, 9}}), "") << "in any order";
@@ -349,33 +359,37 @@ TEST(CheckCover, NamesTheFaultOfARow) {
 
 // --- the concept ------------------------------------------------------------------------------------------------------
 
-struct NoTiles {
+struct NoCounts {
   [[nodiscard]] Index query_blocks() const { return 1; }
   [[nodiscard]] Rows queries_of(Index) const { return {0, 1}; }
-  [[nodiscard]] Index token_rows() const { return 1; }
   template <class Visit>
-  void for_each_tile(Index, Visit&&) const {}
+  void for_each_slot(Index, Visit&&) const {}
 };
-struct WholeTiling : NoTiles {
-  [[nodiscard]] Index tiles() const { return 1; }
+struct WholeTiling : NoCounts {
+  [[nodiscard]] TilingCounts counts() const { return {}; }
 };
-struct TilesAsInt : NoTiles {
-  [[nodiscard]] int tiles() const { return 1; }
+struct CountsAsIndex : NoCounts {
+  [[nodiscard]] Index counts() const { return 1; }
 };
-struct TilesNotConst : NoTiles {
-  [[nodiscard]] Index tiles() { return 1; }
+struct CountsNotConst : NoCounts {
+  [[nodiscard]] TilingCounts counts() { return {}; }
 };
 struct NoVisit : WholeTiling {
-  void for_each_tile(Index) const {}
+  void for_each_slot(Index) const {}
 };
 struct VisitsNothing : WholeTiling {
-  void for_each_tile(Index, int) const {}
+  void for_each_slot(Index, int) const {}
+};
+struct VisitsTiles : WholeTiling {
+  void for_each_slot(Index, void (*)(const Tile&)) const {}
 };
 struct QueriesAsCount : WholeTiling {
   [[nodiscard]] Index queries_of(Index) const { return 1; }
 };
 static_assert(Tiling<StraightTiling> && Tiling<FullTiling> && Tiling<CausalTiling> && Tiling<WholeTiling>);
-static_assert(!Tiling<NoTiles> && !Tiling<TilesAsInt> && !Tiling<TilesNotConst> && !Tiling<NoVisit>);
-static_assert(!Tiling<VisitsNothing> && !Tiling<QueriesAsCount> && !Tiling<int> && !Tiling<Plan>);
+static_assert(Tiling<WindowTiling> && Tiling<DocumentsTiling>);
+static_assert(!Tiling<NoCounts> && !Tiling<CountsAsIndex> && !Tiling<CountsNotConst> && !Tiling<NoVisit>);
+static_assert(!Tiling<VisitsNothing> && !Tiling<VisitsTiles> && !Tiling<QueriesAsCount> && !Tiling<int>);
+static_assert(!Tiling<Plan>);
 
 }  // namespace

@@ -40,7 +40,19 @@ TEST(PlanProgram, PrintsOneJsonObjectWithTheKeysOfTheContract) {
 
 TEST(PlanProgram, CoversEveryMaskExactlyForEveryLengthAndRowCount) {
   int runs = 0;
-  for (const char* mask : {"--mask full", "--mask full --oracle causal", "--mask causal"}) {
+  const std::vector<const char*> masks{"--mask full",
+                                       "--mask full --oracle causal",
+                                       "--mask causal",
+                                       "--mask causal --oracle plain",
+                                       "--mask window --window 16",
+                                       "--mask window --window 100 --oracle plain",
+                                       "--mask sinks --window 16 --sinks 4",
+                                       "--mask sinks --window 5",
+                                       "--mask sinks --window 63 --sinks 70 --oracle plain",
+                                       "--mask band --left 7 --right 3",
+                                       "--mask band --left 20 --oracle plain",
+                                       "--mask band --right 80"};
+  for (const char* mask : masks) {
     for (const long tokens : {1, 2, 63, 64, 65, 300, 1000}) {
       for (const long rows : {2, 3, 17, 64, 65, 129}) {
         if (sanitized && tokens > 65) continue;
@@ -53,7 +65,30 @@ TEST(PlanProgram, CoversEveryMaskExactlyForEveryLengthAndRowCount) {
       }
     }
   }
-  EXPECT_EQ(runs, 3 * (sanitized ? 5 : 7) * 6);
+  EXPECT_EQ(runs, 12 * (sanitized ? 5 : 7) * 6);
+}
+
+TEST(PlanProgram, CoversDocumentsExactlyWholeOrCausalInside) {
+  for (const char* flags : {"", " --causal-documents"})
+    for (const char* oracle : {"plain", "causal"})
+      for (const char* rows : {"2", "17", "65"}) {
+        const std::string line =
+            std::string("--mask documents --lengths 1,40,3,16,17,200,1,22 --tokens 300 --oracle ") + oracle +
+            " --rows " + rows + flags + " --check --json";
+        const ProgramRun run = run_line("twoheads_plan", line);
+        ASSERT_EQ(run.exit_code, 0) << line << "\n" << run.err;
+        EXPECT_EQ(run.json().value("cover", ""), "exact") << line;
+      }
+}
+
+TEST(PlanProgram, AWindowsCallsAreThoseOfItsSegmentsAndItsJobsShareSlots) {
+  // 16 keys a window on 65 rows: 4 segments a slot, a slot of lower and one of upper triangles for 64 queries.
+  const ProgramRun run = run_line("twoheads_plan", "--mask window --window 16 --tokens 656 --rows 65 --json");
+  ASSERT_EQ(run.exit_code, 0) << run.err;
+  // The first 16 queries are one triangle; 640 more are 10 blocks of 2 slots and 8 tiles.
+  EXPECT_EQ(run.json()["calls"], 21);
+  EXPECT_EQ(run.json()["tiles"], 81);
+  EXPECT_EQ(run.json()["jobs"], 81);
 }
 
 TEST(PlanProgram, DrawsTheGridWithoutJson) {
@@ -98,6 +133,31 @@ TEST(BadArguments, EndWithTwoAndNameTheFlagWhatItGotAndWhatItTakes) {
       {"twoheads_plan", "--mask full --tokens 100 --rows 64 --nonsense", {"--nonsense"}},
       {"twoheads_plan", "--mask full --tokens 10 --rows 4 --layers 9223372036854775807", {"64 bits"}},
       {"twoheads_plan", "--mask full --tokens 10 --rows 4 --layers 4611686018427387904", {"64 bits"}},
+      {"twoheads_plan", "--mask window --tokens 100 --rows 64", {"--mask window", "needs --window"}},
+      {"twoheads_plan", "--mask window --window 0 --tokens 100 --rows 64", {"--window", "'0'", "1 or more"}},
+      {"twoheads_plan", "--mask window --window 5 --sinks 2 --tokens 100 --rows 64", {"--mask window", "no --sinks"}},
+      {"twoheads_plan", "--mask sinks --tokens 100 --rows 64", {"--mask sinks", "needs --window"}},
+      {"twoheads_plan", "--mask sinks --sinks 4 --tokens 100 --rows 64", {"--mask sinks", "needs --window"}},
+      {"twoheads_plan", "--mask sinks --window 5 --sinks -1 --tokens 100 --rows 64", {"--sinks", "-1"}},
+      {"twoheads_plan", "--mask band --tokens 100 --rows 64", {"--mask band", "--left", "--right"}},
+      {"twoheads_plan", "--mask band --left -1 --tokens 100 --rows 64", {"--left", "-1"}},
+      {"twoheads_plan", "--mask documents --tokens 100 --rows 64", {"--mask documents", "needs --lengths"}},
+      {"twoheads_plan", "--mask documents --lengths 50,49 --tokens 100 --rows 64", {"--lengths", "99", "100"}},
+      {"twoheads_plan", "--mask documents --lengths 50,51 --tokens 100 --rows 64", {"--lengths", "101", "100"}},
+      {"twoheads_plan", "--mask documents --lengths 100,0 --tokens 100 --rows 64", {"--lengths", "'0'", "1 or more"}},
+      {"twoheads_plan", "--mask documents --lengths 50,,50 --tokens 100 --rows 64", {"--lengths", "1 or more"}},
+      {"twoheads_plan", "--mask causal --window 5 --tokens 100 --rows 64", {"--mask causal", "no --window"}},
+      {"twoheads_plan", "--mask causal --sinks 5 --tokens 100 --rows 64", {"--mask causal", "no --sinks"}},
+      {"twoheads_plan", "--mask full --left 5 --tokens 100 --rows 64", {"--mask full", "no --left"}},
+      {"twoheads_plan", "--mask window --window 5 --right 5 --tokens 100 --rows 64", {"no --right"}},
+      {"twoheads_plan", "--mask full --lengths 100 --tokens 100 --rows 64", {"--mask full", "no --lengths"}},
+      {"twoheads_plan", "--mask causal --causal-documents --tokens 100 --rows 64", {"no --causal-documents"}},
+      {"twoheads_plan", "--mask window --window 5 --tokens 100 --rows 64 --keys 50", {"--keys", "50"}},
+      {"twoheads_simulate", "--mask window --tokens 100 --rows 64", {"--mask window", "needs --window"}},
+      {"twoheads_simulate", "--mask causal --window 5 --tokens 100 --rows 64", {"--mask causal", "no --window"}},
+      {"twoheads_simulate", "--mask documents --lengths 3,4 --tokens 8 --rows 64", {"--lengths", "7", "8"}},
+      {"twoheads_lm", "--model m --tokenizer t --generate 3 --sinks 4", {"--sinks", "--window"}},
+      {"twoheads_lm", "--model m --tokenizer t --generate 3 --window 0", {"--window", "'0'", "1 or more"}},
       {"twoheads_simulate", "--mask full --tokens 100 --rows 64 --width 10 --heads 3", {"--width", "10", "3"}},
       {"twoheads_simulate", "--mask full --tokens 10 --rows 4 --width 9223372036854775807", {"--width", "1048576"}},
       {"twoheads_lm", "--model m --tokenizer t --generate 3 --logits l", {"--logits", "--generate"}},
@@ -122,12 +182,7 @@ TEST(BadArguments, EndWithTwoAndNameTheFlagWhatItGotAndWhatItTakes) {
 
 TEST(LaterFeatures, AnswerNotBuiltYetWithTwo) {
   const std::vector<std::pair<std::string, std::string>> cases{
-      {"twoheads_plan", "--mask window --window 16 --tokens 100 --rows 64"},
-      {"twoheads_plan", "--mask sinks --tokens 100 --rows 64"},
-      {"twoheads_plan", "--mask band --tokens 100 --rows 64"},
-      {"twoheads_plan", "--mask documents --lengths 50,50 --tokens 100 --rows 64"},
       {"twoheads_plan", "--mask full --tokens 100 --rows auto"},
-      {"twoheads_plan", "--mask causal --oracle plain --tokens 100 --rows 64"},
       {"twoheads_plan", "--mask full --method paper --tokens 100 --rows 64"},
       {"twoheads_plan", "--mask full --oracle-layers 2 --tokens 100 --rows 64"},
       {"twoheads_plan", "--mask full --samples 2 --tokens 100 --rows 64"},
@@ -135,7 +190,6 @@ TEST(LaterFeatures, AnswerNotBuiltYetWithTwo) {
       {"twoheads_simulate", "--mask full --engine kernel --tokens 100 --rows 64"},
       {"twoheads_simulate", "--mask full --threads 2 --tokens 100 --rows 64"},
       {"twoheads_lm", "--model m --tokenizer t --generate 3 --engine kernel"},
-      {"twoheads_lm", "--model m --tokenizer t --generate 3 --window 128"},
   };
   for (const auto& [program, line] : cases) {
     const ProgramRun run = run_line(program, line);
@@ -160,6 +214,13 @@ TEST(SimulateProgram, KeepsTheErrorBoundAndPrintsTheKeysOfTheContract) {
       "--mask causal --tokens 200 --rows 33 --logit-scale 1000",
       "--mask causal --tokens 200 --rows 33 --logit-scale 1000 --anchor gibbs --scalar double",
       "--mask full --tokens 40 --rows 64",
+      "--mask causal --tokens 200 --rows 33 --heads 2 --oracle plain",
+      "--mask window --window 16 --tokens 300 --rows 65 --heads 4 --kv-heads 2",
+      "--mask window --window 50 --tokens 300 --rows 33 --scalar double --oracle plain",
+      "--mask sinks --window 16 --sinks 4 --tokens 300 --rows 65 --oracle-heads 3 --heads 2 --logit-scale 1000",
+      "--mask band --left 9 --right 4 --tokens 200 --rows 33",
+      "--mask documents --lengths 50,3,100,7,40 --tokens 200 --rows 33 --causal-documents",
+      "--mask documents --lengths 50,3,100,7,40 --tokens 200 --rows 33 --layer paper --encoding raw",
   };
   for (const std::string& line : lines) {
     const ProgramRun run = run_line("twoheads_simulate", line + " --json");
@@ -198,7 +259,12 @@ TEST(SimulateProgram, LogitsLieBetweenOneAndTenAtScaleOne) {
 
 TEST(SimulateProgram, MadeCallsArePlannedCallsAndRepeatTheirBits) {
   for (const char* flags : {"--mask full --tokens 300 --rows 65 --heads 3 --oracle-heads 2",
-                            "--mask causal --tokens 129 --rows 17 --heads 3 --oracle-heads 4 --layers 2"}) {
+                            "--mask causal --tokens 129 --rows 17 --heads 3 --oracle-heads 4 --layers 2",
+                            "--mask causal --tokens 129 --rows 17 --oracle plain",
+                            "--mask window --window 8 --tokens 129 --rows 17 --heads 3 --oracle-heads 2",
+                            "--mask sinks --window 8 --sinks 3 --tokens 129 --rows 33",
+                            "--mask band --left 3 --right 2 --tokens 129 --rows 17",
+                            "--mask documents --lengths 29,60,40 --tokens 129 --rows 33"}) {
     for (const char* anchor : {"zero", "mean-key", "gibbs"}) {
       const std::string line = std::string(flags) + " --json --anchor " + anchor;
       const nlohmann::json plan = run_line("twoheads_plan", line).json();

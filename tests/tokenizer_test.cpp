@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cctype>
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
 #include <exception>
 #include <filesystem>
@@ -16,7 +15,10 @@
 #include <utility>
 #include <vector>
 
+#include "support/contains.hpp"
 #include "support/memory_limit.hpp"
+#include "support/message_of.hpp"
+#include "support/seed.hpp"
 #include "support/shared_data.hpp"
 #include "support/temp_folder.hpp"
 
@@ -25,10 +27,7 @@ namespace {
 using namespace twoheads;
 using Ids = std::vector<int>;
 
-std::uint64_t seed() {
-  const char* given = std::getenv("TWOHEADS_TEST_SEED");
-  return given != nullptr ? std::stoull(given) : 512;
-}
+std::uint64_t seed() { return seed_or(512); }
 
 struct Entry {
   std::string piece;
@@ -116,22 +115,6 @@ Ids encode_directly(const Vocabulary& vocabulary, std::string_view text) {
     tokens.erase(tokens.begin() + static_cast<std::ptrdiff_t>(best_at) + 1);
   }
 }
-
-template <class ErrorType, class Action>
-std::string message_of(const Action& action) {
-  try {
-    action();
-  } catch (const ErrorType& error) {
-    return error.what();
-  } catch (const std::exception& error) {
-    ADD_FAILURE() << "another exception: " << error.what();
-    return {};
-  }
-  ADD_FAILURE() << "no exception";
-  return {};
-}
-
-bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 
 constexpr int base = 259;  // the first token that is not given by the format
 

@@ -95,6 +95,9 @@ class PlanArguments {
       throw ArgumentError("--kv-heads", std::to_string(kv_heads()),
                           "a divisor of --heads " + std::to_string(request.heads));
     if (request.keys == 0) request.keys = request.tokens;
+    if (request.mask.kind == twoheads::MaskKind::documents && request.mask.ends.back() != request.tokens)
+      throw ArgumentError("--lengths", std::to_string(request.mask.ends.back()) + " tokens together",
+                          "as many as --tokens " + std::to_string(request.tokens));
     const bool plain = oracle_ == Kind::plain || (oracle_ == Kind::own && full);
     request.oracle.kind = plain ? twoheads::OracleKind::plain : twoheads::OracleKind::causal;
     return request;

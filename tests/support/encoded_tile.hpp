@@ -1,21 +1,27 @@
 #pragma once
 
+#include <gtest/gtest.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <limits>
 #include <ostream>
+#include <span>
 #include <twoheads/codec/anchors.hpp>
+#include <twoheads/codec/codes.hpp>
 #include <twoheads/codec/decode.hpp>
 #include <twoheads/codec/encode.hpp>
 #include <twoheads/codec/head_weights.hpp>
+#include <twoheads/codec/slot_map.hpp>
 #include <twoheads/model/random.hpp>
 #include <vector>
 
+#include "support/in_shape.hpp"
 #include "support/instances.hpp"
 
-/// Tiles of a small made-up layer: the truth about them by the definitions in long double, and one call that encodes them, runs the
-/// Eigen small transformer and decodes the answer. Uses none of the library's attention.
+/// Tiles of a small made-up layer: the truth about them by the definitions in long double, and one call that encodes
+/// them, runs the Eigen small transformer and decodes the answer. Uses none of the library's attention.
 namespace tiles {
 
 using namespace twoheads;
@@ -139,12 +145,6 @@ struct Truth {
   Real value_size = 0, key_size = 0;
 };
 
-inline bool in_shape(TileShape shape, Index i, Index j) {
-  if (shape == TileShape::lower) return j <= i;
-  if (shape == TileShape::strict_upper) return j > i;
-  return true;
-}
-
 inline Real largest_entry(const RealMatrix& values) {
   Real largest = 0;
   for (const auto& row : values)
@@ -179,11 +179,13 @@ Truth truth_of(const Layer<Scalar>& layer, const Tile& tile, Index head, TokenEn
     std::vector<Real> logits;
     std::vector<std::size_t> visible;
     for (Index j = 0; j < tile.keys.size(); ++j)
-      if (in_shape(tile.shape, i, j)) {
-        visible.push_back(static_cast<std::size_t>(tile.keys.begin + j));
-        logits.push_back(scale * dot(q[query], k[visible.back()]));
-        truth.logit_size = std::max(truth.logit_size, scale * dot(q_size[query], k_size[visible.back()]));
-      }
+      if (in_shape(tile.shape, i, j)) visible.push_back(static_cast<std::size_t>(tile.keys.begin + j));
+    for (Index sink = tile.sinks.begin; sink < tile.sinks.end; ++sink)
+      visible.push_back(static_cast<std::size_t>(sink));
+    for (const std::size_t key : visible) {
+      logits.push_back(scale * dot(q[query], k[key]));
+      truth.logit_size = std::max(truth.logit_size, scale * dot(q_size[query], k_size[key]));
+    }
     row.seen = static_cast<Index>(logits.size());
     if (row.seen > 0) {
       const Real largest = *std::max_element(logits.begin(), logits.end());
@@ -201,8 +203,9 @@ Truth truth_of(const Layer<Scalar>& layer, const Tile& tile, Index head, TokenEn
   return truth;
 }
 
-/// How far attention weights may lie from the truth, relative; and log weights, absolutely. A logit of these lengths carries at
-/// most head_dim + 2 * input_width roundings of its size, its anchor one of its own; exp, sums and quotients carry few more.
+/// How far attention weights may lie from the truth, relative; and log weights, absolutely. A logit of these lengths
+/// carries at most head_dim + 2 * input_width roundings of its size, its anchor one of its own; exp, sums and quotients
+/// carry few more.
 template <class Scalar>
 double bound(const Truth& truth, double anchor) {
   const double eps = static_cast<double>(std::numeric_limits<Scalar>::epsilon());
@@ -235,56 +238,95 @@ inline std::ostream& operator<<(std::ostream& out, const Setting& s) {
 
 using Anchors = std::vector<Vector<double>>;
 
+/// Tiles of one head that share its place in a call.
+struct SlotOfHead {
+  std::vector<Tile> tiles;
+  Index head = 0;
+};
+
 template <class Scalar>
 struct Asked {
   InstanceLayout layout;
-  std::vector<RowMap> maps;
+  std::vector<SlotMap> maps;  ///< one for each slot
   Matrix<Scalar> rows, answer;
-  std::vector<Decoded<Scalar>> found;
+  std::vector<Decoded<Scalar>> found;  ///< one for each tile, slot after slot
 };
 
-/// One call that carries the jobs side by side. Anchors are logits; the call's longest job gets the setting's padding.
+/// How far hidden scores of a slot must lie below the real ones.
 template <class Scalar>
-Asked<Scalar> ask(const Layer<Scalar>& layer, const Setting& s, CallKind kind, const std::vector<TileOfHead>& jobs,
-                  const Anchors& logits) {
+double gap_of(const AttentionInput<Scalar>& input, const SlotOfHead& slot, double oracle_scale) {
+  ScoreBound bound;
+  for (const Tile& tile : slot.tiles) {
+    bound.add_queries(input.query_rows(slot.head, tile.queries));
+    bound.add_keys(input.key_rows(slot.head, tile.keys));
+    bound.add_keys(input.key_rows(slot.head, tile.sinks));
+  }
+  return bound.gap(input.spec.score_scale / oracle_scale, head_dim, oracle_scale);
+}
+
+/// One call that carries the slots side by side. Anchors are logits, one column for each tile, slot after slot; the
+/// call's longest slot gets the setting's padding.
+template <class Scalar>
+Asked<Scalar> ask_slots(const Layer<Scalar>& layer, const Setting& s, CallKind kind,
+                        const std::vector<SlotOfHead>& slots, const Anchors& logits) {
   const AttentionInput<Scalar> input = layer.input();
   Asked<Scalar> asked{{kind, s.encoding, head_dim, value_dim, input_width, s.residual}, {}, {}, {}, {}};
   OracleLimits limits;
   limits.kind = s.oracle;
   limits.rows = 2;
-  limits.heads = static_cast<Index>(jobs.size());
+  limits.heads = static_cast<Index>(slots.size());
   limits.residual = s.residual;
   limits.score_scale = s.oracle_scale;
-  for (const TileOfHead& job : jobs) {
-    asked.maps.emplace_back(job.tile, s.oracle, s.straight);
+  std::size_t most = 1;
+  for (const SlotOfHead& slot : slots) {
+    asked.maps.emplace_back(std::span<const Tile>(slot.tiles), s.oracle, s.straight);
     limits.rows = std::max(limits.rows, asked.maps.back().rows() + s.padding);
+    most = std::max(most, slot.tiles.size());
   }
+  const Codes codes(static_cast<Index>(most));
+  asked.layout.code_cols = codes.columns();
   const double factor = layer.spec.score_scale / s.oracle_scale;
   std::vector<SmallHead<Scalar>> instances;
   std::vector<Vector<Scalar>> anchors;
+  for (const Vector<double>& of_tile : logits) anchors.push_back((of_tile / s.oracle_scale).template cast<Scalar>());
   asked.rows.setZero(limits.rows, limits.heads * asked.layout.width());
-  for (std::size_t i = 0; i < jobs.size(); ++i) {
-    const Tile& tile = jobs[i].tile;
-    EncodeSettings<Scalar> settings{static_cast<Scalar>(factor), Scalar(1)};
-    anchors.push_back((logits[i] / s.oracle_scale).template cast<Scalar>());
-    if (!asked.layout.has_synthetic()) {
-      settings.synthetic = dead_key(input.query_rows(jobs[i].head, tile.queries),
-                                    input.key_rows(jobs[i].head, tile.keys), factor, s.oracle_scale);
-      anchors[i].setOnes();
+  std::size_t first = 0;
+  for (std::size_t i = 0; i < slots.size(); ++i) {
+    EncodeSettings<Scalar> settings{static_cast<Scalar>(factor), Scalar(1), &codes};
+    const double gap = gap_of(input, slots[i], s.oracle_scale);
+    if (codes.columns() > 0) settings.amplitude = code_amplitude<Scalar>(gap, codes.columns());
+    std::vector<const Vector<Scalar>*> columns;
+    for (std::size_t job = first; job < first + slots[i].tiles.size(); ++job) {
+      if (!asked.layout.has_synthetic()) anchors[job].setOnes();
+      columns.push_back(&anchors[job]);
     }
-    encode(asked.rows, static_cast<Index>(i) * asked.layout.width(), asked.layout, asked.maps[i], input, jobs[i].head,
-           anchors[i], settings);
+    if (!asked.layout.has_synthetic()) settings.synthetic = dead_key<Scalar>(gap);
+    encode(asked.rows, static_cast<Index>(i) * asked.layout.width(), asked.layout, asked.maps[i], input, slots[i].head,
+           std::span<const Vector<Scalar>* const>(columns), settings);
     instances.push_back(s.encoding == TokenEncoding::projected
                             ? selector_head<Scalar>(asked.layout)
-                            : block_head(asked.layout, input, jobs[i].head, static_cast<Scalar>(factor)));
+                            : block_head(asked.layout, input, slots[i].head, static_cast<Scalar>(factor)));
+    first += slots[i].tiles.size();
   }
   const SmallWeights<Scalar> weights = side_by_side(asked.layout, instances);
   SmallTransformer<Scalar> oracle(limits);
   asked.answer = oracle.run({&weights, asked.rows});
-  for (std::size_t i = 0; i < jobs.size(); ++i)
-    asked.found.push_back(decode(asked.answer, static_cast<Index>(i), asked.layout, asked.maps[i], {0, jobs[i].head},
-                                 anchors[i], s.oracle_scale));
+  std::size_t number = 0;
+  for (std::size_t i = 0; i < slots.size(); ++i)
+    for (std::size_t job = 0; job < slots[i].tiles.size(); ++job, ++number)
+      asked.found.push_back(decode(asked.answer, asked.layout.answer_at(static_cast<Index>(i)), asked.layout,
+                                   asked.maps[i], static_cast<Index>(job), {0, slots[i].head}, anchors[number],
+                                   s.oracle_scale));
   return asked;
+}
+
+/// One call that carries the jobs side by side, each in a slot of its own.
+template <class Scalar>
+Asked<Scalar> ask(const Layer<Scalar>& layer, const Setting& s, CallKind kind, const std::vector<TileOfHead>& jobs,
+                  const Anchors& logits) {
+  std::vector<SlotOfHead> slots;
+  for (const TileOfHead& job : jobs) slots.push_back({{job.tile}, job.head});
+  return ask_slots(layer, s, kind, slots, logits);
 }
 
 /// Jobs of two heads that differ in shape and length, so that all but the longest are padded.
@@ -315,9 +357,67 @@ Anchors anchors_of(Anchor anchor, const Layer<Scalar>& layer, const std::vector<
     else if (anchor == Anchor::zero)
       anchors.push_back(Vector<double>::Zero(tile.queries.size()));
     else
-      anchors.push_back(mean_key_anchors(tile, q, input.key_rows(jobs[i].head, tile.keys), layer.spec.score_scale));
+      anchors.push_back(mean_key_anchors(tile, q, input.key_rows(jobs[i].head, tile.keys),
+                                         input.key_rows(jobs[i].head, tile.sinks), layer.spec.score_scale));
   }
   return anchors;
+}
+
+// --- what was found against the truth ---------------------------------------------------------------------------------
+
+/// How often rows drifted, so that no test passes for want of rows.
+struct Drifts {
+  Index none = 0, too_low = 0, too_high = 0;
+};
+
+/// Holds one job's rows against the truth. A row that drifted must have had its anchor far from its log-sum-exp, and no
+/// other row.
+template <class Scalar>
+Drifts expect_truth(const Decoded<Scalar>& found, const Truth& truth, const Vector<double>& anchors, CallKind kind) {
+  const bool state = kind == CallKind::state || kind == CallKind::state_with_keys || kind == CallKind::weight;
+  const bool values = kind != CallKind::weight;
+  const bool expected_keys = kind == CallKind::state_with_keys || kind == CallKind::values_and_keys;
+  Drifts drifts;
+  EXPECT_EQ(found.partial.log_weight.size(), anchors.size());
+  EXPECT_EQ(found.partial.value.cols(), values ? value_dim : 0);
+  EXPECT_EQ(found.drift.size(), truth.rows.size());
+  for (Index i = 0; i < anchors.size(); ++i) {
+    const TruthRow& row = truth.rows[static_cast<std::size_t>(i)];
+    const Drift drift = found.drift[static_cast<std::size_t>(i)];
+    const double allowed = bound<Scalar>(truth, state ? anchors[i] : 0);
+    const double log_sum = static_cast<double>(row.log_sum);
+    SCOPED_TRACE(testing::Message() << "row " << i << ", " << row.seen << " keys, anchor " << anchors[i]
+                                    << ", log-sum-exp " << log_sum);
+    if (row.seen == 0) {
+      EXPECT_EQ(drift, Drift::none);
+      EXPECT_EQ(found.partial.log_weight[i], -std::numeric_limits<double>::infinity());
+      for (Index c = 0; c < found.partial.value.cols(); ++c) EXPECT_EQ(found.partial.value(i, c), 0);
+      continue;
+    }
+    if (state) {
+      // r / p is exp(log_sum - anchor), spread over at most 10 keys and 20 copies of the synthetic one.
+      const double above = log_sum - anchors[i];
+      const double range = -std::log(least_weight<Scalar>());
+      const double slack = std::log(200.0) + allowed;
+      const double least = drift == Drift::none ? 0 : range - slack;
+      const double most = drift == Drift::none ? range + slack : std::numeric_limits<double>::infinity();
+      const double distance = drift == Drift::too_high ? -above : drift == Drift::too_low ? above : std::abs(above);
+      EXPECT_TRUE(least <= distance && distance <= most) << "drift " << static_cast<int>(drift);
+    }
+    ++(drift == Drift::none ? drifts.none : drift == Drift::too_low ? drifts.too_low : drifts.too_high);
+    if (drift == Drift::none) {
+      EXPECT_LE(std::abs(found.partial.log_weight[i] - (state ? log_sum : 0)), state ? allowed : 0);
+    }
+    if (drift == Drift::too_high) continue;
+    for (Index c = 0; values && c < value_dim; ++c)
+      EXPECT_LE(std::abs(static_cast<double>(Real(found.partial.value(i, c)) - row.value[static_cast<std::size_t>(c)])),
+                allowed * static_cast<double>(truth.value_size));
+    for (Index c = 0; expected_keys && c < head_dim; ++c)
+      EXPECT_LE(std::abs(static_cast<double>(Real(found.expected_keys(i, c)) -
+                                             row.expected_key[static_cast<std::size_t>(c)])),
+                allowed * static_cast<double>(truth.key_size));
+  }
+  return drifts;
 }
 
 }  // namespace tiles

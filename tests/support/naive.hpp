@@ -50,8 +50,30 @@ Row plain_row(const Dense& dense) {
   return row;
 }
 
+/// Of a mask, its fields alone are read.
 inline Visible visible(const twoheads::Mask& mask) {
-  if (mask.kind == twoheads::MaskKind::causal) return [](Index query, Index key) { return key <= query; };
+  using twoheads::MaskKind;
+  // Subtracted, since a window may be as wide as 64 bits.
+  const auto near = [r = mask.window](Index query, Index key) { return key <= query && query - key < r; };
+  switch (mask.kind) {
+    case MaskKind::full:
+      break;
+    case MaskKind::causal:
+      return [](Index query, Index key) { return key <= query; };
+    case MaskKind::window:
+      return near;
+    case MaskKind::sinks:
+      return [near, s = mask.sinks](Index query, Index key) { return near(query, key) || (key <= query && key < s); };
+    case MaskKind::band:
+      return [a = mask.left, b = mask.right](Index query, Index key) { return query - key <= a && key - query <= b; };
+    case MaskKind::documents:
+      return [ends = mask.ends, causal = mask.causal_documents](Index query, Index key) {
+        if (causal && key > query) return false;
+        for (const Index end : ends)
+          if ((query < end) != (key < end)) return false;
+        return true;
+      };
+  }
   return [](Index, Index) { return true; };
 }
 

@@ -14,8 +14,8 @@ namespace twoheads {
 ///                     strict upper triangle: reversed and shifted by one, row x of n carries key n - x and query
 ///                     n - 1 - x
 ///   straight          as the tokens stand, no synthetic key
-///   Corner   a row without a key of its own carries a copy of the synthetic key, and so do rows that pad a call; how
-///            many of them a row sees is synthetic_seen(). A query that sees no key gets no row.
+///   Corner   a row without a key of its own carries a copy of the synthetic key, and so do rows that pad a call. A
+///            query that sees no key gets no row.
 ///   Source   Yu & Alman, Lemma 3.1 (plain), Claim B.6 (lower), Theorem 3.5 (reversed; the printed numerator call
 ///            lacks the shift)
 class RowMap {
@@ -23,11 +23,12 @@ class RowMap {
   static constexpr Index none = -1;
 
   RowMap(const Tile& tile, OracleKind oracle, bool straight)
-      : tile_(tile), queries_(tile.queries.size()), keys_(tile.keys.size()), causal_(oracle == OracleKind::causal) {
+      : tile_(tile), queries_(tile.queries.size()), keys_(tile.keys.size()) {
+    const bool causal = oracle == OracleKind::causal;
     if (straight) {
       order_ = Order::as_they_stand;
-      TWOHEADS_ASSERT(tile.shape == (causal_ ? TileShape::lower : TileShape::rectangle));
-    } else if (!causal_) {
+      TWOHEADS_ASSERT(tile.shape == (causal ? TileShape::lower : TileShape::rectangle));
+    } else if (!causal) {
       order_ = Order::synthetic_last;
       TWOHEADS_ASSERT(tile.shape == TileShape::rectangle);
     } else {
@@ -83,28 +84,12 @@ class RowMap {
     return query < keys_ - 1 ? keys_ - 1 - query : none;
   }
 
-  /// Copies of the synthetic key that a row sees in a call of `call_rows` rows.
-  [[nodiscard]] Index synthetic_seen(Index row, Index call_rows) const {
-    const Index seen = causal_ ? row + 1 : call_rows;
-    switch (order_) {
-      case Order::as_they_stand:
-      case Order::synthetic_last:
-        return seen - std::min(seen, keys_);
-      case Order::synthetic_first:
-        return seen - std::min(seen - 1, keys_);
-      case Order::reversed:
-        break;
-    }
-    return 1;
-  }
-
  private:
   enum class Order { as_they_stand, synthetic_last, synthetic_first, reversed };
 
   Tile tile_;
   Index queries_;
   Index keys_;
-  bool causal_;
   Order order_ = Order::synthetic_last;
 };
 

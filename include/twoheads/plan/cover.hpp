@@ -21,7 +21,8 @@ namespace detail {
   Index next = range.begin;
   bool last = !apart;
   for (const Rows& keys : shown) {
-    if (next == range.end && !last && keys.begin >= visible.keys.begin) {
+    if (!last && keys.begin >= visible.keys.begin) {
+      if (next < range.end) return text("query ", query, ": key ", next, " lies in no tile");
       range = visible.keys;
       next = range.begin;
       last = true;

@@ -1,0 +1,435 @@
+// Plans of windows, sinks, bands, documents, and of causal attention on plain oracles: covers counted pair by pair.
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <ostream>
+#include <span>
+#include <string>
+#include <twoheads/plan/cover.hpp>
+#include <twoheads/plan/plan.hpp>
+#include <vector>
+
+#include "support/in_shape.hpp"
+#include "support/memory_limit.hpp"
+#include "support/sanitized.hpp"
+
+namespace {
+
+using namespace twoheads;
+
+constexpr Index most = std::numeric_limits<Index>::max();
+
+PlanRequest request_of(const Mask& mask, Index tokens, OracleKind oracle, Index rows) {
+  PlanRequest request;
+  request.mask = mask;
+  request.tokens = tokens;
+  request.oracle.kind = oracle;
+  request.oracle.rows = rows;
+  return request;
+}
+
+std::string text_of(const PlanRequest& r) {
+  return detail::text(name(r.mask.kind), " mask, r ", r.mask.window, ", s ", r.mask.sinks, ", left ", r.mask.left,
+                      ", right ", r.mask.right, ", ", r.mask.ends.size(), " documents",
+                      r.mask.causal_documents ? " causal inside" : "", ", ", r.tokens, " tokens on a ",
+                      name(r.oracle.kind), " oracle of ", r.oracle.rows, " rows");
+}
+
+/// Whether a query sees a key, by the definitions.
+class Sees {
+ public:
+  explicit Sees(const PlanRequest& request) : mask_(request.mask), document_(static_cast<std::size_t>(request.tokens)) {
+    for (std::size_t position = 0, number = 0; position < document_.size(); ++position) {
+      document_[position] = number;
+      if (number < mask_.ends.size() && static_cast<Index>(position) + 1 == mask_.ends[number]) ++number;
+    }
+  }
+
+  [[nodiscard]] bool operator()(Index query, Index key) const {
+    switch (mask_.kind) {
+      case MaskKind::full:
+        return true;
+      case MaskKind::causal:
+        return key <= query;
+      case MaskKind::window:
+        return key <= query && query - key < mask_.window;
+      case MaskKind::sinks:
+        return key <= query && (query - key < mask_.window || key < mask_.sinks);
+      case MaskKind::band:
+        return query - key <= mask_.left && key - query <= mask_.right;
+      case MaskKind::documents:
+        break;
+    }
+    const bool same = document_[static_cast<std::size_t>(query)] == document_[static_cast<std::size_t>(key)];
+    return same && (!mask_.causal_documents || key <= query);
+  }
+
+ private:
+  const Mask& mask_;
+  std::vector<std::size_t> document_;  ///< the number of each position's document
+};
+
+/// Rows of a call that a tile fills, the synthetic one and sinks apart: a causal call needs one row for each query of a
+/// lower triangle, and one for each key but the first of a strict upper one.
+Index rows_filled(const Tile& tile) {
+  if (tile.shape == TileShape::lower) return tile.queries.size();
+  if (tile.shape == TileShape::strict_upper) return tile.keys.size() - 1;
+  return std::max(tile.queries.size(), tile.keys.size());
+}
+
+/// What enumerating one layer of a tiling finds, and the first fault of its cover, counted pair by pair.
+struct Enumerated {
+  TilingCounts counts;
+  std::string fault;
+};
+
+/// T: a tiling or a plan.
+template <class T>
+Enumerated enumerate(const T& tiling, const PlanRequest& request, bool straight) {
+  Enumerated found;
+  const Index n = request.tokens;
+  std::vector<unsigned char> seen(static_cast<std::size_t>(n * n), 0);
+  const auto fail = [&](const auto&... parts) {
+    if (found.fault.empty()) found.fault = detail::text(parts...);
+  };
+  Index next = 0;
+  for (Index block = 0; block < tiling.query_blocks(); ++block) {
+    const Rows queries = tiling.queries_of(block);
+    if (queries.begin != next || queries.size() < 1) fail("query block ", block, " starts at ", queries.begin);
+    next = queries.end;
+    tiling.for_each_slot(block, [&](std::span<const Tile> slot) {
+      if (slot.empty()) return fail("an empty slot");
+      Index rows = slot.front().sinks.size();
+      for (const Tile& tile : slot) {
+        rows += rows_filled(tile);
+        const bool inside = queries.begin <= tile.queries.begin && tile.queries.end <= queries.end &&
+                            tile.keys.begin >= 0 && tile.keys.end <= n && tile.sinks.begin >= 0 && tile.sinks.end <= n;
+        if (!inside) return fail(tile, " lies outside");
+        if (tile.sinks != slot.front().sinks) return fail(tile, " has other sinks than its slot");
+        if ((tile.shape == TileShape::rectangle) == (request.oracle.kind == OracleKind::causal))
+          return fail(tile, " on a ", name(request.oracle.kind), " oracle");
+        Index pairs = 0;
+        for (Index i = 0; i < tile.queries.size(); ++i) {
+          unsigned char* row = seen.data() + (tile.queries.begin + i) * n;
+          for (Index j = 0; j < tile.keys.size(); ++j)
+            if (in_shape(tile.shape, i, j)) ++pairs, ++row[tile.keys.begin + j];
+          // A query of an upper triangle without a key has no row, and would see no sink.
+          if (tile.sinks.empty()) continue;
+          if (tile.shape != TileShape::lower) fail(tile, " cannot show its sinks");
+          for (Index sink = tile.sinks.begin; sink < tile.sinks.end; ++sink) ++row[sink];
+        }
+        if (pairs == 0) fail(tile, " is empty");
+      }
+      if (rows + (straight ? 0 : 1) > request.oracle.rows) fail("a slot of ", rows, " rows of tokens");
+      ++found.counts.slots;
+      found.counts.tiles += static_cast<Index>(slot.size());
+      found.counts.token_rows += rows;
+      found.counts.most_tiles = std::max(found.counts.most_tiles, static_cast<Index>(slot.size()));
+    });
+  }
+  if (next != n) fail("query ", next, " lies in no block");
+  const Sees sees(request);
+  for (Index query = 0; query < n; ++query)
+    for (Index key = 0; key < n; ++key) {
+      const int times = seen[static_cast<std::size_t>(query * n + key)];
+      if (times != (sees(query, key) ? 1 : 0)) fail("query ", query, ", key ", key, " lies in ", times, " tiles");
+    }
+  return found;
+}
+
+/// Holds a plan to its laws; returns what it enumerates.
+TilingCounts expect_exact(const PlanRequest& request) {
+  const Plan plan(request);
+  const Enumerated found = enumerate(plan, request, plan.straight());
+  EXPECT_EQ(found.fault, "") << text_of(request);
+  EXPECT_EQ(check_cover(plan), "exact") << text_of(request);
+  EXPECT_EQ(plan.tiles(), found.counts.tiles) << text_of(request);
+  EXPECT_EQ(plan.slots(), found.counts.slots) << text_of(request);
+  EXPECT_EQ(plan.jobs_per_slot(), found.counts.most_tiles) << text_of(request);
+  EXPECT_EQ(plan.calls(), found.counts.slots) << text_of(request);
+  const double rows = static_cast<double>(request.oracle.rows * found.counts.slots);
+  EXPECT_NEAR(plan.rows_used(), static_cast<double>(found.counts.token_rows) / rows, 1e-12) << text_of(request);
+  return found.counts;
+}
+
+/// Calls visit(tokens, oracle, rows). Pairs of a thousand tokens take too long for every mask under a sanitizer.
+template <class Visit>
+void for_each_size(const Visit& visit) {
+  for (const Index tokens : {1, 2, 3, 50, 257, 1000}) {
+    if (sanitized && tokens > 50) continue;
+    for (const Index rows : {2, 3, 17, 64, 65, 129})
+      for (const OracleKind oracle : {OracleKind::plain, OracleKind::causal}) visit(tokens, oracle, rows);
+  }
+}
+
+// --- covers and counts ------------------------------------------------------------------------------------------------
+
+TEST(WindowPlan, CoversEveryWindowWithAndWithoutSinksExactlyAndCountsWhatItEnumerates) {
+  int cases = 0;
+  for_each_size([&](Index tokens, OracleKind oracle, Index rows) {
+    for (const Index r : {1, 2, 15, 16, 17, 63, 64, 65, 2000})
+      for (const Index s : {0, 1, 4, 20, 70}) {
+        // Of a thousand tokens, each window meets two numbers of sinks.
+        if (tokens == 1000 && s != 4 && s != (r % 2 == 0 ? 0 : 70)) continue;
+        expect_exact(request_of(Mask::window_and_sinks(r, s), tokens, oracle, rows));
+        ++cases;
+      }
+  });
+  EXPECT_EQ(cases, sanitized ? 4 * 12 * 45 : 5 * 12 * 45 + 12 * 18);
+}
+
+TEST(WindowPlan, CoversBandsExactlyOnBothSidesAndToEitherEnd) {
+  for_each_size([&](Index tokens, OracleKind oracle, Index rows) {
+    for (const Index left : {0, 1, 15, 64, 2000})
+      for (const Index right : {0, 1, 16, 63, 2000}) {
+        if (tokens == 1000 && (left + right) % 2 != 0) continue;
+        expect_exact(request_of(Mask::band(left, right), tokens, oracle, rows));
+      }
+  });
+}
+
+TEST(WindowPlan, CoversCausalAttentionExactlyOnAPlainOracle) {
+  for_each_size([&](Index tokens, OracleKind oracle, Index rows) {
+    if (oracle == OracleKind::causal) return;
+    const PlanRequest request = request_of(Mask::causal(), tokens, oracle, rows);
+    const TilingCounts found = expect_exact(request);
+    // A rectangle for each pair of blocks, and for each block its levels of squares and its diagonal.
+    const Index t = (tokens + rows - 2) / (rows - 1);
+    const Index levels = static_cast<Index>(std::ceil(std::log2(static_cast<double>(rows - 1))));
+    EXPECT_LE(found.slots, t * (t - 1) / 2 + t * levels + t) << text_of(request);
+  });
+}
+
+/// Documents of so many tokens together: one token each, many short ones, long ones, and short ones between long ones.
+std::vector<std::vector<Index>> documents_of(Index tokens) {
+  const auto cut = [&](const std::vector<Index>& pattern) {
+    std::vector<Index> lengths;
+    Index left = tokens;
+    for (std::size_t i = 0; left > 0; ++i) {
+      lengths.push_back(std::min(left, pattern[i % pattern.size()]));
+      left -= lengths.back();
+    }
+    return lengths;
+  };
+  return {cut({1}),          cut({5, 3, 1, 8}), cut({16}),
+          cut({64, 63, 65}), cut({200, 130}),   cut({40, 1, 1, 2, 90, 7, 3, 16, 17, 1, 128}),
+          cut({most})};
+}
+
+TEST(DocumentsPlan, CoversDocumentsExactlyWholeAndCausalInside) {
+  for_each_size([&](Index tokens, OracleKind oracle, Index rows) {
+    for (const std::vector<Index>& lengths : documents_of(tokens))
+      for (const bool causal : {false, true})
+        expect_exact(request_of(Mask::documents(lengths, causal), tokens, oracle, rows));
+  });
+}
+
+TEST(DocumentsPlan, ShortDocumentsThatFitACallTogetherShareASlot) {
+  // 32 documents of 2 tokens on 65 rows: one slot of whole documents on the oracle of their own kind.
+  const Mask whole = Mask::documents(std::vector<Index>(32, 2), false);
+  EXPECT_EQ(expect_exact(request_of(whole, 64, OracleKind::plain, 65)), (TilingCounts{32, 1, 64, 32}));
+  // On a causal one a slot of lower triangles, and 32 upper ones of a row each that share another.
+  EXPECT_EQ(expect_exact(request_of(whole, 64, OracleKind::causal, 65)), (TilingCounts{64, 2, 96, 32}));
+  const Mask inside = Mask::documents(std::vector<Index>(32, 2), true);
+  EXPECT_EQ(expect_exact(request_of(inside, 64, OracleKind::causal, 65)), (TilingCounts{32, 1, 64, 32}));
+}
+
+/// Tilings count in closed form what they enumerate, also for masks that a plan would simplify.
+template <class T>
+void expect_counts(const T& tiling, const PlanRequest& request) {
+  const Enumerated found = enumerate(tiling, request, false);
+  EXPECT_EQ(found.fault, "") << text_of(request);
+  const TilingCounts counts = tiling.counts();
+  EXPECT_EQ(counts.tiles, found.counts.tiles) << text_of(request);
+  EXPECT_EQ(counts.slots, found.counts.slots) << text_of(request);
+  EXPECT_EQ(counts.token_rows, found.counts.token_rows) << text_of(request);
+  EXPECT_EQ(counts.most_tiles, found.counts.most_tiles) << text_of(request);
+}
+
+TEST(WindowTiling, CountsEqualEnumerationAlsoWhereTheMaskCouldBeSimpler) {
+  for (const Index tokens : {1, 2, 3, 7, 50, 120})
+    for (const Index rows : {2, 3, 4, 9, 17, 64})
+      for (const OracleKind oracle : {OracleKind::plain, OracleKind::causal}) {
+        for (const Index r : {1, 2, 3, 8, 16, 49, 50, 500})
+          for (const Index s : {0, 1, 2, 7, 20, 500}) {
+            if (r > tokens && r != 500) continue;
+            const PlanRequest request = request_of(Mask::window_and_sinks(r, s), tokens, oracle, rows);
+            expect_counts(WindowTiling{tokens, r - 1, 0, s, rows, oracle}, request);
+          }
+        for (const Index left : {0, 3, 119})
+          for (const Index right : {0, 1, 2, 15, 16, 49, 500})
+            expect_counts(WindowTiling{tokens, left, right, 0, rows, oracle},
+                          request_of(Mask::band(left, right), tokens, oracle, rows));
+      }
+}
+
+// --- bounds on calls --------------------------------------------------------------------------------------------------
+
+TEST(WindowPlan, CallsOfAShortWindowAreLinearInTheTokens) {
+  // log2 of a window of 64 is 6: a plain oracle takes a slot a level and one for the diagonal.
+  for (const OracleKind oracle : {OracleKind::causal, OracleKind::plain}) {
+    const double each = oracle == OracleKind::causal ? 2.6 : 2.6 * (1 + 6);
+    for (Index tokens = Index{1} << 14; tokens <= Index{1} << 20; tokens *= 2) {
+      const Plan plan(request_of(Mask::window_and_sinks(64, 4), tokens, oracle, 512));
+      const Plan twice(request_of(Mask::window_and_sinks(64, 4), 2 * tokens, oracle, 512));
+      const auto calls = static_cast<double>(plan.calls());
+      EXPECT_LE(calls, each * static_cast<double>(tokens) / 512) << name(oracle) << ", " << tokens << " tokens";
+      EXPECT_LE(static_cast<double>(twice.calls()), 2.02 * calls) << name(oracle) << ", " << tokens << " tokens";
+    }
+  }
+}
+
+TEST(WindowPlan, OfACausalOracleTakesTwoSlotsForAllSegmentsThatFitACall) {
+  // c = floor((R - 1 - s) / r) segments of r queries.
+  for (const auto& [r, s, rows] :
+       {std::array<Index, 3>{16, 0, 65}, {16, 4, 65}, {15, 3, 64}, {1, 0, 17}, {7, 8, 129}}) {
+    const Index c = (rows - 1 - s) / r;
+    const Index blocks = 9;
+    const Index tokens = r + s + blocks * c * r;
+    const Plan plan(request_of(Mask::window_and_sinks(r, s), tokens, OracleKind::causal, rows));
+    const Plan first(request_of(Mask::causal(), r + s, OracleKind::causal, rows));
+    EXPECT_EQ(first.slots(), 1);
+    // A window of 1 has no strict upper triangle.
+    EXPECT_EQ(plan.slots(), 1 + (r == 1 ? 1 : 2) * blocks) << "r " << r << ", s " << s << ", " << rows << " rows";
+    EXPECT_EQ(plan.jobs_per_slot(), c) << "r " << r << ", s " << s << ", " << rows << " rows";
+  }
+}
+
+TEST(WindowPlan, AThousandMillionTokensAreCountedWithoutEnumeration) {
+  const MemoryLimit limit;
+  const Index tokens = 1'000'000'000;
+  const PlanRequest window = request_of(Mask::window_and_sinks(2, 1), tokens, OracleKind::causal, 4);
+  const Plan plan(window);
+  // Segments of 2 queries in slots of 2 rows beside sink and synthetic key: a lower triangle; the upper ones are of one
+  // row. The first 3 queries are a block of their own.
+  EXPECT_EQ(plan.slots(), 1 + 2 * 499'999'999);
+  EXPECT_EQ(plan.query_blocks(), 1 + 499'999'999);
+  Index slots = 0;
+  for (const Index block : {Index{0}, Index{250'000'000}, plan.query_blocks() - 1})
+    plan.for_each_slot(block, [&](std::span<const Tile> slot) {
+      EXPECT_LE(slot.size(), 2U);
+      ++slots;
+    });
+  EXPECT_EQ(slots, 1 + 2 + 2);
+  for (const OracleKind oracle : {OracleKind::plain, OracleKind::causal})
+    for (const Mask& mask : {Mask::sliding_window(5000), Mask::window_and_sinks(100, 7), Mask::band(1000, 30)})
+      EXPECT_GT(Plan(request_of(mask, tokens, oracle, 65)).calls(), tokens / 65);
+  EXPECT_GT(Plan(request_of(Mask::causal(), tokens, OracleKind::plain, 65)).calls(), tokens / 64 * (tokens / 130));
+}
+
+TEST(WindowPlan, EnumeratesAMillionTokensWithoutStoringTiles) {
+  // Tiles of a window of 2 on three rows, stored, would be more than the process may have.
+  if (sanitized) GTEST_SKIP() << "a sanitizer's own memory is not bounded";
+  const MemoryLimit limit;
+  const Plan plan(request_of(Mask::sliding_window(2), Index{1} << 24, OracleKind::causal, 3));
+  Index tiles = 0;
+  plan.for_each_job([&](const Job& job) { tiles += job.tile.keys.size() > 0 ? 1 : 0; });
+  EXPECT_EQ(tiles, plan.tiles());
+  EXPECT_GT(static_cast<double>(tiles) * static_cast<double>(sizeof(Job)), 1.5e9);
+}
+
+// --- the plain oracle's triangles -------------------------------------------------------------------------------------
+
+TEST(HalvedTriangle, ItsSquaresItsDiagonalAndWhatLiesBesideItAreItsPairsOnce) {
+  for (const TileShape shape : {TileShape::lower, TileShape::strict_upper})
+    for (Index queries = 1; queries <= 20; ++queries)
+      for (Index keys = 1; keys <= 20; ++keys) {
+        const Tile tile{{100, 100 + queries}, {200, 200 + keys}, shape};
+        const detail::HalvedTriangle triangle(tile);
+        std::vector<int> times(static_cast<std::size_t>(queries * keys), 0);
+        const auto add = [&](const Tile& part) {
+          EXPECT_EQ(part.shape, TileShape::rectangle);
+          for (Index query = part.queries.begin; query < part.queries.end; ++query)
+            for (Index key = part.keys.begin; key < part.keys.end; ++key)
+              ++times.at(static_cast<std::size_t>((query - 100) * keys + key - 200));
+        };
+        add(triangle.beside);
+        for (Index level = 0; level < triangle.levels(); ++level) triangle.for_each_square(level, add);
+        triangle.for_each_pair(add);
+        for (Index i = 0; i < queries; ++i)
+          for (Index j = 0; j < keys; ++j)
+            ASSERT_EQ(times[static_cast<std::size_t>(i * keys + j)], in_shape(shape, i, j) ? 1 : 0)
+                << tile << ", query " << i << ", key " << j;
+        EXPECT_EQ(triangle.levels(), triangle.size < 2 ? 0 : std::ceil(std::log2(static_cast<double>(triangle.size))));
+      }
+}
+
+TEST(SlotFiller, ClosesASlotWhereTheNextTileDoesNotFitOrHasOtherSinks) {
+  std::vector<std::vector<Tile>> slots;
+  auto visit = [&](std::span<const Tile> slot) { slots.emplace_back(slot.begin(), slot.end()); };
+  const auto lower = [](Index n, Rows sinks = {}) { return Tile{{0, n}, {0, n}, TileShape::lower, sinks}; };
+  detail::SlotFiller filler(10, visit);
+  for (const Tile& tile : {lower(4), lower(5), lower(1), lower(2, {0, 2}), lower(5, {0, 2}), lower(1, {0, 2}), lower(1),
+                           Tile{{0, 3}, {0, 1}, TileShape::strict_upper}, lower(0), lower(8)})
+    filler.add(tile);
+  filler.close();
+  filler.close();
+  const std::vector<std::vector<Tile>> expected{
+      {lower(4), lower(5)}, {lower(1)}, {lower(2, {0, 2}), lower(5, {0, 2})}, {lower(1, {0, 2})}, {lower(1), lower(8)}};
+  EXPECT_EQ(slots, expected) << "4 + 5 and the synthetic row fill a slot; tiles without rows are left out";
+}
+
+// --- check_cover finds planted faults ---------------------------------------------------------------------------------
+
+TEST(CheckCover, NamesTheFaultOfARowThatSeesSinks) {
+  const auto fault = [](std::vector<Rows> shown) { return detail::cover_of_row(9, {{0, 3}, {6, 10}}, shown); };
+  EXPECT_EQ(fault({{0, 3}, {6, 10}}), "");
+  EXPECT_EQ(fault({{8, 10}, {1, 3}, {6, 8}, {0, 1}}), "") << "in any order";
+  EXPECT_EQ(fault({}), "query 9: key 0 lies in no tile");
+  EXPECT_EQ(fault({{0, 3}}), "query 9: key 6 lies in no tile") << "the window is missing";
+  EXPECT_EQ(fault({{6, 10}}), "query 9: key 0 lies in no tile") << "the sinks are missing";
+  EXPECT_EQ(fault({{0, 2}, {6, 10}}), "query 9: key 2 lies in no tile") << "the last sink is missing";
+  EXPECT_EQ(fault({{1, 3}, {6, 10}}), "query 9: key 0 lies in no tile") << "the first sink is missing";
+  EXPECT_EQ(fault({{0, 3}, {7, 10}}), "query 9: key 6 lies in no tile");
+  EXPECT_EQ(fault({{0, 3}, {6, 9}}), "query 9: key 9 lies in no tile");
+  EXPECT_EQ(fault({{0, 3}, {0, 3}, {6, 10}}), "query 9: key 0 lies in two tiles") << "sinks twice";
+  EXPECT_EQ(fault({{0, 3}, {2, 3}, {6, 10}}), "query 9: key 2 lies in two tiles");
+  EXPECT_EQ(fault({{0, 3}, {6, 10}, {8, 9}}), "query 9: key 8 lies in two tiles");
+  EXPECT_EQ(fault({{0, 4}, {6, 10}}), "query 9: a tile shows hidden keys, 0..3") << "a hidden key between";
+  EXPECT_EQ(fault({{0, 3}, {5, 10}}), "query 9: a tile shows hidden keys, 5..9");
+  EXPECT_EQ(fault({{0, 3}, {4, 5}, {6, 10}}), "query 9: a tile shows hidden keys, 4..4");
+  EXPECT_EQ(fault({{0, 10}}), "query 9: a tile shows hidden keys, 0..9");
+  EXPECT_EQ(fault({{0, 3}, {6, 11}}), "query 9: a tile shows hidden keys, 6..10");
+  // Sinks that touch the window are one range with it.
+  std::vector<Rows> whole{{0, 8}};
+  EXPECT_EQ(detail::cover_of_row(7, {{0, 3}, {3, 8}}, whole), "");
+  std::vector<Rows> twice{{0, 8}, {0, 3}};
+  EXPECT_EQ(detail::cover_of_row(7, {{0, 3}, {3, 8}}, twice), "query 7: key 0 lies in two tiles");
+}
+
+TEST(CheckCover, NamesTheFaultOfASlot) {
+  const auto fault = [](OracleKind oracle, const std::vector<Tile>& slot) {
+    const Plan plan(request_of(Mask::sliding_window(3), 50, oracle, 9));
+    return detail::fault_of_slot(plan, std::span<const Tile>(slot));
+  };
+  const auto tile = [](TileShape shape, Index n, Rows sinks = {}) { return Tile{{0, n}, {0, n}, shape, sinks}; };
+  const TileShape lower = TileShape::lower, upper = TileShape::strict_upper, rectangle = TileShape::rectangle;
+  EXPECT_EQ(fault(OracleKind::causal, {tile(lower, 4), tile(upper, 5)}), "");
+  EXPECT_EQ(fault(OracleKind::causal, {tile(lower, 3, {0, 1}), tile(lower, 4, {0, 1})}), "");
+  EXPECT_EQ(fault(OracleKind::plain, {tile(rectangle, 4), tile(rectangle, 4)}), "");
+  EXPECT_EQ(fault(OracleKind::plain, {}), "a slot holds no tile");
+  EXPECT_EQ(fault(OracleKind::causal, {tile(lower, 4), tile(lower, 5)}), "a slot takes 10 rows, a call has 9");
+  EXPECT_EQ(fault(OracleKind::causal, {tile(lower, 4, {0, 1}), tile(lower, 4, {0, 1})}),
+            "a slot takes 10 rows, a call has 9");
+  EXPECT_EQ(fault(OracleKind::plain, {tile(rectangle, 9)}), "a slot takes 10 rows, a call has 9");
+  EXPECT_EQ(fault(OracleKind::plain, {tile(lower, 4)}),
+            "a plain oracle cannot evaluate a lower triangle of queries 0..3 and keys 0..3");
+  EXPECT_EQ(fault(OracleKind::plain, {tile(rectangle, 2), tile(upper, 2)}),
+            "a plain oracle cannot evaluate a strict upper triangle of queries 0..1 and keys 0..1");
+  EXPECT_EQ(fault(OracleKind::causal, {tile(rectangle, 4)}),
+            "a causal oracle cannot evaluate a rectangle of queries 0..3 and keys 0..3");
+  EXPECT_EQ(fault(OracleKind::causal, {tile(lower, 1, {0, 1}), tile(lower, 1)}),
+            "tiles of other sinks than its first share a slot: a lower triangle of queries 0..0 and keys 0..0");
+  // A straight call has no synthetic row.
+  const Plan straight(request_of(Mask::full(), 9, OracleKind::plain, 9));
+  const std::vector<Tile> whole{tile(rectangle, 9)};
+  EXPECT_EQ(detail::fault_of_slot(straight, std::span<const Tile>(whole)), "");
+}
+
+}  // namespace
