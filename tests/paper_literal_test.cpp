@@ -414,6 +414,24 @@ TEST(PaperAttentionAtLargeLogits, IsWhereTheStableFormsStillStand) {
   EXPECT_LE(bounds::max_row_error(simulate(model, x, oracle).rows, truth.rows, truth.scale), 1e-11);
 }
 
+TEST(PaperAttention, LetsNaNAndInfinityThroughToTheRowsThatSeeThem) {
+  for (const Mask& mask : {Mask::full(), Mask::causal(), Mask::sliding_window(4), Mask::window_and_sinks(4, 2)}) {
+    const PaperTask task = task_of(mask, 40, 11);
+    for (const double spoilt : {std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()}) {
+      Matrix<double> x = tokens_of(40, 3);
+      x.row(37).setConstant(spoilt);
+      SmallTransformer<double> oracle(task.oracle);
+      PaperAttention<SmallTransformer<double>> attend(oracle);
+      const Matrix<double> found = forward(model_of(task), x, attend);
+      EXPECT_FALSE(found.row(37).allFinite()) << say(task);
+      // A query that shares no call with the spoilt row is unharmed.
+      if (mask.kind != MaskKind::full) {
+        EXPECT_TRUE(found.topRows(20).allFinite()) << say(task);
+      }
+    }
+  }
+}
+
 /// A model whose logits are the tokens' first column, its values the third; keys 0..3 are hotter by so many nats.
 Real window_error(const Mask& mask, double hotter, Rows queries) {
   const PaperTask task = task_of(mask, 40, 17);

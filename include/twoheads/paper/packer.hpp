@@ -66,10 +66,8 @@ class Packer {
 
   void add(Instance<Cells> instance, Take take) {
     waiting_.push_back({std::move(instance), std::move(take)});
-    // Whole calls only, so that their number does not depend on when they are run.
-    if (static_cast<Index>(waiting_.size()) / limits_.heads >= limits_.batch &&
-        static_cast<Index>(waiting_.size()) % limits_.heads == 0)
-      finish();
+    // As soon as a batch of whole calls is there, so that their number does not depend on the batch.
+    if (static_cast<Index>(waiting_.size()) / limits_.heads >= limits_.batch) finish();
   }
 
   /// Runs what is waiting.
