@@ -1,18 +1,25 @@
 #pragma once
 
 #include <algorithm>
+#include <optional>
 #include <twoheads/attention/direct.hpp>
 #include <twoheads/attention/forward.hpp>
+#include <twoheads/attention/reordered_keys.hpp>
 #include <twoheads/exec/oracle_engine.hpp>
 #include <twoheads/exec/serial.hpp>
+#include <twoheads/merge/error_bars.hpp>
 #include <twoheads/merge/merger.hpp>
 #include <twoheads/plan/plan.hpp>
+#include <utility>
+#include <vector>
 
 namespace twoheads {
 
 struct SimulationOptions {
   Anchor anchor = Anchor::adaptive;
   TokenEncoding encoding = TokenEncoding::projected;
+  Sampling sampling = {};      ///< with samples >= 1 the rows are estimates: see SampledTiling
+  double error_bar_level = 0;  ///< such as 0.9; 0: no error bars, and no memory for them
 };
 
 /// What a simulation took.
@@ -25,7 +32,8 @@ struct SimulationCounts {
 
 /// Evaluates a layer's attention by a grid of oracle calls; hand it to forward() in place of direct attention.
 ///
-///   Laws     out equals direct attention up to rounding, the same bits for any batch and any order of answers
+///   Laws     out equals direct attention up to rounding, the same bits for any batch and any order of answers; with
+///            samples it is an estimate, the same bits for the same seed
 ///   Throws   ShapeError if q, k, v or out do not fit the spec; InputError that names layer, head and row if q, k or
 ///            v hold NaN or infinity, before the first call; LimitError, OracleError, AnchorError as OracleEngine
 ///            says
@@ -44,11 +52,24 @@ class GridAttention {
     require_finite(input, "key", input.k, spec.head_dim);
     require_finite(input, "value", input.v, spec.value_dim);
 
-    const Plan plan({spec.mask, input.queries(), input.keys(), spec.heads, 1, oracle_.limits(), options_.anchor});
-    OracleEngine<O> engine(oracle_, plan, input, options_.encoding);
+    Sampling sampling = options_.sampling;
+    sampling.layer = input.layer;
+    const Plan plan(
+        {spec.mask, input.queries(), input.keys(), spec.heads, 1, oracle_.limits(), options_.anchor, sampling});
+    const ReorderedKeys<Scalar> keys(input, plan.key_order());
+    const AttentionInput<Scalar> ordered = keys.input();
+    OracleEngine<O> engine(oracle_, plan, ordered, options_.encoding);
     Merger<Scalar> merger(out, spec.value_dim);
-    execute_serial<Scalar>(plan, engine, merger);
+    std::optional<ErrorBars<Scalar>> bars;
+    if (options_.error_bar_level != 0)
+      bars.emplace(input.queries(), spec.heads, spec.value_dim, options_.error_bar_level);
+    const auto sink = [&](const Job& job, const Partial<Scalar>& partial) {
+      merger(job, partial);
+      if (bars) (*bars)(job, partial);
+    };
+    execute_serial<Scalar>(plan, engine, sink);
     merger.finish();
+    if (bars) error_bars_.push_back(bars->finish());
 
     counts_.calls += engine.calls();
     counts_.repeats += engine.repeats();
@@ -57,6 +78,9 @@ class GridAttention {
   }
 
   [[nodiscard]] const SimulationCounts& counts() const { return counts_; }
+
+  /// For each layer so far the error bars (N, heads) of its attention; empty unless error_bar_level was set.
+  [[nodiscard]] const std::vector<Matrix<double>>& error_bars() const { return error_bars_; }
 
  private:
   static void require_finite(const AttentionInput<Scalar>& input, const char* what, const MatrixView<Scalar>& rows,
@@ -72,6 +96,7 @@ class GridAttention {
   O& oracle_;
   SimulationOptions options_;
   SimulationCounts counts_;
+  std::vector<Matrix<double>> error_bars_;
 };
 
 /// The rows of the full-length transformer, and what they took.
@@ -79,6 +104,7 @@ template <RealScalar Scalar>
 struct Simulation {
   Matrix<Scalar> rows;
   SimulationCounts counts;
+  std::vector<Matrix<double>> error_bars = {};  ///< (N, heads) for each layer, where they were asked for
 };
 
 /// Runs a transformer over x on an oracle that takes at most limits().rows rows a call.
@@ -94,7 +120,7 @@ requires std::same_as<Scalar, typename O::Scalar>
   require_valid(model);
   GridAttention<O> attend(oracle, options);
   Matrix<Scalar> rows = forward(model, x, attend, memory);
-  return {std::move(rows), attend.counts()};
+  return {std::move(rows), attend.counts(), attend.error_bars()};
 }
 
 }  // namespace twoheads

@@ -6,6 +6,7 @@
 #include <twoheads/base/index.hpp>
 #include <twoheads/base/errors.hpp>
 #include <twoheads/base/checked.hpp>
+#include <twoheads/base/draws.hpp>
 #include <twoheads/base/matrix.hpp>
 #include <twoheads/base/product.hpp>
 #include <twoheads/base/digest.hpp>
@@ -19,12 +20,14 @@
 #include <twoheads/model/tokenizer.hpp>
 
 #include <twoheads/attention/input.hpp>
+#include <twoheads/attention/reordered_keys.hpp>
 #include <twoheads/attention/norm.hpp>
 #include <twoheads/attention/rope.hpp>
 #include <twoheads/attention/mlp.hpp>
 #include <twoheads/attention/forward.hpp>
 #include <twoheads/attention/direct.hpp>
 #include <twoheads/attention/partial.hpp>
+#include <twoheads/attention/average_case.hpp>
 
 #include <twoheads/plan/limits.hpp>
 #include <twoheads/plan/anchor.hpp>
@@ -35,6 +38,8 @@
 #include <twoheads/plan/causal.hpp>
 #include <twoheads/plan/window.hpp>
 #include <twoheads/plan/documents.hpp>
+#include <twoheads/plan/sampled.hpp>
+#include <twoheads/plan/average_case.hpp>
 #include <twoheads/plan/plan.hpp>
 #include <twoheads/plan/cover.hpp>
 #include <twoheads/plan/print.hpp>
@@ -57,6 +62,8 @@
 #include <twoheads/exec/oracle_engine.hpp>
 
 #include <twoheads/merge/merger.hpp>
+#include <twoheads/merge/f_quantile.hpp>
+#include <twoheads/merge/error_bars.hpp>
 
 #include <twoheads/simulate.hpp>
 // clang-format on

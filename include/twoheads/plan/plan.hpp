@@ -11,11 +11,13 @@
 #include <twoheads/plan/documents.hpp>
 #include <twoheads/plan/full.hpp>
 #include <twoheads/plan/limits.hpp>
+#include <twoheads/plan/sampled.hpp>
 #include <twoheads/plan/straight.hpp>
 #include <twoheads/plan/tile.hpp>
 #include <twoheads/plan/window.hpp>
 #include <utility>
 #include <variant>
+#include <vector>
 
 namespace twoheads {
 
@@ -28,6 +30,7 @@ struct PlanRequest {
   Index layers = 1;  ///< layers of the large model, L
   OracleLimits oracle;
   Anchor anchor = Anchor::mean_key;
+  Sampling sampling = {};  ///< full and causal masks; what it draws stands for what it does not
 };
 
 /// One tile of one head: a single-head instance inside an oracle call.
@@ -99,12 +102,22 @@ class Plan {
     return used / (rows * static_cast<double>(calls()));
   }
 
-  /// Every plan of this type evaluates all visible pairs; sampled plans would not.
-  [[nodiscard]] bool exact() const { return true; }
+  /// True where all visible pairs are evaluated: always, but for plans that draw a sample of them.
+  [[nodiscard]] bool exact() const { return sampled() == nullptr; }
+
+  /// The tiling that draws a sample, or nothing where the plan is exact.
+  [[nodiscard]] const SampledTiling* sampled() const { return std::get_if<SampledTiling>(&tiling_); }
+
+  /// For each key position of the plan's tiles, the key that stands there; empty where that is the key of the same number.
+  [[nodiscard]] std::vector<Index> key_order() const {
+    return sampled() != nullptr && sampled()->permutes_keys() ? sampled()->key_order() : std::vector<Index>{};
+  }
 
   /// The result of the paper that the plan rests on.
   [[nodiscard]] std::string theorem() const {
     if (straight()) return "none needed: the input fits one call";
+    if (sampled() != nullptr)
+      return sampled()->has_exact_part() ? "Theorem 4.1 beside an exact near field" : "Theorem 4.1";
     const bool causal_oracle = request_.oracle.kind == OracleKind::causal;
     switch (request_.mask.simplified(request_.tokens).kind) {
       case MaskKind::full:
@@ -127,9 +140,10 @@ class Plan {
 
   /// Calls of the paper's own construction: a denominator call and a ratio call for each tile that it cuts, also
   /// where a triangle is empty or one call would do. Full attention on a causal oracle is not in the paper; counted
-  /// are its four calls a pair of blocks.
+  /// are its four calls a pair of blocks. Of a sample the paper draws one key block a query block, whatever S is here.
   [[nodiscard]] Index paper_calls() const {
-    const Index pairs = ceil_div(request_.tokens, block()) * ceil_div(request_.keys, block());
+    const Index key_blocks = sampled() != nullptr ? 1 : ceil_div(request_.keys, block());
+    const Index pairs = ceil_div(request_.tokens, block()) * key_blocks;
     const bool halves = request_.mask.kind == MaskKind::full && request_.oracle.kind == OracleKind::causal;
     const Index calls_of_a_head = (halves ? 4 : 2) * pairs;
     // ceil(ceil(x / H') / L') = ceil(x / (H' L')), and H' L' may be more than 64 bits hold.
@@ -138,10 +152,16 @@ class Plan {
     return calls_of_a_layer * request_.layers;
   }
 
-  /// Calls visit(tiles) for the slots of one query block, in their fixed order.
+  /// Calls visit(tiles) for the slots of one query block, in their fixed order. Where a sample is drawn, each head has
+  /// its own; otherwise the tiles of all heads are the same.
+  template <class Visit>
+  void for_each_slot(Index query_block, Index head, Visit&& visit) const {
+    if (sampled() != nullptr) return sampled()->for_each_slot(query_block, head, visit);
+    std::visit([&](const auto& t) { t.for_each_slot(query_block, visit); }, tiling_);
+  }
   template <class Visit>
   void for_each_slot(Index query_block, Visit&& visit) const {
-    std::visit([&](const auto& t) { t.for_each_slot(query_block, visit); }, tiling_);
+    for_each_slot(query_block, 0, visit);
   }
 
   /// Calls visit(tile) for the tiles of one query block, in their fixed order.
@@ -159,7 +179,7 @@ class Plan {
     for (Index block = 0; block < query_blocks(); ++block) {
       const Rows queries = queries_of(block);
       for (Index head = 0; head < request_.heads; ++head)
-        for_each_slot(block, [&](std::span<const Tile> slot) {
+        for_each_slot(block, head, [&](std::span<const Tile> slot) {
           for (const Tile& tile : slot) visit(Job{tile, head, block, queries, number});
           ++number;
         });
@@ -175,8 +195,11 @@ class Plan {
     const bool own_kind =
         (mask.kind == MaskKind::full && !causal_oracle) || (mask.kind == MaskKind::causal && causal_oracle);
     require_countable(mask.kind != MaskKind::full && !own_kind);
+    const bool sample = draws(mask);
     if (own_kind && std::max(n, request_.keys) <= oracle.rows)
       tiling_ = StraightTiling{n, request_.keys, causal_oracle ? TileShape::lower : TileShape::rectangle};
+    else if (sample)
+      tiling_ = sampled_tiling(mask);
     else if (mask.kind == MaskKind::full)
       tiling_ = FullTiling{n, request_.keys, block(), oracle.kind};
     else if (mask.kind == MaskKind::causal && causal_oracle)
@@ -190,6 +213,25 @@ class Plan {
     else
       tiling_ = WindowTiling{n, mask.window - 1, 0, mask.sinks, oracle.rows, oracle.kind};
     counts_ = std::visit([](const auto& t) { return t.counts(); }, tiling_);
+  }
+
+  /// Whether a sample is drawn, of a mask that can be sampled.
+  [[nodiscard]] bool draws(const Mask& mask) const {
+    if (request_.sampling.samples == 0) {
+      if (request_.sampling.near != 0 || request_.sampling.sinks != 0)
+        throw SpecError("an exact near field is part of a sampled plan: expected samples, 1 or more");
+      return false;
+    }
+    if (mask.kind != MaskKind::full && mask.kind != MaskKind::causal)
+      throw SpecError(detail::text("a sample of a ", name(mask.kind), " mask is not planned: expected full or causal"));
+    const SampledTiling tiling = sampled_tiling(mask);
+    tiling.require_valid();
+    return !tiling.exact();
+  }
+
+  [[nodiscard]] SampledTiling sampled_tiling(const Mask& mask) const {
+    return {request_.tokens,  request_.keys, block(), request_.oracle.kind, mask.kind == MaskKind::causal,
+            request_.sampling};
   }
 
   /// Throws SpecError where 64 bits might not hold a count. Four calls a pair of blocks is the most that any count asks
@@ -207,7 +249,7 @@ class Plan {
   }
 
   PlanRequest request_;
-  std::variant<StraightTiling, FullTiling, CausalTiling, WindowTiling, DocumentsTiling> tiling_;
+  std::variant<StraightTiling, FullTiling, CausalTiling, WindowTiling, DocumentsTiling, SampledTiling> tiling_;
   TilingCounts counts_;
 };
 
