@@ -196,7 +196,7 @@ TEST(SampledPlan, CountsWithoutEnumerating) {
   EXPECT_EQ(full.calls(), 10 * blocks);
 }
 
-// --- the draw ---------------------------------------------------------------------------------------------------------
+// --- the draw --------------------------------------------------------------------------------------------------------
 
 TEST(Draws, AreThoseOfSplitmix64) {
   // The first words from the seed 1234567 are 6457827717110365317, 3203168211198807973, 9817491932198370423.
@@ -320,7 +320,7 @@ TEST(SampledPlan, PutsTheKeysOfAFullMaskInARandomOrderAndNoOthers) {
   EXPECT_TRUE(order({MaskKind::full, OracleKind::plain, 300, 33, 10}, 1).empty()) << "exact";
 }
 
-// --- what is refused --------------------------------------------------------------------------------------------------
+// --- what is refused -------------------------------------------------------------------------------------------------
 
 template <class Fault>
 std::string message_of(const PlanRequest& request) {

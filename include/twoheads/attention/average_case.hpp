@@ -15,11 +15,11 @@ namespace twoheads {
 /// What a layer's data say of the assumptions of Theorem 4.1, each the worst over heads and the queries looked at.
 ///
 ///   c           exp(max |logit|): the least C with 1/C <= a_ij <= C
-///   centred_c   exp(half the range of a query's logits): what C is once each query's logits are shifted by the constant that
-///               makes it least, which changes no output; the theorem holds with it in the place of C
+///   centred_c   exp(half the range of a query's logits): what C is once each query's logits are shifted by the
+///               constant that makes it least, which changes no output; the theorem holds with it in the place of C
 ///   d           min_i ||sum_j b_ij|| / (n_i max_j ||b_ij||), n_i the keys that query i sees
-///   exact       true where every query was looked at; otherwise c and centred_c are lower bounds, d is an upper bound, and
-///               so the M that they ask for is a lower bound
+///   exact       true where every query was looked at; otherwise c and centred_c are lower bounds, d is an upper bound,
+///               and so the M that they ask for is a lower bound
 struct AverageCaseFigures {
   double c = 1;
   double centred_c = 1;
@@ -30,11 +30,11 @@ struct AverageCaseFigures {
 
 /// Measures C and D of Theorem 4.1 on a layer's queries, keys and values.
 ///
-///   Math     logits score_scale q . k over visible keys; b_ij = exp(logit) v_j. D does not change where a query's logits are
-///            shifted, so the largest is taken off first and nothing overflows.
-///   Corner   more than `most_queries` queries: that many, drawn from the seed, each against all of its keys, in O(most_queries
-///            N) time for each head: an estimate. c is infinite where its logit is beyond 709. A query whose values are all zero
-///            says nothing of D.
+///   Math     logits score_scale q . k over visible keys; b_ij = exp(logit) v_j. D does not change where a query's
+///            logits are shifted, so the largest is taken off first and nothing overflows.
+///   Corner   more than `most_queries` queries: that many, drawn from the seed, each against all of its keys, in
+///            O(most_queries N) time for each head: an estimate. c is infinite where its logit is beyond 709. A query
+///            whose values are all zero says nothing of D.
 ///   Throws   ShapeError if q, k, v do not fit the spec; SpecError for most_queries < 1
 ///   Source   Yu & Alman, Theorem 4.1; docs/paper.md 7
 template <RealScalar Scalar>

@@ -25,13 +25,13 @@ namespace twoheads {
 ///              V     = F^2 / S (1 - S / F) tr C              estimates E ||row - exact row||^2
 ///              nu    = (tr C)^2 / tr(C^2)                    directions that the error spreads over, 1 to value_dim
 ///              bar^2 = V F_p(nu, (S - 1) nu)                 F_p: Fisher's quantile
-///            nu is one figure a head, from unbiased estimates of (tr C)^2 and tr(C^2) summed over rows. For one direction
-///            the bar is Student's t interval.
+///            nu is one figure a head, from unbiased estimates of (tr C)^2 and tr(C^2) summed over rows. For one
+///            direction the bar is Student's t interval.
 ///   Laws     exact for e_s that are normal with the same variance in each of nu directions; otherwise Satterthwaite's
 ///            approximation. The draw is without replacement: 1 - S / F is the finite population correction.
-///   Corner   S = 1 says nothing of its own error. S = 2, 3 give wide bars (nu = 1 is taken for S = 2). The bars are too
-///            short where few far keys carry most of the weight: a block that was not drawn is not seen, and e_s is then
-///            far from normal. Memory while on: S partials of one query block and head, S rows value_dim numbers.
+///   Corner   S = 1 says nothing of its own error. S = 2, 3 give wide bars (nu = 1 is taken for S = 2). The bars are
+///            too short where few far keys carry most of the weight: a block that was not drawn is not seen, and e_s is
+///            then far from normal. Memory while on: S partials of one query block and head, S rows value_dim numbers.
 ///   Throws   SpecError for a level outside (0, 1), or where one block only was drawn
 ///   Source   not in the paper; W. Cochran, Sampling Techniques, ch. 2 and 6 (ratio estimators, finite populations)
 template <RealScalar Scalar>

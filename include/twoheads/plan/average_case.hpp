@@ -41,14 +41,14 @@ namespace detail {
 
 }  // namespace detail
 
-/// The rows M of a call that Theorem 4.1 asks for, so that one random key block a query block has, with probability 0.9,
-/// a relative error of at most `error` in every row of every head.
+/// The rows M of a call that Theorem 4.1 asks for, so that one random key block a query block has, with probability
+/// 0.9, a relative error of at most `error` in every row of every head.
 ///
 ///   Math     M >= 8 C^4 ln(40 N H L) / error^2 and M >= 128 (ln d + ln(40 N H L)) / (error^2 D^2)
-///   Corner   infinite where D is 0. The constants are those of a worst case over all data: with logits of size 1 (C = e)
-///            and error 1, N = 4096 already asks for more than N rows, while the error measured at M = 256 is a tenth.
-///            Where the result is above N, the theorem says nothing; error bars measured on the run do. It is about one layer
-///            whose inputs are exact: what a layer's error does to the next is in no bound.
+///   Corner   infinite where D is 0. The constants are those of a worst case over all data: with logits of size 1
+///            (C = e) and error 1, N = 4096 already asks for more than N rows. Where the result is above N, the theorem
+///            says nothing; error bars measured on the run do. It is about one layer whose inputs are exact: what a
+///            layer's error does to the next is in no bound.
 ///   Throws   SpecError for figures outside their ranges, or an error outside (0, 1]
 ///   Source   Yu & Alman, Theorem 4.1 and its proof C.1, whose union bound is over N rows of one head; docs/paper.md 7
 [[nodiscard]] inline double average_case_rows(const AverageCase& a, double error) {

@@ -71,8 +71,8 @@ struct ShownKeys {
   }
 };
 
-/// What is wrong with what a sampled plan shows one query, or nothing: no key twice, none hidden, the near field whole, each
-/// drawn block whole and as many of them as their tiles say, of nearly one length with those that they stand for.
+/// What is wrong with what a sampled plan shows one query, or nothing: no key twice, none hidden, the near field whole,
+/// each drawn block whole and as many of them as their tiles say, of nearly one length with those that they stand for.
 [[nodiscard]] inline std::string fault_of_sample(const Plan& plan, Index query, ShownKeys& shown) {
   const PlanRequest& request = plan.request();
   const Rows visible = request.mask.visible_keys(query, plan.keys()).keys;
@@ -161,8 +161,8 @@ struct ShownKeys {
 /// draws a sample, the sentence begins with "a sample:" where all is as it should be.
 ///
 ///   Laws   exact means: every visible pair lies in exactly one tile, no hidden pair in any; each slot fits a call
-///          of the oracle; the plan's closed-form counts are what enumeration finds. No floating point. Extra memory O(block
-///          * tiles of a block).
+///          of the oracle; the plan's closed-form counts are what enumeration finds. No floating point. Extra memory
+///          O(block * tiles of a block).
 [[nodiscard]] inline std::string check_cover(const Plan& plan) {
   if (const SampledTiling* sampled = plan.sampled()) {
     const std::string fault = detail::fault_of_samples(plan);

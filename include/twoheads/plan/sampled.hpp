@@ -38,10 +38,10 @@ struct Sampling {
 /// The average case: every query block meets S key blocks drawn at random, beside those that are exact.
 ///
 /// Queries and keys are cut into as few blocks as a call allows, and blocks of nearly one length: T = ceil(keys /
-/// block) key blocks that differ by one key at most, so that a draw of S blocks is a draw of S / T of the keys whichever
-/// blocks they are, and no short last block counts as much as the others. The F far blocks of a query block are drawn
-/// without replacement, each set of S as likely as any other; a drawn tile stands for F / S tiles (Horvitz and Thompson's
-/// weight), which makes numerator and denominator of a row unbiased, and the row a ratio of the two.
+/// block) key blocks that differ by one key at most, so that a draw of S blocks is a draw of S / T of the keys
+/// whichever blocks they are, and no short last block counts as much as the others. The F far blocks of a query block
+/// are drawn without replacement, each set of S as likely as any other; a drawn tile stands for F / S tiles (Horvitz
+/// and Thompson's weight), which makes numerator and denominator of a row unbiased, and the row a ratio of the two.
 ///
 /// With nothing exact, one draw serves all query blocks of a head: block b takes it shifted by b, around the end. Each
 /// query block still has every set of S with the same probability, and each key block is drawn equally often, as in the
@@ -51,9 +51,10 @@ struct Sampling {
 ///            Causal: the diagonal block is exact, query block t has F = t less its other exact blocks, of which it
 ///            draws min(S, F). Where F <= S nothing is drawn and the tiles are those of an exact plan. Tiles and slots
 ///            are counted by a sum over the blocks that differ; token_rows takes drawn blocks as of the greater length.
-///   Corner   far blocks of causal masks and of plans with a near field are runs of neighbouring keys: what is drawn stays
-///            unbiased, but neighbours that are alike make its error larger than that of as many scattered keys. One far
-///            key that outweighs all others is found with probability S / F: no error bar sees what was not drawn.
+///   Corner   far blocks of causal masks and of plans with a near field are runs of neighbouring keys: what is drawn
+///            stays unbiased, but neighbours that are alike make its error larger than that of as many scattered keys.
+///            One far key that outweighs all others is found with probability S / F: no error bar sees what was not
+///            drawn.
 ///   Source   Yu & Alman, Theorem 4.1 (S = 1, full, no near field); the rest is not in the paper. docs/paper.md 7
 struct SampledTiling {
   Index queries = 1;
@@ -190,8 +191,8 @@ struct SampledTiling {
     return {begin, begin + length + (b < longer ? 1 : 0)};
   }
 
-  /// Whole blocks that hold the near field on one side, the query's own block apart: the first query of a block asks for
-  /// near - 1 keys before it.
+  /// Whole blocks that hold the near field on one side, the query's own block apart: the first query of a block asks
+  /// for near - 1 keys before it.
   [[nodiscard]] constexpr Index near_each_side() const {
     const Index others = std::max<Index>(std::min(sampling.near, keys) - 1, 0);
     return std::min(ceil_div(others, keys / key_blocks()), key_blocks());
