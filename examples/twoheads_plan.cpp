@@ -1,5 +1,6 @@
 // The grid before anything runs: tiles, jobs, calls and rounds of a mask on an oracle.
 
+#include <cstdint>
 #include <iostream>
 #include <nlohmann/json.hpp>
 #include <twoheads/plan/print.hpp>
@@ -9,9 +10,9 @@
 int main(int argc, char** argv) {
   CLI::App app("Plans the oracle calls that evaluate attention over N tokens, and draws their grid.", "twoheads_plan");
   programs::PlanArguments arguments(app, twoheads::Anchor::mean_key);
-  programs::Index seed = 0;
+  programs::Index seed = 1;
   bool json = false;
-  programs::add_count(app, "--seed", seed, 0, "seed of a sampled plan; exact plans have nothing to draw");
+  programs::add_count(app, "--seed", seed, 0, "seed of a sampled plan (default 1); exact plans have nothing to draw");
   app.add_flag("--json", json, "print one JSON object and nothing else");
 
   return programs::run(app, argc, argv, [&] {
@@ -26,7 +27,9 @@ int main(int argc, char** argv) {
       std::cout << result.dump() << "\n";
       return;
     }
-    const twoheads::Plan plan = programs::make_plan(arguments.request());
+    twoheads::PlanRequest request = arguments.request();
+    request.sampling.seed = static_cast<std::uint64_t>(seed);
+    const twoheads::Plan plan = programs::make_plan(request);
     const std::string cover = arguments.cover(plan);
     if (json) {
       nlohmann::ordered_json result{{"calls", plan.calls()},         {"rounds", plan.rounds()},

@@ -35,7 +35,7 @@ struct Settings {
 
 struct Outcome {
   twoheads::SimulationCounts counts;
-  double max_row_error = 0;
+  programs::RowErrors row_errors;
   double direct_row_error = 0;
   Index bad_rows = 0;
   double max_logit = 0;
@@ -106,8 +106,8 @@ Outcome run(const Settings& settings) {
   const twoheads::Simulation<Scalar> simulation =
       settings.method != programs::Method::stable
           ? programs::run_paper(model, std::move(rows), oracle, settings.method, settings.encoding, sources)
-          : twoheads::simulate(model, std::move(rows), oracle, {request.anchor, settings.encoding, request.packing},
-                               sources);
+          : twoheads::simulate(model, std::move(rows), oracle,
+                               {request.anchor, settings.encoding, request.packing, request.sampling}, sources);
   outcome.seconds = watch.seconds();
   outcome.peak_bytes = peak.bytes();
   outcome.counts = simulation.counts;
@@ -125,7 +125,7 @@ Outcome run(const Settings& settings) {
       twoheads::forward(twoheads::cast_model<Wider>(model), Matrix<Wider>(x.template cast<Wider>()), truth,
                         cross ? &wide_memory : nullptr);
   outcome.max_logit = truth.max_logit();
-  outcome.max_row_error = programs::max_row_error(simulation.rows, reference);
+  outcome.row_errors = programs::row_errors(simulation.rows, reference);
   outcome.direct_row_error = programs::max_row_error(direct, reference);
   return outcome;
 }
@@ -138,11 +138,13 @@ void print(const Settings& settings, const Outcome& outcome, double unit, double
     programs::print(std::cout, programs::paper_figures(settings.request, settings.method));
   std::cout << "\nsimulated\n  calls made     " << outcome.counts.calls << " (" << outcome.counts.repeats << " repeats)"
             << "\n  largest logit  " << outcome.max_logit << "\n\n  largest relative row error against a wider scalar"
-            << "\n    simulation   " << outcome.max_row_error << "\n    direct       " << outcome.direct_row_error
-            << "\n    bound        " << bound << (outcome.max_row_error <= bound ? "  (kept)" : "  (EXCEEDED)")
-            << "\n  bad rows       " << outcome.bad_rows << "\n  seconds        " << outcome.seconds << ", direct "
-            << outcome.direct_seconds << "\n  peak memory    " << outcome.peak_bytes / 1024 << " KiB\n  digest         "
-            << outcome.digest << "\n";
+            << "\n    simulation   " << outcome.row_errors.max << "\n    direct       " << outcome.direct_row_error;
+  if (settings.request.sampling.samples == 0)
+    std::cout << "\n    bound        " << bound << (outcome.row_errors.max <= bound ? "  (kept)" : "  (EXCEEDED)");
+  std::cout << "\n  mean row error " << outcome.row_errors.mean << "\n  bad rows       " << outcome.bad_rows
+            << "\n  seconds        " << outcome.seconds << ", direct " << outcome.direct_seconds
+            << "\n  peak memory    " << outcome.peak_bytes / 1024 << " KiB\n  digest         " << outcome.digest
+            << "\n";
 }
 
 /// JSON has no infinity: it is written as null by the library, so as a large number by us.
@@ -195,7 +197,8 @@ int main(int argc, char** argv) {
       nlohmann::ordered_json result{{"calls", outcome.counts.calls},
                                     {"repeats", outcome.counts.repeats},
                                     {"rounds", outcome.counts.rounds},
-                                    {"max_row_error", json_number(outcome.max_row_error)},
+                                    {"max_row_error", json_number(outcome.row_errors.max)},
+                                    {"mean_row_error", json_number(outcome.row_errors.mean)},
                                     {"direct_row_error", json_number(outcome.direct_row_error)},
                                     {"bad_rows", outcome.bad_rows},
                                     {"max_logit", json_number(outcome.max_logit)},
@@ -203,6 +206,7 @@ int main(int argc, char** argv) {
                                     {"seconds", outcome.seconds},
                                     {"direct_seconds", outcome.direct_seconds},
                                     {"peak_bytes", outcome.peak_bytes}};
+      if (settings.request.sampling.samples > 0) result["samples"] = settings.request.sampling.samples;
       if (!cover.empty()) result["cover"] = cover;
       std::cout << result.dump() << "\n";
     } else {

@@ -91,6 +91,28 @@ TEST(PlanProgram, AWindowsCallsAreThoseOfItsSegmentsAndItsJobsShareSlots) {
   EXPECT_EQ(run.json()["jobs"], 81);
 }
 
+TEST(PlanProgram, PlansASampleBesideAnExactNearField) {
+  const auto planned = [](const std::string& line) {
+    const ProgramRun run = run_line("twoheads_plan", line + " --check --json");
+    EXPECT_EQ(run.exit_code, 0) << line << "\n" << run.err;
+    return run.json();
+  };
+  const nlohmann::json full = planned("--mask full --tokens 4096 --rows 256 --samples 4 --seed 3");
+  EXPECT_EQ(full["calls"], 4 * 17);
+  EXPECT_EQ(full["exact"], false);
+  EXPECT_EQ(full["theorem"], "Theorem 4.1");
+  EXPECT_EQ(full["cover"].get<std::string>().substr(0, 9), "a sample:");
+  const nlohmann::json all = planned("--mask full --tokens 4096 --rows 256 --samples 17");
+  EXPECT_EQ(all["exact"], true);
+  EXPECT_EQ(all["cover"], "exact");
+  // 17 diagonal blocks, 16 beside them, and two draws of each of the blocks from the third on but one.
+  const nlohmann::json causal = planned("--mask causal --tokens 4096 --rows 256 --samples 2 --near 200");
+  EXPECT_EQ(causal["calls"], 17 + 2 * 16 + 2 * (1 + 2 * 14));
+  EXPECT_EQ(causal["cover"].get<std::string>().substr(0, 9), "a sample:");
+  EXPECT_EQ(planned("--mask causal --tokens 400 --rows 33 --samples 2 --near 20 --sinks 4 --oracle plain")["exact"],
+            false);
+}
+
 TEST(PlanProgram, DrawsTheGridWithoutJson) {
   const ProgramRun run = run_line("twoheads_plan", "--mask causal --tokens 300 --rows 65");
   ASSERT_EQ(run.exit_code, 0) << run.err;
@@ -158,6 +180,12 @@ TEST(BadArguments, EndWithTwoAndNameTheFlagWhatItGotAndWhatItTakes) {
       {"twoheads_simulate", "--mask documents --lengths 3,4 --tokens 8 --rows 64", {"--lengths", "7", "8"}},
       {"twoheads_lm", "--model m --tokenizer t --generate 3 --sinks 4", {"--sinks", "--window"}},
       {"twoheads_lm", "--model m --tokenizer t --generate 3 --window 0", {"--window", "'0'", "1 or more"}},
+      {"twoheads_plan", "--mask full --tokens 100 --rows 26 --samples 0", {"--samples", "'0'", "1 or more"}},
+      {"twoheads_plan", "--mask full --tokens 100 --rows 26 --samples 5", {"--samples", "'5'", "1 to 4"}},
+      {"twoheads_simulate", "--mask causal --tokens 100 --rows 26 --samples 5", {"--samples", "'5'", "1 to 4"}},
+      {"twoheads_plan", "--mask full --tokens 100 --rows 26 --near 5", {"--near", "--samples"}},
+      {"twoheads_plan", "--mask causal --tokens 100 --rows 26 --samples 2 --near -1", {"--near", "0 or more"}},
+      {"twoheads_plan", "--mask window --window 30 --tokens 100 --rows 26 --samples 2", {"window", "full or causal"}},
       {"twoheads_simulate", "--mask full --tokens 100 --rows 64 --width 10 --heads 3", {"--width", "10", "3"}},
       {"twoheads_simulate", "--mask full --tokens 10 --rows 4 --width 9223372036854775807", {"--width", "1048576"}},
       {"twoheads_lm", "--model m --tokenizer t --generate 3 --logits l", {"--logits", "--generate"}},
@@ -185,7 +213,6 @@ TEST(LaterFeatures, AnswerNotBuiltYetWithTwo) {
       {"twoheads_plan", "--mask full --tokens 100 --rows auto"},
       {"twoheads_plan", "--mask full --method paper --tokens 100 --rows 64"},
       {"twoheads_plan", "--mask full --oracle-layers 2 --tokens 100 --rows 64"},
-      {"twoheads_plan", "--mask full --samples 2 --tokens 100 --rows 64"},
       {"twoheads_plan", "--mask full --svg grid.svg --tokens 100 --rows 64"},
       {"twoheads_simulate", "--mask full --engine kernel --tokens 100 --rows 64"},
       {"twoheads_simulate", "--mask full --threads 2 --tokens 100 --rows 64"},
@@ -227,13 +254,32 @@ TEST(SimulateProgram, KeepsTheErrorBoundAndPrintsTheKeysOfTheContract) {
     ASSERT_EQ(run.exit_code, 0) << line << "\n" << run.err;
     const nlohmann::json json = run.json();
     ASSERT_TRUE(json.is_object()) << run.out;
-    EXPECT_EQ(keys_of(json),
-              (std::set<std::string>{"calls", "repeats", "rounds", "max_row_error", "direct_row_error", "bad_rows",
-                                     "max_logit", "digest", "seconds", "direct_seconds", "peak_bytes"}));
+    EXPECT_EQ(keys_of(json), (std::set<std::string>{"calls", "repeats", "rounds", "max_row_error", "mean_row_error",
+                                                    "direct_row_error", "bad_rows", "max_logit", "digest", "seconds",
+                                                    "direct_seconds", "peak_bytes"}));
     EXPECT_LE(json["max_row_error"].get<double>(), bound(json, line.find("double") == std::string::npos)) << line;
     EXPECT_EQ(json["bad_rows"], 0) << line;
     EXPECT_EQ(json["digest"].get<std::string>().size(), 16U) << line;
   }
+}
+
+TEST(SimulateProgram, ASampleErrsLessTheLargerItIsAndRepeatsItsBits) {
+  const std::string line = "--mask full --tokens 600 --rows 33 --heads 2 --logit-scale 0.3 --json --samples ";
+  double before = std::numeric_limits<double>::infinity();
+  for (const int samples : {1, 4, 16}) {
+    const ProgramRun run = run_line("twoheads_simulate", line + std::to_string(samples));
+    ASSERT_EQ(run.exit_code, 0) << run.err;
+    const nlohmann::json json = run.json();
+    ASSERT_TRUE(json.is_object()) << run.out;
+    EXPECT_EQ(json["samples"], samples);
+    EXPECT_EQ(json["calls"], samples * 19 * 2);
+    EXPECT_LT(json["mean_row_error"].get<double>(), 0.8 * before);
+    EXPECT_LE(json["mean_row_error"].get<double>(), json["max_row_error"].get<double>());
+    before = json["mean_row_error"].get<double>();
+    EXPECT_EQ(json["digest"], run_line("twoheads_simulate", line + std::to_string(samples)).json()["digest"]);
+  }
+  const nlohmann::json all = run_line("twoheads_simulate", line + "19").json();
+  EXPECT_LE(all["max_row_error"].get<double>(), bound(all, true));
 }
 
 TEST(SimulateProgram, TakesThePlansCheck) {

@@ -4,6 +4,7 @@
 #include <twoheads/base/errors.hpp>
 #include <twoheads/plan/cover.hpp>
 #include <twoheads/plan/plan.hpp>
+#include <utility>
 #include <vector>
 
 #include "support/arguments.hpp"
@@ -74,7 +75,11 @@ class PlanArguments {
                        "MLP by calls too (default stable)");
     add_anchor(app, request_.anchor);
     app.add_flag("--check", check_, "enumerate every visible pair and compare with the mask");
-    add_later(app, {"--samples", "--near", "--ranks", "--svg"});
+    samples_ = add_count(app, "--samples", request_.sampling.samples, 1,
+                         "key blocks drawn at random for each query block, S; full or causal");
+    near_ = add_count(app, "--near", request_.sampling.near, 0,
+                      "with --samples: a query's last r keys stay exact, rounded up to whole blocks");
+    add_later(app, {"--ranks", "--svg"});
   }
 
   /// The request that the flags make, checked against each other.
@@ -89,6 +94,7 @@ class PlanArguments {
     }
     const bool full = request.mask.kind == twoheads::MaskKind::full;
     read_mask(request.mask);
+    read_sampling(request);
     if (!full && request.keys > 0 && request.keys != request.tokens)
       throw ArgumentError("--keys", std::to_string(request.keys), "the number of tokens unless the mask is full");
     if (request.heads % kv_heads() != 0)
@@ -98,6 +104,11 @@ class PlanArguments {
     if (request.mask.kind == twoheads::MaskKind::documents && request.mask.ends.back() != request.tokens)
       throw ArgumentError("--lengths", std::to_string(request.mask.ends.back()) + " tokens together",
                           "as many as --tokens " + std::to_string(request.tokens));
+    const Index key_blocks = twoheads::ceil_div(request.keys, request.oracle.rows - 1);
+    if (request.sampling.samples > key_blocks)
+      throw ArgumentError("--samples", std::to_string(request.sampling.samples),
+                          "1 to " + std::to_string(key_blocks) + ", the key blocks of calls of --rows " +
+                              std::to_string(request.oracle.rows));
     const bool plain = oracle_ == Kind::plain || (oracle_ == Kind::own && full);
     request.oracle.kind = plain ? twoheads::OracleKind::plain : twoheads::OracleKind::causal;
     return request;
@@ -127,13 +138,20 @@ class PlanArguments {
     const bool band = mask.kind == MaskKind::band;
     const bool documents = mask.kind == MaskKind::documents;
     check(window_, windowed, windowed);
-    check(sinks_, false, mask.kind == MaskKind::sinks);
+    // The exact part of a sampled plan may have sinks.
+    check(sinks_, false, mask.kind == MaskKind::sinks || samples_->count() > 0);
     check(left_, false, band);
     check(right_, false, band);
     if (band && left_->count() + right_->count() == 0) throw ArgumentError("--mask band needs --left or --right");
     check(lengths_, documents, documents);
     check(causal_documents_, false, documents);
     if (documents) mask = twoheads::Mask::documents(lengths_read_, mask.causal_documents);
+  }
+
+  void read_sampling(twoheads::PlanRequest& request) const {
+    if (near_->count() > 0 && samples_->count() == 0) throw ArgumentError("--near needs --samples");
+    if (samples_->count() == 0 || request.mask.kind == twoheads::MaskKind::sinks) return;
+    request.sampling.sinks = std::exchange(request.mask.sinks, 0);
   }
 
   twoheads::PlanRequest request_;
@@ -143,6 +161,8 @@ class PlanArguments {
   CLI::Option* left_ = nullptr;
   CLI::Option* right_ = nullptr;
   CLI::Option* lengths_ = nullptr;
+  CLI::Option* samples_ = nullptr;
+  CLI::Option* near_ = nullptr;
   CLI::Option* causal_documents_ = nullptr;
   std::vector<Index> lengths_read_;
   Index kv_heads_ = 0;

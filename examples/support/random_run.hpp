@@ -51,18 +51,31 @@ inline void set_logit_scale(twoheads::Model<double>& model, const Matrix<double>
   for (std::size_t layer = 0; layer < factors.size(); ++layer) model.layers[layer].attention.wq *= factors[layer];
 }
 
-/// Largest ||y - ref|| / ||ref|| over rows. A NaN makes it infinite; a zero reference row counts its error as absolute.
+/// Largest and mean ||y - ref|| / ||ref|| over rows.
+struct RowErrors {
+  double max = 0;
+  double mean = 0;
+};
+
+/// The errors of rows. A NaN makes both infinite; a zero reference row counts its error as absolute.
 template <class Scalar, class Reference>
-[[nodiscard]] double max_row_error(const Matrix<Scalar>& rows, const Matrix<Reference>& reference) {
-  double worst = 0;
+[[nodiscard]] RowErrors row_errors(const Matrix<Scalar>& rows, const Matrix<Reference>& reference) {
+  RowErrors errors;
   for (Index row = 0; row < rows.rows(); ++row) {
     const auto size = static_cast<double>(reference.row(row).norm());
     const auto error = static_cast<double>((rows.row(row).template cast<Reference>() - reference.row(row)).norm());
     const double relative = size > 0 ? error / size : error;
-    if (std::isnan(relative)) return std::numeric_limits<double>::infinity();
-    worst = std::max(worst, relative);
+    constexpr double infinite = std::numeric_limits<double>::infinity();
+    if (std::isnan(relative)) return {infinite, infinite};
+    errors.max = std::max(errors.max, relative);
+    errors.mean += relative / static_cast<double>(rows.rows());
   }
-  return worst;
+  return errors;
+}
+
+template <class Scalar, class Reference>
+[[nodiscard]] double max_row_error(const Matrix<Scalar>& rows, const Matrix<Reference>& reference) {
+  return row_errors(rows, reference).max;
 }
 
 /// Rows that hold a NaN or an infinity.

@@ -5,11 +5,14 @@
 #include <span>
 #include <twoheads/attention/direct.hpp>
 #include <twoheads/attention/forward.hpp>
+#include <twoheads/attention/reordered_keys.hpp>
 #include <twoheads/exec/oracle_engine.hpp>
 #include <twoheads/exec/serial.hpp>
+#include <twoheads/merge/error_bars.hpp>
 #include <twoheads/merge/merger.hpp>
 #include <twoheads/plan/plan.hpp>
 #include <utility>
+#include <vector>
 
 namespace twoheads {
 
@@ -17,6 +20,8 @@ struct SimulationOptions {
   Anchor anchor = Anchor::adaptive;
   TokenEncoding encoding = TokenEncoding::projected;
   Packing packing = Packing::residual;
+  Sampling sampling = {};      ///< with samples >= 1 the rows are estimates: see SampledTiling
+  double error_bar_level = 0;  ///< such as 0.9; 0: no error bars, and no memory for them
 };
 
 /// What a simulation took.
@@ -29,7 +34,8 @@ struct SimulationCounts {
 
 /// Evaluates a layer's attention by a grid of oracle calls; hand it to forward() in place of direct attention.
 ///
-///   Laws     out equals direct attention up to rounding, the same bits for any batch and any order of answers
+///   Laws     out equals direct attention up to rounding, the same bits for any batch and any order of answers; with
+///            samples it is an estimate, the same bits for the same seed
 ///   Throws   ShapeError if q, k, v or out do not fit the spec; InputError that names layer, head and row if q, k or
 ///            v hold NaN or infinity, before the first call; LimitError, OracleError, AnchorError as OracleEngine
 ///            says
@@ -43,16 +49,19 @@ class GridAttention {
 
   void operator()(const AttentionInput<Scalar>& input, MatrixSpan<Scalar> out) {
     require_shapes(input, out);
-    begin_layer(input.spec, input.queries(), input.keys());
+    begin_layer(input.spec, input.layer, input.queries(), input.keys());
     (*this)(input, {0, input.queries()}, out);
     end_layer();
   }
 
   /// Part by part, for long inputs whose queries see few keys: see AttendInParts. The parts of a layer take together
   /// the calls that the layer takes as a whole.
-  void begin_layer(const AttentionSpec& spec, Index queries, Index keys) {
-    plan_.emplace(
-        PlanRequest{spec.mask, queries, keys, spec.heads, 1, oracle_.limits(), options_.anchor, options_.packing});
+  void begin_layer(const AttentionSpec& spec, Index layer, Index queries, Index keys) {
+    Sampling sampling = options_.sampling;
+    sampling.layer = layer;
+    plan_.emplace(PlanRequest{spec.mask, queries, keys, spec.heads, 1, oracle_.limits(), options_.anchor,
+                              options_.packing, sampling});
+    if (options_.error_bar_level != 0) bars_.emplace(queries, spec.heads, spec.value_dim, options_.error_bar_level);
     next_block_ = 0;
     rounds_ = 0;
   }
@@ -80,9 +89,15 @@ class GridAttention {
     Rows blocks{next_block_, next_block_};
     while (blocks.end < plan_->query_blocks() && plan_->queries_of(blocks.end).end <= queries.end) ++blocks.end;
     next_block_ = blocks.end;
-    OracleEngine<O> engine(oracle_, *plan_, input, options_.encoding);
+    const ReorderedKeys<Scalar> keys(input, plan_->key_order());
+    const AttentionInput<Scalar> ordered = keys.input();
+    OracleEngine<O> engine(oracle_, *plan_, ordered, options_.encoding);
     Merger<Scalar> merger(out, spec.value_dim, queries.begin);
-    execute_serial<Scalar>(*plan_, blocks, engine, merger);
+    const auto sink = [&](const Job& job, const Partial<Scalar>& partial) {
+      merger(job, partial);
+      if (bars_) (*bars_)(job, partial);
+    };
+    execute_serial<Scalar>(*plan_, blocks, engine, sink);
     merger.finish();
 
     counts_.calls += engine.calls();
@@ -93,10 +108,15 @@ class GridAttention {
   void end_layer() {
     counts_.rounds += rounds_;
     counts_.jobs += plan_->jobs();
+    if (bars_) error_bars_.push_back(bars_->finish());
+    bars_.reset();
     plan_.reset();
   }
 
   [[nodiscard]] const SimulationCounts& counts() const { return counts_; }
+
+  /// For each layer so far the error bars (N, heads) of its attention; empty unless error_bar_level was set.
+  [[nodiscard]] const std::vector<Matrix<double>>& error_bars() const { return error_bars_; }
 
  private:
   /// `position(row)` is where a row of the held rows stands in the sequence.
@@ -117,6 +137,8 @@ class GridAttention {
   std::optional<Plan> plan_;
   Index next_block_ = 0;
   Index rounds_ = 0;
+  std::optional<ErrorBars<Scalar>> bars_;
+  std::vector<Matrix<double>> error_bars_;
 };
 
 /// The rows of the full-length transformer, and what they took.
@@ -124,6 +146,7 @@ template <RealScalar Scalar>
 struct Simulation {
   Matrix<Scalar> rows;
   SimulationCounts counts;
+  std::vector<Matrix<double>> error_bars = {};  ///< (N, heads) for each layer, where they were asked for
 };
 
 /// Runs a transformer over x on an oracle that takes at most limits().rows rows a call.
@@ -139,7 +162,7 @@ requires std::same_as<Scalar, typename O::Scalar>
   require_valid(model);
   GridAttention<O> attend(oracle, options);
   Matrix<Scalar> rows = forward(model, std::move(x), attend, memory);
-  return {std::move(rows), attend.counts()};
+  return {std::move(rows), attend.counts(), attend.error_bars()};
 }
 
 }  // namespace twoheads

@@ -6,6 +6,7 @@
 #include <twoheads/base/index.hpp>
 #include <twoheads/base/errors.hpp>
 #include <twoheads/base/checked.hpp>
+#include <twoheads/base/draws.hpp>
 #include <twoheads/base/matrix.hpp>
 #include <twoheads/base/product.hpp>
 #include <twoheads/base/digest.hpp>
@@ -19,6 +20,7 @@
 #include <twoheads/model/tokenizer.hpp>
 
 #include <twoheads/attention/input.hpp>
+#include <twoheads/attention/reordered_keys.hpp>
 #include <twoheads/attention/norm.hpp>
 #include <twoheads/attention/rope.hpp>
 #include <twoheads/attention/mlp.hpp>
@@ -27,6 +29,7 @@
 #include <twoheads/attention/forward.hpp>
 #include <twoheads/attention/direct.hpp>
 #include <twoheads/attention/partial.hpp>
+#include <twoheads/attention/average_case.hpp>
 
 #include <twoheads/plan/limits.hpp>
 #include <twoheads/plan/packing.hpp>
@@ -39,6 +42,8 @@
 #include <twoheads/plan/window.hpp>
 #include <twoheads/plan/documents.hpp>
 #include <twoheads/plan/paper_counts.hpp>
+#include <twoheads/plan/sampled.hpp>
+#include <twoheads/plan/average_case.hpp>
 #include <twoheads/plan/plan.hpp>
 #include <twoheads/plan/cover.hpp>
 #include <twoheads/plan/print.hpp>
@@ -63,6 +68,8 @@
 #include <twoheads/exec/oracle_engine.hpp>
 
 #include <twoheads/merge/merger.hpp>
+#include <twoheads/merge/f_quantile.hpp>
+#include <twoheads/merge/error_bars.hpp>
 
 #include <twoheads/simulate.hpp>
 

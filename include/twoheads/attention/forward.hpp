@@ -57,7 +57,7 @@ void layer_in_parts(const ModelSpec& spec, const LayerWeights<Scalar>& layer, In
                     Index least, Matrix<Scalar>& x, AttendFn& attend) {
   const AttentionSpec& a = spec.attention;
   KeyWindow<Scalar> window(spec, layer, reach);
-  attend.begin_layer(a, x.rows(), x.rows());
+  attend.begin_layer(a, index, x.rows(), x.rows());
   for (Index begin = 0; begin < x.rows();) {
     const Rows part{begin, attend.part_end(begin, least)};
     window.move_to(part, x);

@@ -36,12 +36,13 @@ using SumScalar = std::conditional_t<std::same_as<Scalar, float>, double, Scalar
 ///   Shapes   sum: value (rows, d), log_weight (rows); part: as many rows or fewer, d columns
 ///   Math     w     = log(exp(sum.log_weight) + exp(part.log_weight))
 ///            value = exp(sum.log_weight - w) * sum.value + exp(part.log_weight - w) * part.value
+///            where part.log_weight has log_factor added: the part counts exp(log_factor) times
 ///   Laws     commutative and associative up to rounding; Partial::empty is an exact identity on either side.
 ///   Corner   a row that neither side has seen keeps log_weight = -inf and a zero value, never NaN.
 ///   Throws   ShapeError if part does not fit; never compiled out.
 ///   Source   Yu & Alman, Lemma 3.1: out = sum_t (B_t / A_t) A_t / sum_t A_t, with A_t = exp(log_weight)
 template <RealScalar Sum, RealScalar Scalar>
-void merge_into(Partial<Sum>& sum, const Partial<Scalar>& part, Index first) {
+void merge_into(Partial<Sum>& sum, const Partial<Scalar>& part, Index first, double log_factor = 0) {
   detail::require_shape("merge: the second partial's value", part.value, part.rows(), sum.value.cols());
   detail::require_shape("merge: the first partial's log weights", sum.log_weight, sum.value.rows(), 1);
   detail::require_shape("merge: the second partial's log weights", part.log_weight, part.rows(), 1);
@@ -51,7 +52,7 @@ void merge_into(Partial<Sum>& sum, const Partial<Scalar>& part, Index first) {
   constexpr double unseen = -std::numeric_limits<double>::infinity();
   for (Index row = 0; row < part.rows(); ++row) {
     double& weight = sum.log_weight[first + row];
-    const double other = part.log_weight[row];
+    const double other = part.log_weight[row] + log_factor;
     if (other == unseen) continue;
     if (weight == unseen) {
       weight = other;

@@ -12,14 +12,14 @@
 
 namespace twoheads {
 
-/// Attention that can take a layer's queries part by part, in order: begin_layer(spec, tokens), then for each part
+/// Attention that can take a layer's queries part by part, in order: begin_layer(spec, layer, queries, keys), then for each part
 /// attend(input, queries, out) on the rows that are held, where part_end(first, least) says at which positions a part
 /// may end (the smallest from first + least on), then end_layer().
 template <class A, class Scalar>
 concept AttendInParts = Attend<A, Scalar> &&
     requires(A& attend, const AttentionSpec& spec, Index position, const AttentionInput<Scalar>& input, Rows queries,
              MatrixSpan<Scalar> out) {
-  attend.begin_layer(spec, position, position);
+  attend.begin_layer(spec, position, position, position);
   { attend.part_end(position, position) } -> std::same_as<Index>;
   attend(input, queries, out);
   attend.end_layer();

@@ -1,6 +1,8 @@
 #pragma once
 
 #include <algorithm>
+#include <iterator>
+#include <map>
 #include <span>
 #include <string>
 #include <twoheads/base/errors.hpp>
@@ -53,14 +55,125 @@ namespace detail {
   return {};
 }
 
+/// The keys that a sampled plan shows one query: each tile's and, of drawn blocks, how they were drawn.
+struct ShownKeys {
+  std::vector<Rows> all;
+  std::map<Index, Index> drawn;  ///< for the first key of each drawn block, how many of its keys the query sees
+  Index exact = 0;               ///< keys seen by tiles that stand for themselves
+  Tile last;                     ///< a drawn tile, if there is any
+
+  void add(const Tile& tile, Rows keys) {
+    all.push_back(keys);
+    if (tile.sampled()) last = tile;
+    if (tile.sampled())
+      drawn[tile.keys.begin] += keys.size();
+    else
+      exact += keys.size();
+  }
+};
+
+/// What is wrong with what a sampled plan shows one query, or nothing: no key twice, none hidden, the near field whole,
+/// each drawn block whole and as many of them as their tiles say, of nearly one length with those that they stand for.
+[[nodiscard]] inline std::string fault_of_sample(const Plan& plan, Index query, ShownKeys& shown) {
+  const PlanRequest& request = plan.request();
+  const Rows visible = request.mask.visible_keys(query, plan.keys()).keys;
+  std::vector<Rows>& ranges = shown.all;
+  std::sort(ranges.begin(), ranges.end(), [](const Rows& a, const Rows& b) { return a.begin < b.begin; });
+  for (std::size_t i = 0; i < ranges.size(); ++i) {
+    if (ranges[i].begin < visible.begin || ranges[i].end > visible.end)
+      return text("query ", query, ": a tile shows hidden keys, ", ranges[i].begin, "..", ranges[i].end - 1);
+    if (i > 0 && ranges[i].begin < ranges[i - 1].end)
+      return text("query ", query, ": key ", ranges[i].begin, " lies in two tiles");
+  }
+  const auto drawn_with = [&](Index key) {
+    const auto block = shown.drawn.upper_bound(key);
+    return block != shown.drawn.begin() && key < std::prev(block)->first + std::prev(block)->second;
+  };
+  const auto missing = [&](Rows exact) {
+    Index key = std::max(exact.begin, visible.begin);
+    for (const Rows& range : ranges)
+      if (range.contains(key) && !drawn_with(key)) key = range.end;
+    return key < std::min(exact.end, visible.end) ? key : -1;
+  };
+  const Sampling& sampling = request.sampling;
+  const bool causal = request.mask.simplified(plan.tokens()).kind == MaskKind::causal;
+  const Index near = causal ? std::max<Index>(sampling.near, 1) : sampling.near;
+  const Index before = query - std::min(query, near - 1);
+  const Index after = std::min(query, plan.keys()) + std::min(near, plan.keys());
+  if (near > 0)
+    if (const Index key = missing({before, after}); key >= 0)
+      return text("query ", query, ": key ", key, " of the near field is not exact");
+  if (const Index key = missing({0, sampling.sinks}); key >= 0)
+    return text("query ", query, ": key ", key, " of the sinks is not exact");
+  const Index far = visible.size() - shown.exact;
+  const auto blocks = static_cast<Index>(shown.drawn.size());
+  if (blocks == 0) return far == 0 ? "" : text("query ", query, " sees no sample of ", far, " keys");
+  const Tile& last = shown.last;
+  if (blocks != last.drawn || blocks != sampling.samples || blocks >= last.stands_for)
+    return text("query ", query, " sees ", blocks, " drawn blocks, expected ", sampling.samples, "; one is a ", last);
+  for (const auto& [first, size] : shown.drawn)
+    if ((size - 1) * last.stands_for >= far || (size + 1) * last.stands_for <= far)
+      return text("query ", query, " sees ", size, " keys of the drawn block from ", first, " on; ", last.stands_for,
+                  " such blocks have ", far, " together");
+  return {};
+}
+
+/// check_cover for a plan that draws a sample: a fault, or nothing. All heads are enumerated: each draws its own.
+[[nodiscard]] inline std::string fault_of_samples(const Plan& plan) {
+  for (Index head = 0; head < plan.request().heads; ++head) {
+    TilingCounts found;
+    Index next_query = 0;
+    for (Index block = 0; block < plan.query_blocks(); ++block) {
+      const Rows queries = plan.queries_of(block);
+      if (queries.begin != next_query || queries.empty())
+        return text("query block ", block, " starts at ", queries.begin, ", expected ", next_query);
+      next_query = queries.end;
+      std::vector<ShownKeys> shown(static_cast<std::size_t>(queries.size()));
+      std::string fault;
+      plan.for_each_slot(block, head, [&](std::span<const Tile> slot) {
+        if (fault.empty()) fault = fault_of_slot(plan, slot);
+        if (slot.empty()) return;
+        found.add_slot(slot);
+        for (const Tile& tile : slot)
+          for (Index i = 0; i < tile.queries.size(); ++i) {
+            const Rows keys = tile.visible_keys(i);
+            if (keys.empty()) continue;
+            if (queries.contains(tile.queries.begin + i))
+              shown[static_cast<std::size_t>(tile.queries.begin + i - queries.begin)].add(tile, keys);
+            else
+              fault = text("query ", tile.queries.begin + i, " lies in a tile of query block ", block);
+          }
+      });
+      for (Index query = queries.begin; query < queries.end && fault.empty(); ++query)
+        fault = fault_of_sample(plan, query, shown[static_cast<std::size_t>(query - queries.begin)]);
+      if (!fault.empty()) return text("head ", head, ", ", fault);
+    }
+    if (next_query != plan.tokens()) return text("query ", next_query, " lies in no query block");
+    if (found.tiles != plan.tiles() || found.slots != plan.slots() || found.most_tiles != plan.jobs_per_slot())
+      return text("the plan counts ", plan.tiles(), " tiles in ", plan.slots(), " slots, up to ", plan.jobs_per_slot(),
+                  " in one; enumeration finds ", found.tiles, ", ", found.slots, " and ", found.most_tiles);
+  }
+  return {};
+}
+
 }  // namespace detail
 
-/// Enumerates the plan and compares it with its mask: "exact", or a sentence that names the first fault.
+/// Enumerates the plan and compares it with its mask: "exact", or a sentence that names the first fault. Of a plan that
+/// draws a sample, the sentence begins with "a sample:" where all is as it should be.
 ///
 ///   Laws   exact means: every visible pair lies in exactly one tile, no hidden pair in any; each slot fits a call
-///          of the oracle; the plan's closed-form counts are what enumeration finds. No floating point. Extra memory O(block
-///          * tiles of a block).
+///          of the oracle; the plan's closed-form counts are what enumeration finds. No floating point. Extra memory
+///          O(block * tiles of a block).
 [[nodiscard]] inline std::string check_cover(const Plan& plan) {
+  if (const SampledTiling* sampled = plan.sampled()) {
+    const std::string fault = detail::fault_of_samples(plan);
+    return !fault.empty()
+               ? fault
+               : detail::text("a sample: ", sampled->sampling.samples,
+                              " far key blocks drawn for each query block and head, or all where there are no more; ",
+                              "no visible pair lies in two tiles, no hidden pair in any",
+                              sampled->has_exact_part() ? ", the near field is exact" : "");
+  }
   Index next_query = 0;
   TilingCounts found;
   for (Index block = 0; block < plan.query_blocks(); ++block) {

@@ -26,8 +26,11 @@ template <class Visit>
 constexpr void visit_rectangle(const Tile& tile, OracleKind oracle, Visit&& visit) {
   if (tile.keys.empty()) return;
   if (oracle == OracleKind::plain) return visit_one(tile, visit);
-  visit_one(Tile{tile.queries, tile.keys, TileShape::lower}, visit);
-  if (tile.keys.size() > 1) visit_one(Tile{tile.queries, tile.keys, TileShape::strict_upper}, visit);
+  Tile half = tile;
+  half.shape = TileShape::lower;
+  visit_one(half, visit);
+  half.shape = TileShape::strict_upper;
+  if (tile.keys.size() > 1) visit_one(half, visit);
 }
 
 /// A triangle of n queries and n keys with its diagonal, and the pairs beside it that all see each other.

@@ -14,11 +14,13 @@
 #include <twoheads/plan/limits.hpp>
 #include <twoheads/plan/packing.hpp>
 #include <twoheads/plan/paper_counts.hpp>
+#include <twoheads/plan/sampled.hpp>
 #include <twoheads/plan/straight.hpp>
 #include <twoheads/plan/tile.hpp>
 #include <twoheads/plan/window.hpp>
 #include <utility>
 #include <variant>
+#include <vector>
 
 namespace twoheads {
 
@@ -32,6 +34,7 @@ struct PlanRequest {
   OracleLimits oracle;
   Anchor anchor = Anchor::mean_key;
   Packing packing = Packing::residual;  ///< of instances over the layers of an oracle that has several
+  Sampling sampling = {};               ///< full and causal masks; what it draws stands for what it does not
 };
 
 /// One tile of one head: a single-head instance inside an oracle call.
@@ -105,12 +108,23 @@ class Plan {
     return used / (rows * static_cast<double>(calls()));
   }
 
-  /// Every plan of this type evaluates all visible pairs; sampled plans would not.
-  [[nodiscard]] bool exact() const { return true; }
+  /// True where all visible pairs are evaluated: always, but for plans that draw a sample of them.
+  [[nodiscard]] bool exact() const { return sampled() == nullptr; }
+
+  /// The tiling that draws a sample, or nothing where the plan is exact.
+  [[nodiscard]] const SampledTiling* sampled() const { return std::get_if<SampledTiling>(&tiling_); }
+
+  /// For each key position of the plan's tiles, the key that stands there; empty where that is the key of the same
+  /// number.
+  [[nodiscard]] std::vector<Index> key_order() const {
+    return sampled() != nullptr && sampled()->permutes_keys() ? sampled()->key_order() : std::vector<Index>{};
+  }
 
   /// The result of the paper that the plan rests on.
   [[nodiscard]] std::string theorem() const {
     if (straight()) return "none needed: the input fits one call";
+    if (sampled() != nullptr)
+      return sampled()->has_exact_part() ? "Theorem 4.1 beside an exact near field" : "Theorem 4.1";
     const bool causal_oracle = request_.oracle.kind == OracleKind::causal;
     switch (request_.mask.simplified(request_.tokens).kind) {
       case MaskKind::full:
@@ -136,14 +150,21 @@ class Plan {
   [[nodiscard]] std::optional<Index> paper_calls() const {
     OracleLimits oracle = request_.oracle;
     oracle.residual = false;
+    // Of a sample the paper draws one key block a query block, whatever S is here.
     return twoheads::paper_calls(
-        {request_.mask, request_.tokens, request_.keys, request_.heads, request_.layers, oracle});
+        {request_.mask, request_.tokens, request_.keys, request_.heads, request_.layers, oracle, sampled() != nullptr});
   }
 
-  /// Calls visit(tiles) for the slots of one query block, in their fixed order.
+  /// Calls visit(tiles) for the slots of one query block, in their fixed order. Where a sample is drawn, each head has
+  /// its own; otherwise the tiles of all heads are the same.
+  template <class Visit>
+  void for_each_slot(Index query_block, Index head, Visit&& visit) const {
+    if (sampled() != nullptr) return sampled()->for_each_slot(query_block, head, visit);
+    std::visit([&](const auto& t) { t.for_each_slot(query_block, visit); }, tiling_);
+  }
   template <class Visit>
   void for_each_slot(Index query_block, Visit&& visit) const {
-    std::visit([&](const auto& t) { t.for_each_slot(query_block, visit); }, tiling_);
+    for_each_slot(query_block, 0, visit);
   }
 
   /// Calls visit(tile) for the tiles of one query block, in their fixed order.
@@ -167,7 +188,7 @@ class Plan {
     for (Index block = blocks.begin; block < blocks.end; ++block) {
       const Rows queries = queries_of(block);
       for (Index head = 0; head < request_.heads; ++head)
-        for_each_slot(block, [&](std::span<const Tile> slot) {
+        for_each_slot(block, head, [&](std::span<const Tile> slot) {
           for (const Tile& tile : slot) visit(Job{tile, head, block, queries, number});
           ++number;
         });
@@ -183,8 +204,11 @@ class Plan {
     const bool own_kind =
         (mask.kind == MaskKind::full && !causal_oracle) || (mask.kind == MaskKind::causal && causal_oracle);
     require_countable(mask.kind != MaskKind::full && !own_kind);
+    const bool sample = draws(mask);
     if (own_kind && std::max(n, request_.keys) <= oracle.rows)
       tiling_ = StraightTiling{n, request_.keys, causal_oracle ? TileShape::lower : TileShape::rectangle};
+    else if (sample)
+      tiling_ = sampled_tiling(mask);
     else if (mask.kind == MaskKind::full)
       tiling_ = FullTiling{n, request_.keys, block(), oracle.kind};
     else if (mask.kind == MaskKind::causal && causal_oracle)
@@ -198,6 +222,25 @@ class Plan {
     else
       tiling_ = WindowTiling{n, mask.window - 1, 0, mask.sinks, oracle.rows, oracle.kind};
     counts_ = std::visit([](const auto& t) { return t.counts(); }, tiling_);
+  }
+
+  /// Whether a sample is drawn, of a mask that can be sampled.
+  [[nodiscard]] bool draws(const Mask& mask) const {
+    if (request_.sampling.samples == 0) {
+      if (request_.sampling.near != 0 || request_.sampling.sinks != 0)
+        throw SpecError("an exact near field is part of a sampled plan: expected samples, 1 or more");
+      return false;
+    }
+    if (mask.kind != MaskKind::full && mask.kind != MaskKind::causal)
+      throw SpecError(detail::text("a sample of a ", name(mask.kind), " mask is not planned: expected full or causal"));
+    const SampledTiling tiling = sampled_tiling(mask);
+    tiling.require_valid();
+    return !tiling.exact();
+  }
+
+  [[nodiscard]] SampledTiling sampled_tiling(const Mask& mask) const {
+    return {request_.tokens,  request_.keys, block(), request_.oracle.kind, mask.kind == MaskKind::causal,
+            request_.sampling};
   }
 
   /// Throws SpecError where 64 bits might not hold a count. Four calls a pair of blocks is the most that any count asks
@@ -215,7 +258,7 @@ class Plan {
   }
 
   PlanRequest request_;
-  std::variant<StraightTiling, FullTiling, CausalTiling, WindowTiling, DocumentsTiling> tiling_;
+  std::variant<StraightTiling, FullTiling, CausalTiling, WindowTiling, DocumentsTiling, SampledTiling> tiling_;
   TilingCounts counts_;
 };
 

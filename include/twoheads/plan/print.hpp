@@ -21,9 +21,11 @@ struct GridCell {
   Index rectangles = 0;
   Index lowers = 0;
   Index uppers = 0;
+  bool sampled = false;
 };
 
 [[nodiscard]] inline char symbol(const GridCell& cell) {
+  if (cell.sampled) return 's';
   if (cell.rectangles > 0) return '#';
   if (cell.lowers > 0 && cell.uppers > 0) return 'X';
   if (cell.lowers > 0) return '\\';
@@ -38,7 +40,10 @@ inline void draw_tiles(std::ostream& out, const Plan& plan) {
   for (Index block = 0; block < plan.query_blocks(); ++block) {
     std::vector<GridCell> cells(static_cast<std::size_t>(columns));
     plan.for_each_tile(block, [&](const Tile& tile) {
-      GridCell& cell = cells[static_cast<std::size_t>(tile.keys.begin / side)];
+      // Blocks of a sampled plan have nearly one length, those of others all but the last.
+      const Index column = plan.sampled() != nullptr ? tile.keys.begin * columns / plan.keys() : tile.keys.begin / side;
+      GridCell& cell = cells[static_cast<std::size_t>(column)];
+      cell.sampled = cell.sampled || tile.sampled();
       if (tile.shape == TileShape::rectangle) ++cell.rectangles;
       if (tile.shape == TileShape::lower) ++cell.lowers;
       if (tile.shape == TileShape::strict_upper) ++cell.uppers;
@@ -87,6 +92,9 @@ inline void print(std::ostream& out, const Plan& plan) {
     out << "\n  each mark is a pair of blocks of up to " << plan.block()
         << " tokens: # a rectangle, \\ a lower triangle, X a lower and a\n"
         << "  reversed strict upper triangle (two jobs), . hidden\n";
+    if (plan.sampled() != nullptr)
+      out << "  or not drawn; s drawn at random, one of " << request.sampling.samples
+          << " in a row that stand for all that were not\n";
   } else {
     detail::draw_mask(out, plan, most);
     out << "\n  each mark stands for about " << (plan.tokens() + most - 1) / most

@@ -33,6 +33,9 @@ struct Tile {
   Rows keys;
   TileShape shape = TileShape::rectangle;
   Rows sinks = {};  ///< keys that all queries of the tile see beside the others; tiles that share a call share them
+  /// A tile drawn at random is one of `drawn` that stand for `stands_for`: its weight counts stands_for / drawn times.
+  Index drawn = 1;
+  Index stands_for = 1;
 
   /// Of the tile's keys, those that query number i of the tile sees, as positions in the sequence; sinks apart.
   [[nodiscard]] constexpr Rows visible_keys(Index i) const {
@@ -46,6 +49,9 @@ struct Tile {
     }
     return keys;
   }
+
+  /// True for one of fewer tiles than they stand for.
+  [[nodiscard]] constexpr bool sampled() const { return drawn != stands_for; }
 
   /// Number of keys that query number i of the tile sees, sinks included.
   [[nodiscard]] constexpr Index keys_seen(Index i) const { return visible_keys(i).size() + sinks.size(); }
@@ -70,6 +76,7 @@ inline std::ostream& operator<<(std::ostream& out, const Tile& tile) {
   out << name(tile.shape) << " of queries " << tile.queries.begin << ".." << tile.queries.end - 1 << " and keys "
       << tile.keys.begin << ".." << tile.keys.end - 1;
   if (!tile.sinks.empty()) out << " and sinks " << tile.sinks.begin << ".." << tile.sinks.end - 1;
+  if (tile.sampled()) out << ", one of " << tile.drawn << " that stand for " << tile.stands_for;
   return out;
 }
 
