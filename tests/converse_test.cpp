@@ -289,6 +289,17 @@ TEST(CodeGap, TheSpreadBoundsEveryScoreBetweenAttentions) {
     }
 }
 
+TEST(CodeGap, TheSpreadIsReachedWhereAnOwnKeyIsOppositeAndAnotherOneIsNot) {
+  Matrix<double> e = Matrix<double>::Zero(1, head_dim);
+  e(0, 3) = 3;
+  const Matrix<double> v = Matrix<double>::Zero(1, value_dim);
+  const std::vector<ShortAttention<double>> attentions{{e, -e, v, {}}, {e, e, v, {}}};
+  for (const double scale : {2.0, -2.0}) {
+    EXPECT_GE(logit_spread(attentions, scale), 36) << scale;
+    EXPECT_LE(logit_spread(attentions, scale), 36.0001) << scale;
+  }
+}
+
 template <class Scalar>
 void expect_least_amplitude() {
   Random random(seed());

@@ -164,11 +164,18 @@ INSTANTIATE_TEST_SUITE_P(Sizes, Stack,
 
 // --- the identity head -----------------------------------------------------------------------------------------------
 
+/// The layout of instances with one input and one answer column.
+StackLayout narrow(const OracleLimits& limits, Index rows) { return {limits, Packing::identity, 1, 1, rows}; }
+
+template <class Scalar>
+double trace_of(const Matrix<Scalar>& answers, const OracleLimits& limits) {
+  return narrow(limits, answers.rows()).template trace<Scalar>();
+}
+
 /// Rows that pass through identity heads alone, since all instances are empty: what comes back of their answer columns.
 template <class Scalar>
 Matrix<Scalar> carried(const Matrix<Scalar>& answers, const OracleLimits& limits) {
-  const StackLayout layout(limits, Packing::identity, 1, answers.cols() / instances_per_call(limits, Packing::identity),
-                           answers.rows());
+  const StackLayout layout = narrow(limits, answers.rows());
   OracleCall<Scalar> call;
   call.rows.setZero(answers.rows(), layout.width());
   call.rows.leftCols(answers.cols()) = answers;
@@ -205,11 +212,14 @@ void expect_identity(double least_exponential) {
           ASSERT_EQ(back.cols(), 2 * layers);
           for (Index c = 0; c < 2 * layers; ++c) {
             const double sum = numbers.col(c).template cast<double>().cwiseAbs().sum();
+            const double trace = trace_of<Scalar>(numbers, limits) * numbers.col(c).cwiseAbs().maxCoeff();
             for (Index i = 0; i < rows; ++i) {
               // Beyond the rounding of a number itself, which is 0 here, only hidden weights are left.
               const double error = std::abs(static_cast<double>(back(i, c)) - static_cast<double>(numbers(i, c)));
               EXPECT_TRUE(error <= static_cast<double>(layers) * least_exponential * sum)
                   << "row " << i << ", column " << c << ": " << back(i, c) << " for " << numbers(i, c);
+              EXPECT_TRUE(error <= trace) << "row " << i << ", column " << c;
+              EXPECT_TRUE(numbers(i, c) == 0 || back(i, c) == numbers(i, c)) << "row " << i << ", column " << c;
             }
           }
         }
@@ -304,6 +314,7 @@ TEST(StackLayout, UsesOneLayerWithoutCodesWhereThatIsEnough) {
   const StackLayout few(limits, Packing::identity, input_cols, answer_cols, 9, 3);
   EXPECT_EQ(few.layers(), 1);
   EXPECT_FALSE(few.has_identity());
+  EXPECT_EQ(few.trace<float>(), 0);
   EXPECT_EQ(few.width(), 3 * input_cols);
   EXPECT_EQ(few.output_width(), 3 * answer_cols);
   const StackLayout more(limits, Packing::identity, input_cols, answer_cols, 9, 4);

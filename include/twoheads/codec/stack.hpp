@@ -1,6 +1,7 @@
 #pragma once
 
 #include <algorithm>
+#include <limits>
 #include <optional>
 #include <twoheads/base/matrix.hpp>
 #include <twoheads/codec/codes.hpp>
@@ -89,6 +90,15 @@ class StackLayout {
   /// more than the least number of an exponential that does not reach 0.
   [[nodiscard]] double code_gap() const { return 1000.0 / score_scale_; }
 
+  /// The most that identity heads leave of other rows in a column of entries up to 1, where the oracle's exponential
+  /// does not reach 0 but ends below the normal numbers: a share r or p must be well above it to be one.
+  template <RealScalar Scalar>
+  [[nodiscard]] double trace() const {
+    if (!has_identity()) return 0.0;
+    return static_cast<double>(layers_) * static_cast<double>(codes_->instances()) *
+           static_cast<double>(std::numeric_limits<Scalar>::min());
+  }
+
  private:
   [[nodiscard]] Index stride() const { return input_cols_ + (residual_ ? answer_cols_ : 0); }
   [[nodiscard]] Index inputs_begin() const { return query_codes_begin() + 2 * codes_->columns(); }
@@ -152,7 +162,7 @@ namespace detail {
 ///   Laws     the answer of an instance is that of a call of its own. An identity head copies a column exactly where
 ///            the oracle's exp(-1000) is 0. Where that ends at some least number t instead (Eigen's at 5.6e-309 in
 ///            float64, 4e-39 in float), each layer adds t times the other rows' entries of the column: that is lost in
-///            rounding except in entries of that size, such as a 0.
+///            rounding except in entries of that size, such as a 0: see StackLayout::trace().
 ///   Corner   fewer heads than layout.instances(): the other instances are left empty, the columns are the same. An
 ///            MLP must keep the entries of a layer that others follow finite, since 0 * inf is NaN in all rows.
 ///   Throws   ShapeError if a head or the MLPs do not fit the layout
