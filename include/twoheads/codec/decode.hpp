@@ -70,19 +70,22 @@ struct Decoded {
 ///   Shapes   answer (rows of the call, output width); anchors (query rows) as encoded, in units of the oracle's score
 ///   Math     value = O / r, log weight = c + ln r - ln(p / s), s copies of the synthetic key seen; nothing is
 ///            subtracted from 1. c = oracle_scale * anchor is rounded as the oracle rounds its scores.
+///            `trace` is the most that an identity head leaves of other rows in a column (StackLayout::trace).
 ///   Corner   a call without a synthetic key says no log weight: 0 stands for it
 ///   Throws   OracleError that names layer, head, tile and row for NaN, infinity, or weights that are no probabilities
 ///   Source   Yu & Alman, Lemma 3.1, whose A = r / (1 - r) loses all digits as r nears 1
 template <RealScalar Scalar>
 [[nodiscard]] Decoded<Scalar> decode(const Matrix<Scalar>& answer, Index begin, const InstanceLayout& layout,
                                      const SlotMap& map, Index job, const JobPlace& place,
-                                     const Vector<Scalar>& anchors, double oracle_scale) {
+                                     const Vector<Scalar>& anchors, double oracle_scale, double trace = 0.0) {
   const Tile& tile = map.tile(job);
   const Index queries = tile.queries.size();
   Decoded<Scalar> found;
   found.partial = Partial<Scalar>::empty(queries, layout.has_values() ? layout.value_dim : 0);
   if (layout.has_keys()) found.expected_keys.setZero(queries, layout.head_dim);
   found.drift.assign(static_cast<std::size_t>(queries), Drift::none);
+  // What other rows left in a share must be lost in its rounding.
+  const double least = least_weight<Scalar>() + trace / static_cast<double>(std::numeric_limits<Scalar>::epsilon());
 
   for (Index query = 0; query < queries; ++query) {
     const Index row = map.row_of(job, query);
@@ -108,12 +111,11 @@ template <RealScalar Scalar>
     const auto keys = static_cast<double>(tile.keys_seen(query));
     const auto copies = static_cast<double>(map.synthetic_seen(row, answer.rows()));
     // O carries r as a factor: where r is small, small values may have left the normal numbers.
-    const bool no_values =
-        layout.has_values() && real < static_cast<double>(std::numeric_limits<Scalar>::epsilon()) &&
-        static_cast<double>(columns.head(layout.value_dim).cwiseAbs().maxCoeff()) / keys < least_weight<Scalar>();
-    if (no_values || real / keys < least_weight<Scalar>())
+    const bool no_values = layout.has_values() && real < static_cast<double>(std::numeric_limits<Scalar>::epsilon()) &&
+                           static_cast<double>(columns.head(layout.value_dim).cwiseAbs().maxCoeff()) / keys < least;
+    if (no_values || real / keys < least)
       drift = Drift::too_high;
-    else if (synthetic / copies < least_weight<Scalar>())
+    else if (synthetic / copies < least)
       drift = Drift::too_low;
     if (drift == Drift::none) {
       found.partial.log_weight[query] = static_cast<double>(static_cast<Scalar>(oracle_scale) * anchors[query]) +

@@ -249,7 +249,7 @@ class OracleEngine {
       for (std::size_t job = 0; job < slot.tasks.size(); ++job) {
         Task& task = slot.tasks[job];
         Decoded<Scalar> found = decode(answer, begin, columns, slot.map, static_cast<Index>(job), place(task),
-                                       task.anchors, limits_.score_scale);
+                                       task.anchors, limits_.score_scale, stacked.template trace<Scalar>());
         if (columns.kind == CallKind::weight) {
           task.found.partial.log_weight = std::move(found.partial.log_weight);
           task.found.drift = std::move(found.drift);
