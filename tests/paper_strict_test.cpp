@@ -172,6 +172,7 @@ const std::vector<Case> cases{
     {Mask::full(), 240, 16, 2, 3, 1},
     {Mask::full(), 16, 16, 1, 1, 3},
     {Mask::causal(), 17, 18, 1, 1, 1},
+    {Mask::full(), 33, 16, 2, 2, 2, MlpKind::custom},
 };
 
 OracleLimits limits_of(const Case& c) {
@@ -184,15 +185,18 @@ OracleLimits limits_of(const Case& c) {
   return limits;
 }
 
-/// Adds a position to each row.
+/// Adds to each row what only its position says.
+const RowFunction by_position([](Index first, auto& rows) {
+  using Scalar = typename std::decay_t<decltype(rows)>::Scalar;
+  for (Index i = 0; i < rows.rows(); ++i) rows.row(i).array() += Scalar(1) / static_cast<Scalar>(first + i + 1);
+});
+
 Model<double> model_of(const Case& c, double logits = 1.0) {
   Model<double> model = random_model<double>(paper_layer(c.layers, 4 * c.heads, c.heads, c.mask, c.mlp, 8), 7);
   for (LayerWeights<double>& layer : model.layers) layer.attention.wq *= logits;
-  if (c.input_mlp)
-    model.input_mlp = RowFunction([](Index first, auto& rows) {
-      using Scalar = typename std::decay_t<decltype(rows)>::Scalar;
-      for (Index i = 0; i < rows.rows(); ++i) rows.row(i).array() += Scalar(1) / Scalar(first + i + 1);
-    });
+  if (c.input_mlp) model.input_mlp = by_position;
+  if (c.mlp == MlpKind::custom)
+    for (LayerWeights<double>& layer : model.layers) layer.mlp.custom = by_position;
   return model;
 }
 
