@@ -66,8 +66,8 @@ Row row_of(const Tile& tile, const Matrix<Scalar>& queries, const Matrix<Scalar>
   return row;
 }
 
-/// Calls visit(tile, queries, keys, sinks, scale) for all shapes, small numbers of queries, keys and sinks, and sizes of
-/// logits.
+/// Calls visit(tile, queries, keys, sinks, scale) for all shapes, small numbers of queries, keys and sinks, and sizes
+/// of logits.
 template <class Scalar, class Visit>
 void for_each_tile(const Visit& visit) {
   SCOPED_TRACE(testing::Message() << "seed " << seed());
@@ -157,10 +157,10 @@ TEST(GibbsAnchors, LieWithinHalfTheLogarithmOfTheKeysSeenOfTheLogSumExp) {
   check_gibbs<double>();
 }
 
-// --- search -----------------------------------------------------------------------------------------------------------
+// --- search ----------------------------------------------------------------------------------------------------------
 
-/// Tries until an anchor does not drift; -1 where it never settles. A row whose log-sum-exp is `target` drifts where exp
-/// of the distance leaves the scalar's range.
+/// Tries until an anchor does not drift; -1 where it never settles. A row whose log-sum-exp is `target` drifts where
+/// exp of the distance leaves the scalar's range.
 template <class Scalar>
 int tries_to_find(Scalar target, Scalar anchor) {
   const Real range = -std::log(Real(least_weight<Scalar>()));
@@ -211,7 +211,7 @@ TEST(AnchorSearch, FindsTargetsOfADoubleFromWhereAGibbsAnchorStarts) {
       for (const double off : {-1e-6, -1e-12, 1e-12, 1e-6}) expect_found(target, target * (1.0 + off));
 }
 
-// --- dead keys --------------------------------------------------------------------------------------------------------
+// --- dead keys -------------------------------------------------------------------------------------------------------
 
 /// The dead key's entry for one query and one key of one column each.
 template <class Scalar>

@@ -20,7 +20,8 @@ const Tile lower{{40, 43}, {70, 73}, TileShape::lower};
 /// The same pairs' complement: rows 2 and 1 carry queries 40 and 41, query 42 sees no key.
 const Tile upper{{40, 43}, {70, 73}, TileShape::strict_upper};
 
-/// An answer of a call of `rows` rows whose every row says the same: values 3 and 5 on the real keys, weights r and p, keys 7, 8, 9.
+/// An answer of a call of `rows` rows whose every row says the same: values 3 and 5 on the real keys, weights r and p,
+/// keys 7, 8, 9.
 template <class Scalar>
 Matrix<Scalar> answer_of(const InstanceLayout& layout, Index rows, double r, double p) {
   Matrix<Scalar> answer = Matrix<Scalar>::Zero(rows, layout.answer_cols());
@@ -52,7 +53,7 @@ std::string error_of(const Matrix<Scalar>& answer, const InstanceLayout& layout,
   return "no error";
 }
 
-// --- values and log weights -------------------------------------------------------------------------------------------
+// --- values and log weights ------------------------------------------------------------------------------------------
 
 TEST(Decode, ValuesAreDividedByRAndLogWeightsAreTheAnchorPlusTheLogarithmOfROverP) {
   for (const CallKind kind : {CallKind::state, CallKind::state_with_keys, CallKind::weight}) {
@@ -110,7 +111,7 @@ TEST(Decode, AQueryThatSeesNoKeyHasAZeroValueAndNoWeight) {
   EXPECT_EQ(found.first_unsafe(), -1);
 }
 
-// --- anchors out of range ---------------------------------------------------------------------------------------------
+// --- anchors out of range --------------------------------------------------------------------------------------------
 
 template <class Scalar>
 void check_drift() {
@@ -158,7 +159,7 @@ TEST(Decode, AWeightThatUnderflowsSaysOnWhichSideTheAnchorLies) {
   check_drift<double>();
 }
 
-// --- answers that are none --------------------------------------------------------------------------------------------
+// --- answers that are none -------------------------------------------------------------------------------------------
 
 TEST(Decode, ANumberThatIsNotFiniteNamesLayerHeadTileAndRow) {
   for (const CallKind kind :

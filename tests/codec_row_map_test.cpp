@@ -15,7 +15,7 @@ namespace {
 
 using namespace twoheads;
 
-// --- rows -------------------------------------------------------------------------------------------------------------
+// --- rows ------------------------------------------------------------------------------------------------------------
 
 struct Case {
   Tile tile;
@@ -145,7 +145,7 @@ TEST(RowMap, AShapeThatTheOracleCannotShowIsABrokenInvariant) {
   EXPECT_THROW(RowMap(tile(TileShape::strict_upper), OracleKind::causal, true), std::logic_error);
 }
 
-// --- columns ----------------------------------------------------------------------------------------------------------
+// --- columns ---------------------------------------------------------------------------------------------------------
 
 /// How often each column of a range was given away.
 class Columns {

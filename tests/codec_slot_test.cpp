@@ -124,10 +124,10 @@ TEST(SlotCodec, GibbsAnchorsDoSoAtEveryLogitSize) {
   }
 }
 
-// --- hidden keys ------------------------------------------------------------------------------------------------------
+// --- hidden keys -----------------------------------------------------------------------------------------------------
 
-/// A value set on the rows of all other jobs' keys does not reach a job's answers: no digit of one that has any changes.
-/// What is left is the least that Eigen's exponential yields, which ends at 5.6e-309 in float64 and not at 0.
+/// A value set on the rows of all other jobs' keys does not reach a job's answers: none of their digits changes. What
+/// is left is the least that Eigen's exponential yields, which ends at 5.6e-309 in float64 and not at 0.
 template <class Scalar>
 void expect_others_get_nothing(OracleKind oracle, CallKind kind, double logits, double oracle_scale) {
   SCOPED_TRACE(testing::Message() << "seed " << seed() << ", " << name(oracle) << ", logits " << logits
@@ -196,7 +196,7 @@ TEST(SlotCodec, LogitsWhoseCodesLeaveTheScalarAreALimitError) {
   }
 }
 
-// --- codes in the rows of a call --------------------------------------------------------------------------------------
+// --- codes in the rows of a call -------------------------------------------------------------------------------------
 
 TEST(SlotCodec, TheSyntheticKeySinksAndPaddingCarryNoCodeAndQueriesMeetTheirOwnKeysWithZeros) {
   Random random(seed());

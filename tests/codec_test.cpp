@@ -16,7 +16,7 @@ using namespace tiles;
 
 std::uint64_t seed() { return seed_or(314); }
 
-// --- encode, run, decode against the truth ----------------------------------------------------------------------------
+// --- encode, run, decode against the truth ---------------------------------------------------------------------------
 
 /// Calls visit(setting) for all oracles, encodings and ways to pad.
 template <class Visit>
@@ -104,7 +104,7 @@ TEST(Codec, GibbsAnchorsAnswerTheirTilesAtEveryLogitSize) {
   }
 }
 
-// --- padding ----------------------------------------------------------------------------------------------------------
+// --- padding ---------------------------------------------------------------------------------------------------------
 
 template <class Scalar>
 void expect_padding_changes_roundings_only(CallKind kind, double logits) {
@@ -146,7 +146,7 @@ TEST(Codec, MoreRowsOfPaddingChangeResultsByRoundingOnly) {
     }
 }
 
-// --- instances side by side -------------------------------------------------------------------------------------------
+// --- instances side by side ------------------------------------------------------------------------------------------
 
 TEST(Codec, AnInstanceReadsAndWritesItsOwnColumnsOnly) {
   Random random(seed());
@@ -172,7 +172,7 @@ TEST(Codec, AnInstanceReadsAndWritesItsOwnColumnsOnly) {
   });
 }
 
-// --- dead keys --------------------------------------------------------------------------------------------------------
+// --- dead keys -------------------------------------------------------------------------------------------------------
 
 /// Holds dead keys to what they are for: exp of their score over a row's largest is 0 in the scalar, for every query.
 template <class Scalar>
@@ -224,10 +224,10 @@ TEST(DeadKeys, GetNoAttentionAtAnyLogitSize) {
     }
 }
 
-// --- the paper's own form ---------------------------------------------------------------------------------------------
+// --- the paper's own form --------------------------------------------------------------------------------------------
 
-/// Full attention of the hottest head over two blocks of keys, merged from what the calls say; largest error of a row relative to its norm,
-/// infinite where a row is no number.
+/// Full attention of the hottest head over two blocks of keys, merged from what the calls say; largest error of a row
+/// relative to its norm, infinite where a row is no number.
 template <class Scalar, class Merge>
 double worst_row(const Layer<Scalar>& layer, const Merge& merge) {
   const Truth truth =

@@ -129,7 +129,7 @@ TEST(Codes, ForNoInstanceAreRefused) {
             "codes for -4 instances, expected 1 or more");
 }
 
-// --- amplitudes -------------------------------------------------------------------------------------------------------
+// --- amplitudes ------------------------------------------------------------------------------------------------------
 
 template <class Scalar>
 void expect_square_beyond(double gap) {

@@ -47,7 +47,7 @@ std::vector<Mask> masks_over(Index tokens) {
 
 const std::vector<Index> token_counts{1, 2, 3, 7, 20};
 
-// --- which keys a query sees ------------------------------------------------------------------------------------------
+// --- which keys a query sees -----------------------------------------------------------------------------------------
 
 TEST(VisibleKeys, AreThoseOfTheDefinitionsForEveryKind) {
   for (const Index tokens : token_counts)
@@ -112,7 +112,7 @@ TEST(VisibleKeys, OfADocumentAreItsOwn) {
   EXPECT_EQ(Mask::documents({3, 4, 1}, true).document_of(7), (Rows{7, 8}));
 }
 
-// --- what follows from them -------------------------------------------------------------------------------------------
+// --- what follows from them ------------------------------------------------------------------------------------------
 
 TEST(SimplifiedMask, ShowsTheSamePairsAndStaysWhatItIs) {
   for (const Index tokens : token_counts)
@@ -174,7 +174,7 @@ TEST(Masks, AreEqualIfAllTheirFieldsAre) {
   EXPECT_EQ(Mask{}, Mask::full());
 }
 
-// --- masks that are none ----------------------------------------------------------------------------------------------
+// --- masks that are none ---------------------------------------------------------------------------------------------
 
 std::string fault(const Mask& mask, Index queries = 10, Index keys = 10) {
   return message_of<SpecError>([&] { mask.require_defined(queries, keys); });

@@ -132,7 +132,7 @@ TEST(PlanErrors, AnOracleOfAnyNumberOfHeadsAndLayersTakesOneCallALayer) {
   EXPECT_EQ(Plan(request).paper_calls(), 3);
 }
 
-// --- print ------------------------------------------------------------------------------------------------------------
+// --- print -----------------------------------------------------------------------------------------------------------
 
 std::vector<std::string> printed(const PlanRequest& request) {
   std::ostringstream out;

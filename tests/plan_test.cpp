@@ -19,7 +19,7 @@ namespace {
 
 using namespace twoheads;
 
-// --- what the laws are held against, written by hand ------------------------------------------------------------------
+// --- what the laws are held against, written by hand -----------------------------------------------------------------
 
 struct Case {
   MaskKind mask = MaskKind::full;
@@ -126,7 +126,7 @@ std::vector<std::vector<Tile>> slots_of(const Plan& plan, Index block) {
   return slots;
 }
 
-// --- laws -------------------------------------------------------------------------------------------------------------
+// --- laws ------------------------------------------------------------------------------------------------------------
 
 TEST(Tile, ShowsTheKeysThatItsShapeSays) {
   for (const TileShape shape : {TileShape::rectangle, TileShape::lower, TileShape::strict_upper})
@@ -299,7 +299,7 @@ TEST(Plan, JobsComeByQueryBlockThenHeadThenSlotThenTile) {
   }
 }
 
-// --- counts without enumeration ---------------------------------------------------------------------------------------
+// --- counts without enumeration --------------------------------------------------------------------------------------
 
 static_assert(FullTiling{1000, 1000, 16, OracleKind::plain}.tiles() == 63 * 63);
 static_assert(FullTiling{1000, 993, 16, OracleKind::causal}.tiles() == 2 * 63 * 63 - 63);
@@ -338,7 +338,7 @@ TEST(Plan, AMillionTokensAreCountedWithoutEnumeration) {
   EXPECT_EQ(tiles_of(plan, 0), std::vector<Tile>({{{0, 2}, {0, 2}, TileShape::lower}}));
 }
 
-// --- check_cover ------------------------------------------------------------------------------------------------------
+// --- check_cover -----------------------------------------------------------------------------------------------------
 
 TEST(CheckCover, NamesTheFaultOfARow) {
   const auto fault = [](std::vector<Rows> shown) { return detail::cover_of_row(7, {{0, 0}, {2, 10}}, shown); };
@@ -357,7 +357,7 @@ TEST(CheckCover, NamesTheFaultOfARow) {
   EXPECT_EQ(fault({{2, 10}, {10, 12}}), "query 7: a tile shows hidden keys, 10..11");
 }
 
-// --- the concept ------------------------------------------------------------------------------------------------------
+// --- the concept -----------------------------------------------------------------------------------------------------
 
 struct NoCounts {
   [[nodiscard]] Index query_blocks() const { return 1; }

@@ -179,7 +179,7 @@ OracleLimits limits_of(OracleKind kind, Index rows) {
 
 constexpr OracleKind both[] = {OracleKind::plain, OracleKind::causal};
 
-// --- the error over all sizes -----------------------------------------------------------------------------------------
+// --- the error over all sizes ----------------------------------------------------------------------------------------
 
 /// All windows, sinks, rows and oracles, at logits of about 3, where no anchor is unsafe. Under a sanitizer the longest
 /// inputs meet one number of sinks for each window.
@@ -241,7 +241,7 @@ TEST(WindowSimulation, OfBandsDocumentsAndCausalMasksKeepsTheErrorBoundToo) {
   }
 }
 
-// --- anchors and logits -----------------------------------------------------------------------------------------------
+// --- anchors and logits ----------------------------------------------------------------------------------------------
 
 template <class Scalar>
 void check_large_logits() {
@@ -272,7 +272,25 @@ TEST(WindowSimulation, RepeatsSomeSlotsOfLargeLogitsAndNotAll) {
   EXPECT_GT(grid.counts().repeats, 0);
 }
 
-// --- keys outside the window that are hotter --------------------------------------------------------------------------
+/// Direct evaluation is what is left to compare with: at 1e10 neighbouring floats differ by 1024, and softmax picks one
+/// key. Rows whose real keys get nothing beside their anchor are asked again, their values too.
+TEST(WindowSimulation, GoesWithDirectEvaluationWhereALogitsRoundingIsBeyondEveryAnchorsWindow) {
+  const Inputs rows = inputs_of(90, 1e10);
+  for (const Mask& mask : {Mask::sliding_window(16), Mask::window_and_sinks(9, 4), Mask::band(5, 7),
+                           Mask::documents({3, 40, 1, 2, 44}, true), Mask::causal()}) {
+    const auto problem = problem_of<float>(mask, rows);
+    DirectAttention<float> direct;
+    const Matrix<float> expected = problem.attend(direct);
+    for (const OracleKind kind : both)
+      for (const Anchor anchor : {Anchor::gibbs, Anchor::adaptive}) {
+        const Matrix<float> found = problem.check(limits_of(kind, 33), anchor);
+        EXPECT_LE((found - expected).cwiseAbs().maxCoeff<Eigen::PropagateNaN>(), 1e-5F)
+            << text_of(mask) << ", " << name(kind) << ", " << name(anchor);
+      }
+  }
+}
+
+// --- keys outside the window that are hotter -------------------------------------------------------------------------
 
 /// The last column of a head's keys lifts every logit: by `heat` nats for all keys before `end`, by nothing from there.
 Inputs with_heat(Inputs rows, double heat, Index end) {
@@ -283,6 +301,17 @@ Inputs with_heat(Inputs rows, double heat, Index end) {
     rows.k.col(column).head(end).setConstant(static_cast<float>(heat));
   }
   return rows;
+}
+
+TEST(WindowSimulation, MeanKeyAnchorsFollowLogitsThatAllLieFarFromZeroSinksIncluded) {
+  const Inputs rows = inputs_of(100, 3.0);
+  for (const double heat : {-300.0, 300.0})
+    for (const Mask& mask : {Mask::sliding_window(9), Mask::window_and_sinks(5, 8), Mask::window_and_sinks(2, 15),
+                             Mask::band(5, 7), Mask::documents({3, 40, 1, 2, 54}, true), Mask::causal()}) {
+      const auto problem = problem_of<float>(mask, with_heat(rows, heat, 100));
+      for (const Index oracle_rows : {17, 33, 65})
+        for (const OracleKind kind : both) problem.check(limits_of(kind, oracle_rows), Anchor::mean_key);
+    }
 }
 
 template <class Scalar>
@@ -339,7 +368,7 @@ TEST(WindowSimulation, OtherDocumentsThatAreHotterChangeNothing) {
   }
 }
 
-// --- oracles of every kind --------------------------------------------------------------------------------------------
+// --- oracles of every kind -------------------------------------------------------------------------------------------
 
 const std::vector<Mask> some_masks{Mask::sliding_window(16),
                                    Mask::window_and_sinks(9, 4),

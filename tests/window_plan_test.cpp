@@ -168,7 +168,7 @@ void for_each_size(const Visit& visit) {
   }
 }
 
-// --- covers and counts ------------------------------------------------------------------------------------------------
+// --- covers and counts -----------------------------------------------------------------------------------------------
 
 TEST(WindowPlan, CoversEveryWindowWithAndWithoutSinksExactlyAndCountsWhatItEnumerates) {
   int cases = 0;
@@ -240,6 +240,16 @@ TEST(DocumentsPlan, ShortDocumentsThatFitACallTogetherShareASlot) {
   EXPECT_EQ(expect_exact(request_of(inside, 64, OracleKind::causal, 65)), (TilingCounts{32, 1, 64, 32}));
 }
 
+TEST(DocumentsPlan, AQueryBlockOfShortDocumentsHoldsThoseThatFitACallAndTheNextWouldNot) {
+  const std::vector<Index> lengths{5, 3, 8, 1, 7, 7, 2, 16, 15, 1, 1, 9, 6, 4};
+  for (const OracleKind oracle : {OracleKind::plain, OracleKind::causal}) {
+    const Plan plan(request_of(Mask::documents(lengths, false), 85, oracle, 17));
+    std::vector<Index> found;
+    for (Index block = 0; block < plan.query_blocks(); ++block) found.push_back(plan.queries_of(block).size());
+    EXPECT_EQ(found, (std::vector<Index>{16, 15, 2, 16, 16, 16, 4})) << name(oracle);
+  }
+}
+
 /// Tilings count in closed form what they enumerate, also for masks that a plan would simplify.
 template <class T>
 void expect_counts(const T& tiling, const PlanRequest& request) {
@@ -269,7 +279,7 @@ TEST(WindowTiling, CountsEqualEnumerationAlsoWhereTheMaskCouldBeSimpler) {
       }
 }
 
-// --- bounds on calls --------------------------------------------------------------------------------------------------
+// --- bounds on calls -------------------------------------------------------------------------------------------------
 
 TEST(WindowPlan, CallsOfAShortWindowAreLinearInTheTokens) {
   // log2 of a window of 64 is 6: a plain oracle takes a slot a level and one for the diagonal.
@@ -299,6 +309,19 @@ TEST(WindowPlan, OfACausalOracleTakesTwoSlotsForAllSegmentsThatFitACall) {
     EXPECT_EQ(plan.slots(), 1 + (r == 1 ? 1 : 2) * blocks) << "r " << r << ", s " << s << ", " << rows << " rows";
     EXPECT_EQ(plan.jobs_per_slot(), c) << "r " << r << ", s " << s << ", " << rows << " rows";
   }
+}
+
+TEST(WindowPlan, SinksRideInTheSlotsOfLowerTrianglesUpToHalfOfACausalOraclesRowsAndAreRectanglesBeyond) {
+  for (const Index rows : {3, 17, 18, 65})
+    for (const Index s : {1, 2, 7, 8, 9, 31, 32, 33})
+      for (const OracleKind oracle : {OracleKind::plain, OracleKind::causal}) {
+        const Plan plan(request_of(Mask::window_and_sinks(4, s), 200, oracle, rows));
+        Index riding = 0;
+        for (Index block = 0; block < plan.query_blocks(); ++block)
+          plan.for_each_tile(block, [&](const Tile& tile) { riding = std::max(riding, tile.sinks.size()); });
+        const bool ride = oracle == OracleKind::causal && s <= (rows - 1) / 2;
+        EXPECT_EQ(riding, ride ? s : 0) << s << " sinks on a " << name(oracle) << " oracle of " << rows << " rows";
+      }
 }
 
 TEST(WindowPlan, AThousandMillionTokensAreCountedWithoutEnumeration) {
@@ -334,7 +357,7 @@ TEST(WindowPlan, EnumeratesAMillionTokensWithoutStoringTiles) {
   EXPECT_GT(static_cast<double>(tiles) * static_cast<double>(sizeof(Job)), 1.5e9);
 }
 
-// --- the plain oracle's triangles -------------------------------------------------------------------------------------
+// --- the plain oracle's triangles ------------------------------------------------------------------------------------
 
 TEST(HalvedTriangle, ItsSquaresItsDiagonalAndWhatLiesBesideItAreItsPairsOnce) {
   for (const TileShape shape : {TileShape::lower, TileShape::strict_upper})
@@ -375,7 +398,7 @@ TEST(SlotFiller, ClosesASlotWhereTheNextTileDoesNotFitOrHasOtherSinks) {
   EXPECT_EQ(slots, expected) << "4 + 5 and the synthetic row fill a slot; tiles without rows are left out";
 }
 
-// --- check_cover finds planted faults ---------------------------------------------------------------------------------
+// --- check_cover finds planted faults --------------------------------------------------------------------------------
 
 TEST(CheckCover, NamesTheFaultOfARowThatSeesSinks) {
   const auto fault = [](std::vector<Rows> shown) { return detail::cover_of_row(9, {{0, 3}, {6, 10}}, shown); };

@@ -30,7 +30,7 @@ using RealMatrix = std::vector<std::vector<Real>>;
 
 inline constexpr Index queries = 9, keys = 10, heads = 2, head_dim = 3, value_dim = 2, input_width = 4;
 
-// --- a layer's tokens -------------------------------------------------------------------------------------------------
+// --- a layer's tokens ------------------------------------------------------------------------------------------------
 
 /// What a layer hands to its attention, with its owners. Two heads of different keys, or of the same keys and values.
 template <class Scalar>
@@ -131,7 +131,7 @@ Layer<Scalar> make_layer(Random& random, double largest, bool slice) {
   return layer;
 }
 
-// --- the truth, by the definitions, in long double --------------------------------------------------------------------
+// --- the truth, by the definitions, in long double -------------------------------------------------------------------
 
 struct TruthRow {
   Index seen = 0;
@@ -214,7 +214,7 @@ double bound(const Truth& truth, double anchor) {
   return 4.0 * eps * (logit + static_cast<double>(keys) + 16.0);
 }
 
-// --- one call ---------------------------------------------------------------------------------------------------------
+// --- one call --------------------------------------------------------------------------------------------------------
 
 struct TileOfHead {
   Tile tile;
@@ -363,7 +363,7 @@ Anchors anchors_of(Anchor anchor, const Layer<Scalar>& layer, const std::vector<
   return anchors;
 }
 
-// --- what was found against the truth ---------------------------------------------------------------------------------
+// --- what was found against the truth --------------------------------------------------------------------------------
 
 /// How often rows drifted, so that no test passes for want of rows.
 struct Drifts {
