@@ -356,6 +356,39 @@ TEST(SampledPlan, RefusesWhatItCannotPlan) {
   EXPECT_FALSE(Plan(Case{MaskKind::causal, OracleKind::causal, 41, 3, 2}.request()).exact());
 }
 
+TEST(SampledPlan, CheckNamesTheFirstFault) {
+  // 97 tokens in 13 blocks of 8 or 7; query 50 lies in block 6; its keys from 42 on are to be exact.
+  const Plan plan(Case{MaskKind::causal, OracleKind::causal, 97, 9, 2, 9}.request());
+  const auto drawn = [](Rows keys, Index of) {
+    Tile tile{{46, 54}, keys};
+    tile.drawn = 2;
+    tile.stands_for = of;
+    return tile;
+  };
+  const auto fault = [&](const std::vector<std::pair<Tile, Rows>>& tiles) {
+    detail::ShownKeys shown;
+    for (const auto& [tile, keys] : tiles) shown.add(tile, keys);
+    return detail::fault_of_sample(plan, 50, shown);
+  };
+  const std::pair<Tile, Rows> near{Tile{{46, 54}, {40, 51}}, {40, 51}};
+  const auto whole = [&](Rows keys, Index of = 5) { return std::pair<Tile, Rows>{drawn(keys, of), keys}; };
+  EXPECT_EQ(fault({near, whole({0, 8}), whole({24, 32})}), "");
+  const auto says = [](const std::string& text, const std::string& words) {
+    EXPECT_NE(text.find(words), std::string::npos) << text;
+  };
+  says(fault({near, whole({0, 8}), whole({7, 15})}), "key 7 lies in two tiles");
+  says(fault({{Tile{{46, 54}, {40, 52}}, {40, 52}}, whole({0, 8}), whole({24, 32})}), "hidden keys, 40..51");
+  says(fault({{near.first, {43, 51}}, whole({0, 8}), whole({24, 32})}), "key 42 of the near field is not exact");
+  says(fault({whole({40, 51}), whole({0, 8})}), "key 42 of the near field is not exact");
+  says(fault({near}), "no sample of 40 keys");
+  says(fault({near, whole({0, 8})}), "1 drawn blocks, expected 2");
+  says(fault({near, whole({0, 8}), whole({24, 32}), whole({8, 16})}), "3 drawn blocks, expected 2");
+  says(fault({near, whole({0, 8}, 1), whole({24, 32}, 1)}), "2 drawn blocks");
+  says(fault({near, whole({0, 8}, 9), whole({24, 32}, 9)}), "such blocks have 40 together");
+  // Half of a block that is cut into two triangles.
+  says(fault({near, {drawn({0, 8}, 5), {0, 4}}, whole({24, 32})}), "sees 4 keys of the drawn block from 0");
+}
+
 TEST(SampledPlan, CrossAttentionDrawsBlocksOfItsKeys) {
   PlanRequest request = Case{MaskKind::full, OracleKind::plain, 90, 11, 3}.request();
   request.keys = 47;
