@@ -17,6 +17,7 @@ int main(int argc, char** argv) {
   return programs::run(app, argc, argv, [&] {
     const twoheads::Plan plan = programs::make_plan(arguments.request());
     const std::string cover = arguments.cover(plan);
+    arguments.draw(plan);
     if (json) {
       nlohmann::ordered_json result{{"calls", plan.calls()},         {"rounds", plan.rounds()},
                                     {"jobs", plan.jobs()},           {"tiles", plan.tiles()},

@@ -173,8 +173,10 @@ int main(int argc, char** argv) {
     if (threads > 1) throw programs::NotBuiltYet("--threads above 1");
     settings.request = arguments.request();
     settings.kv_heads = arguments.kv_heads();
-    const std::string cover = arguments.cover(programs::make_plan(settings.request));
+    const twoheads::Plan plan = programs::make_plan(settings.request);
+    const std::string cover = arguments.cover(plan);
     make_spec(settings).require_valid();
+    arguments.draw(plan);
     const bool single = scalar == ScalarWord::float32;
     const Outcome outcome = single ? run<float>(settings) : run<double>(settings);
     if (json) {

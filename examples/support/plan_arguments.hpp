@@ -1,9 +1,14 @@
 #pragma once
 
+#include <cerrno>
+#include <fstream>
+#include <stdexcept>
 #include <string>
+#include <system_error>
 #include <twoheads/base/errors.hpp>
 #include <twoheads/plan/cover.hpp>
 #include <twoheads/plan/plan.hpp>
+#include <twoheads/plan/svg.hpp>
 #include <vector>
 
 #include "support/arguments.hpp"
@@ -66,7 +71,8 @@ class PlanArguments {
     add_choice<int>(app, "--method", method_, {{"stable", 0}}, {"paper"}, "construction (default stable)");
     add_anchor(app, request_.anchor);
     app.add_flag("--check", check_, "enumerate every visible pair and compare with the mask");
-    add_later(app, {"--packing", "--samples", "--near", "--ranks", "--svg"});
+    add_file(app, "--svg", svg_, "draw the grid as a picture into this file");
+    add_later(app, {"--packing", "--samples", "--near", "--ranks"});
   }
 
   /// The request that the flags make, checked against each other.
@@ -89,6 +95,19 @@ class PlanArguments {
   /// What --check finds, "exact" or a sentence; empty where it was not asked for.
   [[nodiscard]] std::string cover(const twoheads::Plan& plan) const {
     return check_ ? twoheads::check_cover(plan) : "";
+  }
+
+  /// Writes the picture that --svg asks for, if it does; throws std::runtime_error that names the file and the cause.
+  void draw(const twoheads::Plan& plan) const {
+    if (svg_.empty()) return;
+    errno = 0;
+    std::ofstream out(svg_, std::ios::binary);
+    if (out) twoheads::write_svg(out, plan);
+    // Closing writes what is still held back, so a full disk shows here at the latest.
+    if (out.is_open()) out.close();
+    if (out) return;
+    const std::string cause = errno != 0 ? ": " + std::generic_category().message(errno) : "";
+    throw std::runtime_error("--svg " + svg_ + ": cannot be written" + cause);
   }
 
   [[nodiscard]] Index kv_heads() const { return kv_heads_ > 0 ? kv_heads_ : request_.heads; }
@@ -129,6 +148,7 @@ class PlanArguments {
   Index kv_heads_ = 0;
   int method_ = 0;
   bool check_ = false;
+  std::string svg_;
 };
 
 /// The plan of a request; what a plan refuses is a fault of the flags.
