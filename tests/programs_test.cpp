@@ -131,7 +131,6 @@ TEST(LaterFeatures, AnswerNotBuiltYetWithTwo) {
       {"twoheads_plan", "--mask full --method paper --tokens 100 --rows 64"},
       {"twoheads_plan", "--mask full --oracle-layers 2 --tokens 100 --rows 64"},
       {"twoheads_plan", "--mask full --samples 2 --tokens 100 --rows 64"},
-      {"twoheads_plan", "--mask full --svg grid.svg --tokens 100 --rows 64"},
       {"twoheads_simulate", "--mask full --engine kernel --tokens 100 --rows 64"},
       {"twoheads_simulate", "--mask full --threads 2 --tokens 100 --rows 64"},
       {"twoheads_lm", "--model m --tokenizer t --generate 3 --engine kernel"},

@@ -105,7 +105,7 @@ struct SvgLegend {
     shape({{0, 5}, {0, 5}}, there.rectangles, name(TileShape::rectangle));
     shape({{0, 5}, {0, 5}, TileShape::lower}, there.lowers, name(TileShape::lower));
     shape({{0, 5}, {0, 5}, TileShape::strict_upper}, there.uppers, name(TileShape::strict_upper));
-    shape({{0, 5}, {0, 1}}, there.sinks, "with a strip of sinks in the same tile");
+    shape({{0, 5}, {0, 1}}, there.sinks, "that carry a strip of sinks too");
   }
 
   void swatches(Index calls) {
@@ -153,7 +153,7 @@ inline void draw_svg_facts(SvgLegend& legend, const Plan& plan) {
   legend.fact("rounds", svg_count(plan.rounds()));
   legend.fact("rows used", text(static_cast<int>(plan.rows_used() * 1000 + 0.5) / 10.0, " %"));
   legend.fact("exact", plan.exact() ? "yes" : "no");
-  legend.fact("calls of the paper's construction", svg_count(plan.paper_calls()));
+  legend.fact("the paper's calls", svg_count(plan.paper_calls()));
   legend.note("By: " + plan.theorem());
 }
 
@@ -233,8 +233,8 @@ inline void draw_svg_zoom(std::string& svg, SvgLegend& legend, const Plan& plan,
 /// Draws the plan's grid as a picture that needs no other file, queries downwards and keys to the right.
 ///
 ///   Laws     of few tiles, each is drawn once in its true shape and in the colour of the call that carries it; of
-///            many, cells shaded by their share of visible pairs, and a corner tile by tile. At most about 1 MB, in time that
-///            grows with the query blocks alone. Equal plans give equal bytes.
+///            many, cells shaded by their share of visible pairs, and a corner tile by tile. At most about 1 MB.
+///            Equal plans give equal bytes.
 ///   Corner   of several heads and layers, the calls of the first of both are shown. A stream that cannot be written
 ///            is left in its state of failure, as by any operator<<.
 inline void write_svg(std::ostream& out, const Plan& plan) { out << detail::svg_page(plan); }

@@ -12,15 +12,15 @@
 
 namespace twoheads::detail {
 
-/// Cells of a raster that have visible pairs are shaded by their share: up to 1, 10, 50, under 100, 100 %.
+/// Cells of a raster that have visible pairs are shaded by their share: to 1, 10, 50, 100 %, and all.
 struct ShareShade {
   const char* colour;
   const char* words;
 };
-constexpr std::array<ShareShade, 5> share_shades{{{"#a3cfeb", "up to 1 %"},
-                                                  {"#74b4dd", "up to 10 %"},
-                                                  {"#4a95c9", "up to 50 %"},
-                                                  {"#2b74ab", "under 100 %"},
+constexpr std::array<ShareShade, 5> share_shades{{{"#8fc4e6", "to 1 %"},
+                                                  {"#68abd8", "to 10 %"},
+                                                  {"#4690c5", "to 50 %"},
+                                                  {"#2b74ab", "to 100 %"},
                                                   {"#154f80", "all"}}};
 constexpr const char* hidden_colour = "#eef0f3";
 
