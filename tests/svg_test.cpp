@@ -237,7 +237,7 @@ TEST(PrintedGrid, FiveTokensTakeFiveLinesAndNoGridIsWide) {
       bool explained = false;
       for (std::string line; std::getline(in, line);) {
         explained = explained || line.find("each mark") != std::string::npos;
-        if (!explained) {
+        if (line.compare(0, 3, "   ") == 0) {
           EXPECT_LE(line.size(), 85U) << line;
         }
       }

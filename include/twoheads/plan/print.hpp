@@ -120,8 +120,7 @@ inline void explain(std::ostream& out, const std::vector<std::string>& lines, In
   if (side == 1)
     out << "  each mark is a pair, and tells the tile that holds it:\n";
   else
-    out << "  each mark is a square of up to " << side
-        << " queries and keys, and tells the tiles with visible pairs there:\n";
+    out << "  each mark is a square of up to " << side << " queries and keys, and tells which tiles meet it:\n";
   constexpr std::pair<char, const char*> meanings[]{
       {'#', "rectangles, all visible"}, {'+', "rectangles, partly hidden"}, {'\\', "a lower triangle"},
       {'/', "a strict upper triangle"}, {'X', "tiles of different shapes"}, {'|', "sinks that ride with a triangle"},

@@ -132,8 +132,11 @@ constexpr std::array<const char*, 12> call_colours{"#77aadd", "#eedd88", "#44bb9
 /// The number of a call where its tile has room for it; empty where it has not.
 [[nodiscard]] inline std::string call_label(const Tile& tile, Index call, const SvgFrame& frame) {
   const bool triangle = tile.shape != TileShape::rectangle;
-  const double width = frame.key_unit() * static_cast<double>(tile.keys.size());
-  const double height = frame.query_unit() * static_cast<double>(tile.queries.size());
+  // Of a triangle that is cut off, the part that is a triangle.
+  const Index side = std::min(tile.keys.size(), tile.queries.size());
+  const Index keys = tile.shape == TileShape::lower ? side : tile.keys.size();
+  const double width = frame.key_unit() * static_cast<double>(keys);
+  const double height = frame.query_unit() * static_cast<double>(triangle ? side : tile.queries.size());
   const std::string number = std::to_string(call);
   const double room = (triangle ? 0.5 : 0.8) * std::min(width, 2 * height);
   if (std::min(width, height) < (triangle ? 30 : 18) || room < 6.2 * static_cast<double>(number.size())) return {};
