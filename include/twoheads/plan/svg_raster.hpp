@@ -132,12 +132,18 @@ struct ZoomCorner {
     for_each_framed_tile(plan, {0, corner.queries}, {0, corner.keys}, [&](const Tile&, Index) { ++count; });
     return count;
   };
-  while (tiles_to_visit(plan, corner, most_visits) >= most_visits || drawn() > most_drawn) {
+  for (;;) {
+    // Where tiles fill the corner, their number grows with the square of its side.
+    Index divisor = 2;
+    if (tiles_to_visit(plan, corner, most_visits) < most_visits) {
+      const Index count = drawn();
+      if (count <= most_drawn) return corner;
+      while (divisor * divisor * most_drawn < count) ++divisor;
+    }
     if (corner.queries == 1 && corner.keys == 1) return {};
-    corner.queries = std::max<Index>(corner.queries / 2, 1);
-    corner.keys = std::max<Index>(corner.keys / 2, 1);
+    corner.queries = std::max<Index>(corner.queries / divisor, 1);
+    corner.keys = std::max<Index>(corner.keys / divisor, 1);
   }
-  return corner;
 }
 
 }  // namespace twoheads::detail
