@@ -31,6 +31,7 @@ int main(int argc, char** argv) {
     request.sampling.seed = static_cast<std::uint64_t>(seed);
     const twoheads::Plan plan = programs::make_plan(request);
     const std::string cover = arguments.cover(plan);
+    arguments.draw(plan);
     if (json) {
       nlohmann::ordered_json result{{"calls", plan.calls()},         {"rounds", plan.rounds()},
                                     {"jobs", plan.jobs()},           {"tiles", plan.tiles()},

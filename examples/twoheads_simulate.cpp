@@ -3,6 +3,7 @@
 #include <cmath>
 #include <iostream>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <twoheads/base/digest.hpp>
 #include <twoheads/oracle/small_transformer.hpp>
 #include <twoheads/plan/print.hpp>
@@ -189,8 +190,11 @@ int main(int argc, char** argv) {
     if (settings.method == programs::Method::strict && settings.layer != LayerWord::paper)
       throw programs::ArgumentError("--method strict runs the paper's own layer: it needs --layer paper");
     if (!stable) static_cast<void>(programs::paper_figures(settings.request, settings.method));
-    const std::string cover = stable ? arguments.cover(programs::make_plan(settings.request)) : "";
+    const std::optional<twoheads::Plan> plan =
+        stable ? std::optional(programs::make_plan(settings.request)) : std::nullopt;
+    const std::string cover = stable ? arguments.cover(*plan) : "";
     make_spec(settings).require_valid();
+    if (stable) arguments.draw(*plan);
     const bool single = scalar == ScalarWord::float32;
     const Outcome outcome = single ? run<float>(settings) : run<double>(settings);
     if (json) {

@@ -211,9 +211,6 @@ TEST(BadArguments, EndWithTwoAndNameTheFlagWhatItGotAndWhatItTakes) {
 TEST(LaterFeatures, AnswerNotBuiltYetWithTwo) {
   const std::vector<std::pair<std::string, std::string>> cases{
       {"twoheads_plan", "--mask full --tokens 100 --rows auto"},
-      {"twoheads_plan", "--mask full --method paper --tokens 100 --rows 64"},
-      {"twoheads_plan", "--mask full --oracle-layers 2 --tokens 100 --rows 64"},
-      {"twoheads_plan", "--mask full --svg grid.svg --tokens 100 --rows 64"},
       {"twoheads_simulate", "--mask full --engine kernel --tokens 100 --rows 64"},
       {"twoheads_simulate", "--mask full --threads 2 --tokens 100 --rows 64"},
       {"twoheads_lm", "--model m --tokenizer t --generate 3 --engine kernel"},

@@ -1,9 +1,14 @@
 #pragma once
 
+#include <cerrno>
+#include <fstream>
+#include <stdexcept>
 #include <string>
+#include <system_error>
 #include <twoheads/base/errors.hpp>
 #include <twoheads/plan/cover.hpp>
 #include <twoheads/plan/plan.hpp>
+#include <twoheads/plan/svg.hpp>
 #include <utility>
 #include <vector>
 
@@ -79,7 +84,8 @@ class PlanArguments {
                          "key blocks drawn at random for each query block, S; full or causal");
     near_ = add_count(app, "--near", request_.sampling.near, 0,
                       "with --samples: a query's last r keys stay exact, rounded up to whole blocks");
-    add_later(app, {"--ranks", "--svg"});
+    add_file(app, "--svg", svg_, "draw the grid as a picture into this file");
+    add_later(app, {"--ranks"});
   }
 
   /// The request that the flags make, checked against each other.
@@ -120,6 +126,19 @@ class PlanArguments {
   }
 
   [[nodiscard]] Method method() const { return method_; }
+
+  /// Writes the picture that --svg asks for, if it does; throws std::runtime_error that names the file and the cause.
+  void draw(const twoheads::Plan& plan) const {
+    if (svg_.empty()) return;
+    errno = 0;
+    std::ofstream out(svg_, std::ios::binary);
+    if (out) twoheads::write_svg(out, plan);
+    // Closing writes what is still held back, so a full disk shows here at the latest.
+    if (out.is_open()) out.close();
+    if (out) return;
+    const std::string cause = errno != 0 ? ": " + std::generic_category().message(errno) : "";
+    throw std::runtime_error("--svg " + svg_ + ": cannot be written" + cause);
+  }
 
   [[nodiscard]] Index kv_heads() const { return kv_heads_ > 0 ? kv_heads_ : request_.heads; }
 
@@ -168,6 +187,7 @@ class PlanArguments {
   Index kv_heads_ = 0;
   Method method_ = Method::stable;
   bool check_ = false;
+  std::string svg_;
 };
 
 /// The plan of a request; what a plan refuses is a fault of the flags.

@@ -46,7 +46,11 @@
 #include <twoheads/plan/average_case.hpp>
 #include <twoheads/plan/plan.hpp>
 #include <twoheads/plan/cover.hpp>
+#include <twoheads/plan/visible.hpp>
 #include <twoheads/plan/print.hpp>
+#include <twoheads/plan/svg_tiles.hpp>
+#include <twoheads/plan/svg_raster.hpp>
+#include <twoheads/plan/svg.hpp>
 
 #include <twoheads/oracle/weights.hpp>
 #include <twoheads/oracle/oracle.hpp>

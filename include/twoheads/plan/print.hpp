@@ -1,12 +1,14 @@
 #pragma once
 
 #include <algorithm>
+#include <cstddef>
 #include <optional>
 #include <ostream>
 #include <string>
 #include <twoheads/base/errors.hpp>
 #include <twoheads/base/index.hpp>
 #include <twoheads/plan/plan.hpp>
+#include <twoheads/plan/visible.hpp>
 #include <vector>
 
 namespace twoheads {
@@ -16,62 +18,153 @@ namespace detail {
   return text(count, " ", thing, count == 1 ? "" : "s");
 }
 
-/// What a cell of the drawn grid holds.
+/// "causal attention", "window attention (the last 64 keys)"
+[[nodiscard]] inline std::string words_of(const Mask& mask) {
+  const std::string kind = text(name(mask.kind), " attention");
+  switch (mask.kind) {
+    case MaskKind::full:
+    case MaskKind::causal:
+      break;
+    case MaskKind::window:
+      return text(kind, " (the last ", counted(mask.window, "key"), ")");
+    case MaskKind::sinks:
+      return text(kind, " (the first ", counted(mask.sinks, "key"), " and the last ", mask.window, ")");
+    case MaskKind::band:
+      return text(kind, " (", counted(mask.left, "key"), " before and ", mask.right, " after)");
+    case MaskKind::documents:
+      return text(kind, " (", counted(static_cast<Index>(mask.ends.size()), "document"),
+                  mask.causal_documents ? ", causal inside)" : ")");
+  }
+  return kind;
+}
+
+/// Most marks a side of a grid in characters.
+constexpr Index most_marks = 40;
+
+/// Which tiles have visible pairs in a cell of the drawn grid.
 struct GridCell {
-  Index rectangles = 0;
-  Index lowers = 0;
-  Index uppers = 0;
+  bool rectangle = false;
+  bool lower = false;
+  bool upper = false;
+  bool sinks = false;
   bool sampled = false;
 };
 
-[[nodiscard]] inline char symbol(const GridCell& cell) {
+[[nodiscard]] inline char mark_of(const GridCell& cell, Sight sight) {
+  const int shapes = (cell.rectangle ? 1 : 0) + (cell.lower ? 1 : 0) + (cell.upper ? 1 : 0);
   if (cell.sampled) return 's';
-  if (cell.rectangles > 0) return '#';
-  if (cell.lowers > 0 && cell.uppers > 0) return 'X';
-  if (cell.lowers > 0) return '\\';
-  if (cell.uppers > 0) return '/';
-  return '.';
+  if (shapes > 1) return 'X';
+  if (cell.rectangle) return sight == Sight::wholly ? '#' : '+';
+  if (cell.lower) return '\\';
+  if (cell.upper) return '/';
+  return cell.sinks ? '|' : '.';
 }
 
-/// Draws one character for each pair of blocks.
-inline void draw_tiles(std::ostream& out, const Plan& plan) {
-  const Index side = plan.straight() ? std::max(plan.tokens(), plan.keys()) : plan.block();
-  const Index columns = ceil_div(plan.keys(), side);
-  for (Index block = 0; block < plan.query_blocks(); ++block) {
-    std::vector<GridCell> cells(static_cast<std::size_t>(columns));
-    plan.for_each_tile(block, [&](const Tile& tile) {
-      // Blocks of a sampled plan have nearly one length, those of others all but the last.
-      const Index column = plan.sampled() != nullptr ? tile.keys.begin * columns / plan.keys() : tile.keys.begin / side;
-      GridCell& cell = cells[static_cast<std::size_t>(column)];
-      cell.sampled = cell.sampled || tile.sampled();
-      if (tile.shape == TileShape::rectangle) ++cell.rectangles;
-      if (tile.shape == TileShape::lower) ++cell.lowers;
-      if (tile.shape == TileShape::strict_upper) ++cell.uppers;
-    });
+/// One mark for each square of `side` x `side` pairs: a line a row of squares.
+[[nodiscard]] inline std::vector<std::string> marks_of_tiles(const Plan& plan, Index side) {
+  const auto columns = static_cast<std::size_t>(ceil_div(plan.keys(), side));
+  const auto rows = static_cast<std::size_t>(ceil_div(plan.tokens(), side));
+  std::vector<std::vector<GridCell>> cells(rows, std::vector<GridCell>(columns));
+  const auto mark = [&](Index row, Index begin, Index end, bool GridCell::*what) {
+    for (Index column = begin / side; column * side < end; ++column)
+      cells[static_cast<std::size_t>(row)][static_cast<std::size_t>(column)].*what = true;
+  };
+  const auto mark_tile = [&](const Tile& tile) {
+    const auto shape = tile.shape == TileShape::rectangle ? &GridCell::rectangle
+                       : tile.shape == TileShape::lower   ? &GridCell::lower
+                                                          : &GridCell::upper;
+    for (Index begin = tile.queries.begin; begin < tile.queries.end;) {
+      const Index row = begin / side;
+      const Index end = std::min(tile.queries.end, (row + 1) * side);
+      const Rows first = tile.visible_keys(begin - tile.queries.begin);
+      const Rows last = tile.visible_keys(end - 1 - tile.queries.begin);
+      mark(row, first.begin, std::max(first.end, last.end), shape);
+      if (tile.sampled()) mark(row, first.begin, std::max(first.end, last.end), &GridCell::sampled);
+      if (!tile.sinks.empty()) mark(row, tile.sinks.begin, tile.sinks.end, &GridCell::sinks);
+      begin = end;
+    }
+  };
+  for (Index block = 0; block < plan.query_blocks(); ++block) plan.for_each_tile(block, mark_tile);
+
+  std::vector<std::string> lines(rows);
+  for (std::size_t row = 0; row < rows; ++row)
+    for (std::size_t column = 0; column < columns; ++column) {
+      const Rows queries = block_rows(static_cast<Index>(row), side, plan.tokens());
+      const Rows keys = block_rows(static_cast<Index>(column), side, plan.keys());
+      lines[row] += mark_of(cells[row][column], sight(plan.request().mask, queries, keys, plan.keys()));
+    }
+  return lines;
+}
+
+/// The mask on a coarse grid, each mark for the same number of queries and of keys, give or take one.
+[[nodiscard]] inline std::vector<std::string> marks_of_mask(const Plan& plan, char partly) {
+  const Index rows = std::min(most_marks, plan.tokens());
+  const Index columns = std::min(most_marks, plan.keys());
+  std::vector<std::string> lines(static_cast<std::size_t>(rows));
+  for (Index row = 0; row < rows; ++row)
+    for (Index column = 0; column < columns; ++column) {
+      const Sight seen = sight(plan.request().mask, even_part(row, rows, plan.tokens()),
+                               even_part(column, columns, plan.keys()), plan.keys());
+      lines[static_cast<std::size_t>(row)] += seen == Sight::wholly ? '#' : seen == Sight::partly ? partly : '.';
+    }
+  return lines;
+}
+
+inline void draw(std::ostream& out, const std::vector<std::string>& lines) {
+  for (const std::string& line : lines) {
     out << "  ";
-    for (const GridCell& cell : cells) out << ' ' << symbol(cell);
+    for (const char mark : line) out << ' ' << mark;
     out << "\n";
   }
+  out << "\n";
 }
 
-/// Draws the mask on a coarse grid of `cells` cells a side; each stands for several blocks.
-inline void draw_mask(std::ostream& out, const Plan& plan, Index cells) {
-  const Mask& mask = plan.request().mask;
-  const auto edge = [cells](Index cell, Index total) {
-    return static_cast<Index>(static_cast<double>(total) / static_cast<double>(cells) * static_cast<double>(cell));
-  };
-  for (Index row = 0; row < cells; ++row) {
-    const Rows queries{edge(row, plan.tokens()), edge(row + 1, plan.tokens())};
-    out << "  ";
-    for (Index col = 0; col < cells; ++col) {
-      const Rows keys{edge(col, plan.keys()), edge(col + 1, plan.keys())};
-      const Rows first = mask.visible_keys(queries.begin, plan.keys()).keys;
-      const Rows last = mask.visible_keys(queries.end - 1, plan.keys()).keys;
-      const bool all = first.begin <= keys.begin && keys.end <= first.end;
-      const bool none = last.end <= keys.begin || first.begin >= keys.end;
-      out << ' ' << (all ? '#' : none ? '.' : '\\');
-    }
-    out << "\n";
+/// Says what the marks in the lines mean, those that are there.
+inline void explain(std::ostream& out, const std::vector<std::string>& lines, Index side) {
+  if (side == 1)
+    out << "  each mark is a pair, and tells the tile that holds it:\n";
+  else
+    out << "  each mark is a square of up to " << side << " queries and keys, and tells which tiles meet it:\n";
+  constexpr std::pair<char, const char*> meanings[]{
+      {'s', "a block that was drawn at random"}, {'#', "rectangles, all visible"},
+      {'+', "rectangles, partly hidden"},        {'\\', "a lower triangle"},
+      {'/', "a strict upper triangle"},          {'X', "tiles of different shapes"},
+      {'|', "sinks that ride with a triangle"},  {'.', "none: all hidden"}};
+  for (const auto& [mark, meaning] : meanings)
+    for (const std::string& line : lines)
+      if (line.find(mark) != std::string::npos) {
+        out << "    " << mark << "  " << meaning << "\n";
+        break;
+      }
+}
+
+inline void draw_grid(std::ostream& out, const Plan& plan) {
+  constexpr Index most_tiles = 200'000;
+  const MaskKind kind = plan.request().mask.simplified(plan.tokens()).kind;
+  const bool blocks = (kind == MaskKind::full || kind == MaskKind::causal) && plan.sampled() == nullptr;
+  const Index longest = std::max(plan.tokens(), plan.keys());
+  if (plan.straight()) {
+    draw(out, marks_of_tiles(plan, longest));
+    out << "  the input fits one call, no synthetic row is needed\n";
+  } else if (blocks && ceil_div(longest, plan.block()) <= most_marks) {
+    const std::vector<std::string> lines = marks_of_tiles(plan, plan.block());
+    draw(out, lines);
+    if (kind == MaskKind::causal && plan.oracle().kind == OracleKind::plain) return explain(out, lines, plan.block());
+    out << "  each mark is a pair of blocks of up to " << plan.block()
+        << " tokens: # a rectangle, \\ a lower triangle, X a lower and a\n"
+        << "  reversed strict upper triangle (two jobs), . hidden\n";
+  } else if (!blocks && plan.tiles() <= most_tiles) {
+    const Index side = ceil_div(longest, most_marks);
+    const std::vector<std::string> lines = marks_of_tiles(plan, side);
+    draw(out, lines);
+    explain(out, lines, side);
+  } else {
+    const char partly = blocks ? '\\' : '+';
+    draw(out, marks_of_mask(plan, partly));
+    out << "  each mark stands for about " << ceil_div(plan.tokens(), most_marks)
+        << (plan.tokens() <= most_marks ? " query" : " queries");
+    if (plan.keys() != plan.tokens()) out << " and " << counted(ceil_div(plan.keys(), most_marks), "key");
+    out << ": # visible, " << partly << " partly, . hidden\n";
   }
 }
 
@@ -79,27 +172,11 @@ inline void draw_mask(std::ostream& out, const Plan& plan, Index cells) {
 
 /// Draws the plan's grid in characters, queries downwards and keys to the right, and says its counts in words.
 inline void print(std::ostream& out, const Plan& plan) {
-  constexpr Index most = 40;
   const PlanRequest& request = plan.request();
-  out << name(request.mask.kind) << " attention over " << plan.tokens() << " tokens";
-  if (plan.keys() != plan.tokens()) out << " and " << plan.keys() << " keys";
+  out << detail::words_of(request.mask) << " over " << detail::counted(plan.tokens(), "token");
+  if (plan.keys() != plan.tokens()) out << " and " << detail::counted(plan.keys(), "key");
   out << " on a " << name(request.oracle.kind) << " oracle of " << request.oracle.rows << " rows\n\n";
-  if (plan.straight()) {
-    detail::draw_tiles(out, plan);
-    out << "\n  the input fits one call, no synthetic row is needed\n";
-  } else if (plan.query_blocks() <= most && ceil_div(plan.keys(), plan.block()) <= most) {
-    detail::draw_tiles(out, plan);
-    out << "\n  each mark is a pair of blocks of up to " << plan.block()
-        << " tokens: # a rectangle, \\ a lower triangle, X a lower and a\n"
-        << "  reversed strict upper triangle (two jobs), . hidden\n";
-    if (plan.sampled() != nullptr)
-      out << "  or not drawn; s drawn at random, one of " << request.sampling.samples
-          << " in a row that stand for all that were not\n";
-  } else {
-    detail::draw_mask(out, plan, most);
-    out << "\n  each mark stands for about " << (plan.tokens() + most - 1) / most
-        << " queries: # visible, \\ partly, . hidden\n";
-  }
+  detail::draw_grid(out, plan);
   out << "\n  tiles      " << plan.tiles() << " a head and layer, in " << detail::counted(plan.slots(), "slot")
       << "\n  jobs       " << plan.jobs() << " of " << detail::counted(request.heads, "head") << " and "
       << detail::counted(request.layers, "layer") << "\n  calls      " << plan.calls() << " of up to "

@@ -1,0 +1,52 @@
+#pragma once
+
+#include <algorithm>
+#include <twoheads/base/index.hpp>
+#include <twoheads/model/mask.hpp>
+
+namespace twoheads {
+
+/// What a mask shows of a rectangle of pairs.
+enum class Sight { hidden, partly, wholly };
+
+/// What the mask shows of queries x keys, among `total` keys, in constant time (documents: a binary search).
+///
+///   Laws     the ranges of visible keys neither begin nor end earlier for a later query, and those of neighbours leave
+///            no gap between them; so the first and the last query of a rectangle tell all
+///   Corner   both ranges of positions hold at least one row
+[[nodiscard]] inline Sight sight(const Mask& mask, const Rows& queries, const Rows& keys, Index total) {
+  const VisibleKeys first = mask.visible_keys(queries.begin, total);
+  const VisibleKeys last = mask.visible_keys(queries.end - 1, total);
+  const auto holds = [&](const Rows& range) { return range.begin <= keys.begin && keys.end <= range.end; };
+  const auto shows_all = [&](const VisibleKeys& seen) { return holds(seen.keys) || holds(seen.sinks); };
+  if (shows_all(first) && shows_all(last)) return Sight::wholly;
+  const auto meets = [&](Index begin, Index end) { return std::max(begin, keys.begin) < std::min(end, keys.end); };
+  const bool some = meets(first.keys.begin, last.keys.end) || meets(first.sinks.begin, first.sinks.end) ||
+                    meets(last.sinks.begin, last.sinks.end);
+  return some ? Sight::partly : Sight::hidden;
+}
+
+/// The share of the pairs queries x keys that the mask shows, 0..1: exact for up to `samples` queries, else from so
+/// many evenly spaced ones.
+[[nodiscard]] inline double visible_share(const Mask& mask, const Rows& queries, const Rows& keys, Index total,
+                                          Index samples = 32) {
+  const Index count = std::min(queries.size(), samples);
+  const Index step = queries.size() / count;
+  const auto overlap = [&](const Rows& range) {
+    return std::max<Index>(std::min(range.end, keys.end) - std::max(range.begin, keys.begin), 0);
+  };
+  double shown = 0;
+  for (Index sample = 0; sample < count; ++sample) {
+    const VisibleKeys seen = mask.visible_keys(queries.begin + sample * step + step / 2, total);
+    shown += static_cast<double>(overlap(seen.keys) + overlap(seen.sinks));
+  }
+  return shown / (static_cast<double>(count) * static_cast<double>(keys.size()));
+}
+
+/// Part number `part` when `total` rows are cut into `parts` parts that differ by one row at most; total >= parts.
+[[nodiscard]] constexpr Rows even_part(Index part, Index parts, Index total) {
+  const auto edge = [&](Index p) { return total / parts * p + std::min(total % parts, p); };
+  return {edge(part), edge(part + 1)};
+}
+
+}  // namespace twoheads
