@@ -29,11 +29,11 @@ namespace twoheads {
 ///            direction the bar is Student's t interval.
 ///   Laws     exact for e_s that are normal with the same variance in each of nu directions; otherwise Satterthwaite's
 ///            approximation. The draw is without replacement: 1 - S / F is the finite population correction.
-///   Corner   S = 1 says nothing of its own error. For S = 2 nu = 1 is taken, which makes the bars six times too wide.
-///            The bars are too short where few far keys carry most of the weight: a block that was not drawn is not
-///            seen, and e_s is then far from normal. Measured on normal numbers, S = 4 and 8 of 17 blocks of 32 keys,
-///            level 0.9: logits of deviation 0.4, 1, 2, 3 are covered to 0.91, 0.93, 0.82, 0.61. Memory while on: S
-///            partials of one query block and head, S rows value_dim numbers.
+///   Corner   S = 1 says nothing of its own error. For S = 2 nu = 1 is taken, which makes the bars four times too wide
+///            or more. The bars are too short where few far keys carry most of the weight: a block that was not drawn
+///            is not seen, and e_s is then far from normal. Measured on normal numbers, S = 4 and 8 of 17 blocks of 32
+///            keys, level 0.9: logits of deviation 0.4, 1, 2, 3 are covered to 0.91, 0.93, 0.82, 0.61. Memory while on:
+///            S partials of one query block and head, S rows value_dim numbers.
 ///   Throws   SpecError for a level outside (0, 1), or where one block only was drawn
 ///   Source   not in the paper; W. Cochran, Sampling Techniques, ch. 2 and 6 (ratio estimators, finite populations)
 template <RealScalar Scalar>
