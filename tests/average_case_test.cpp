@@ -66,7 +66,8 @@ Sampled simulated(const Data& data, Index rows, const Sampling& sampling, double
   limits.score_scale = data.spec.score_scale;
   limits.batch = batch;
   SmallTransformer<double> oracle(limits);
-  GridAttention<SmallTransformer<double>> attend(oracle, {Anchor::adaptive, TokenEncoding::projected, sampling, level});
+  GridAttention<SmallTransformer<double>> attend(
+      oracle, {Anchor::adaptive, TokenEncoding::projected, Packing::residual, sampling, level});
   Sampled result{Matrix<double>(data.q.rows(), data.v.cols()), {}, 0};
   attend(data.input(), span(result.rows));
   if (level > 0) result.bars = attend.error_bars().at(0);

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <algorithm>
+#include <optional>
 #include <ostream>
 #include <string>
 #include <twoheads/base/errors.hpp>
@@ -153,7 +154,8 @@ inline void draw_svg_facts(SvgLegend& legend, const Plan& plan) {
   legend.fact("rounds", svg_count(plan.rounds()));
   legend.fact("rows used", text(static_cast<int>(plan.rows_used() * 1000 + 0.5) / 10.0, " %"));
   legend.fact("exact", plan.exact() ? "yes" : "no");
-  legend.fact("the paper's calls", svg_count(plan.paper_calls()));
+  const std::optional<Index> paper = plan.paper_calls();
+  legend.fact("the paper's calls", paper ? svg_count(*paper) : "no construction");
   legend.note("By: " + plan.theorem());
 }
 
