@@ -371,8 +371,6 @@ TEST(Packing, SaysWhatAnOracleLacks) {
                            "the oracle carries 3");
   expect_error<SpecError>([] { return layers_for_instances(counted(3, 1, false), Packing::identity, 0); },
                           "expected 1 or more");
-  expect_error<SpecError>([] { return instances_per_call(counted(Index{1} << 62, 4, true), Packing::residual); },
-                          "more than 64 bits");
 }
 
 TEST(StackWeights, RefusesWhatDoesNotFitItsLayout) {

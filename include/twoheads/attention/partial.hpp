@@ -52,7 +52,8 @@ void merge_into(Partial<Sum>& sum, const Partial<Scalar>& part, Index first, dou
   constexpr double unseen = -std::numeric_limits<double>::infinity();
   for (Index row = 0; row < part.rows(); ++row) {
     double& weight = sum.log_weight[first + row];
-    const double other = part.log_weight[row] + log_factor;
+    // Adding 0 would turn -0 into 0, and empty would be no exact identity.
+    const double other = log_factor == 0 ? part.log_weight[row] : part.log_weight[row] + log_factor;
     if (other == unseen) continue;
     if (weight == unseen) {
       weight = other;

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <twoheads/base/checked.hpp>
 #include <twoheads/base/errors.hpp>
 #include <twoheads/base/index.hpp>
 #include <twoheads/plan/limits.hpp>
@@ -45,14 +44,13 @@ enum class Packing { residual, identity };
 /// Single-head instances that one call carries when all layers of the oracle are used.
 ///
 ///   Math     L' = 1: H';  residual: H' L';  identity: (H' - 1) L'
-///   Throws   LimitError as instances_per_layer; SpecError if 63 bits do not hold the product
+///   Corner   more than 63 bits hold counts as OracleLimits::unlimited
+///   Throws   LimitError as instances_per_layer
 ///   Source   Yu & Alman, Lemma 3.3
 [[nodiscard]] constexpr Index instances_per_call(const OracleLimits& limits, Packing packing) {
   const Index heads = instances_per_layer(limits, packing, limits.layers);
   if (limits.layers <= 1) return heads;
-  if (heads > OracleLimits::unlimited / limits.layers)
-    return detail::checked_product("instances of a call", heads, limits.layers);
-  return heads * limits.layers;
+  return heads > OracleLimits::unlimited / limits.layers ? OracleLimits::unlimited : heads * limits.layers;
 }
 
 /// Fewest layers that run so many instances.

@@ -79,7 +79,6 @@ struct GridCell {
       const Rows first = tile.visible_keys(begin - tile.queries.begin);
       const Rows last = tile.visible_keys(end - 1 - tile.queries.begin);
       mark(row, first.begin, std::max(first.end, last.end), shape);
-      if (tile.sampled()) mark(row, first.begin, std::max(first.end, last.end), &GridCell::sampled);
       if (!tile.sinks.empty()) mark(row, tile.sinks.begin, tile.sinks.end, &GridCell::sinks);
       begin = end;
     }
@@ -93,6 +92,25 @@ struct GridCell {
       const Rows keys = block_rows(static_cast<Index>(column), side, plan.keys());
       lines[row] += mark_of(cells[row][column], sight(plan.request().mask, queries, keys, plan.keys()));
     }
+  return lines;
+}
+
+/// One mark for each pair of blocks of a sampled plan, whose blocks differ by a token at most.
+[[nodiscard]] inline std::vector<std::string> marks_of_samples(const Plan& plan) {
+  const Index columns = ceil_div(plan.keys(), plan.block());
+  std::vector<std::string> lines;
+  for (Index block = 0; block < plan.query_blocks(); ++block) {
+    std::vector<GridCell> cells(static_cast<std::size_t>(columns));
+    plan.for_each_tile(block, [&](const Tile& tile) {
+      GridCell& cell = cells[static_cast<std::size_t>(tile.keys.begin * columns / plan.keys())];
+      cell.sampled = cell.sampled || tile.sampled();
+      cell.rectangle = cell.rectangle || tile.shape == TileShape::rectangle;
+      cell.lower = cell.lower || tile.shape == TileShape::lower;
+      cell.upper = cell.upper || tile.shape == TileShape::strict_upper;
+    });
+    std::string& line = lines.emplace_back();
+    for (const GridCell& cell : cells) line += mark_of(cell, Sight::wholly);
+  }
   return lines;
 }
 
@@ -146,6 +164,11 @@ inline void draw_grid(std::ostream& out, const Plan& plan) {
   if (plan.straight()) {
     draw(out, marks_of_tiles(plan, longest));
     out << "  the input fits one call, no synthetic row is needed\n";
+  } else if (plan.sampled() != nullptr &&
+             std::max(plan.query_blocks(), ceil_div(longest, plan.block())) <= most_marks) {
+    const std::vector<std::string> lines = marks_of_samples(plan);
+    draw(out, lines);
+    explain(out, lines, plan.block());
   } else if (blocks && ceil_div(longest, plan.block()) <= most_marks) {
     const std::vector<std::string> lines = marks_of_tiles(plan, plan.block());
     draw(out, lines);
@@ -153,7 +176,7 @@ inline void draw_grid(std::ostream& out, const Plan& plan) {
     out << "  each mark is a pair of blocks of up to " << plan.block()
         << " tokens: # a rectangle, \\ a lower triangle, X a lower and a\n"
         << "  reversed strict upper triangle (two jobs), . hidden\n";
-  } else if (!blocks && plan.tiles() <= most_tiles) {
+  } else if (!blocks && plan.sampled() == nullptr && plan.tiles() <= most_tiles) {
     const Index side = ceil_div(longest, most_marks);
     const std::vector<std::string> lines = marks_of_tiles(plan, side);
     draw(out, lines);

@@ -67,9 +67,9 @@ inline void draw_svg_raster(std::string& svg, const Plan& plan, const SvgFrame& 
       }
       if (shade == open) continue;
       if (open != none)
-        paths[open] += "M" + svg_number(frame.x + width * static_cast<double>(begin)) + " " + y + "h" +
-                       svg_number(width * static_cast<double>(column - begin)) + "v" + svg_number(height) + "h" +
-                       svg_number(-width * static_cast<double>(column - begin)) + "Z";
+        (paths[open] += "M") += svg_number(frame.x + width * static_cast<double>(begin)) + " " + y + "h" +
+                                svg_number(width * static_cast<double>(column - begin)) + "v" + svg_number(height) +
+                                "h" + svg_number(-width * static_cast<double>(column - begin)) + "Z";
       open = shade;
       begin = column;
     }
