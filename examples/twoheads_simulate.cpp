@@ -106,7 +106,8 @@ Outcome run(const Settings& settings) {
   const Matrix<Scalar>* const sources = cross ? &memory : nullptr;
   const twoheads::Simulation<Scalar> simulation =
       settings.method != programs::Method::stable
-          ? programs::run_paper(model, std::move(rows), oracle, settings.method, settings.encoding, sources)
+          ? programs::run_paper(model, std::move(rows), oracle, settings.method, settings.encoding, request.sampling,
+                                sources)
           : twoheads::simulate(model, std::move(rows), oracle,
                                {request.anchor, settings.encoding, request.packing, request.sampling}, sources);
   outcome.seconds = watch.seconds();
@@ -171,7 +172,7 @@ int main(int argc, char** argv) {
   programs::add_choice<int>(app, "--engine", engine, {{"oracle", 0}}, {"kernel"},
                             "what evaluates the tiles (default oracle)");
   programs::add_count(app, "--threads", threads, 1, "threads (default 1; more: not built yet)");
-  programs::add_count(app, "--seed", settings.seed, 0, "seed of weights and input (default 1)");
+  programs::add_count(app, "--seed", settings.seed, 0, "seed of weights, input and samples (default 1)");
   programs::add_choice<LayerWord>(app, "--layer", settings.layer,
                                   {{"standard", LayerWord::standard}, {"paper", LayerWord::paper}}, {},
                                   "pre-norm layer with residual, or the paper's Definition 2.2 (default standard)");
@@ -184,6 +185,7 @@ int main(int argc, char** argv) {
   return programs::run(app, argc, argv, [&] {
     if (threads > 1) throw programs::NotBuiltYet("--threads above 1");
     settings.request = arguments.request();
+    settings.request.sampling.seed = static_cast<std::uint64_t>(settings.seed);
     settings.kv_heads = arguments.kv_heads();
     settings.method = arguments.method();
     const bool stable = settings.method == programs::Method::stable;

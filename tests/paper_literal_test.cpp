@@ -139,19 +139,6 @@ TEST(PaperTerms, AsPrintedWouldCountTheLocalDiagonalTwice) {
     }
 }
 
-TEST(Permutations, AreOfAllNumbersAndTheSameForTheSameSeed) {
-  for (const Index n : {1, 2, 50}) {
-    const std::vector<Index> order = seeded_permutation(n, 5);
-    EXPECT_EQ(static_cast<Index>(std::set<Index>(order.begin(), order.end()).size()), n);
-    EXPECT_EQ(*std::min_element(order.begin(), order.end()), 0);
-    EXPECT_EQ(*std::max_element(order.begin(), order.end()), n - 1);
-    EXPECT_EQ(order, seeded_permutation(n, 5));
-  }
-  EXPECT_NE(seeded_permutation(50, 5), seeded_permutation(50, 6));
-  // The generator is the standard's: the order is the same everywhere.
-  EXPECT_EQ(seeded_permutation(6, 1), (std::vector<Index>{1, 3, 0, 4, 5, 2}));
-}
-
 // --- counts ----------------------------------------------------------------------------------------------------------
 
 Model<double> model_of(const PaperTask& task, double logits = 1.0) {
@@ -378,7 +365,7 @@ TEST(PaperAverageCase, IsAttentionToOneRandomBlockOfKeys) {
       EXPECT_EQ(oracle.calls(), paper_calls(task));
       EXPECT_EQ(attend.counts().lookups, paper_lookups(task));
       for (Index head = 0; head < 2; ++head) {
-        const std::vector<Index> tau = seeded_permutation(n, 99 + static_cast<std::uint64_t>(head));
+        const std::vector<Index> tau = detail::Draws(detail::seed_of_part(detail::seed_of_part(99, 0), head)).order(n);
         std::vector<Index> block_of_key(naive::at(n));
         for (Index place = 0; place < n; ++place) block_of_key[naive::at(tau[naive::at(place)])] = place / 10;
         const Truth truth = truth_of(model, x, [&](Index i, Index j) { return block_of_key[naive::at(j)] == i / 10; });

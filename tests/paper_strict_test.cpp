@@ -280,7 +280,7 @@ TEST(StrictModel, AsksWithWeightsThatDoNotDependOnTheTokens) {
   }
 }
 
-TEST(StrictModel, OfTheIssuesSizeHasTheseCounts) {
+TEST(StrictModel, OfSixtyTokensThroughSixteenRowsHasTheseCounts) {
   // L 2, H 2, N 60, R 16: T = 4.
   const StrictCounts one = strict_counts(task_of({}), false, true);
   EXPECT_EQ(one.steps, 2 * 16 * 2);  // 2 T^2 H

@@ -70,8 +70,8 @@ Model<float> model_of(const Case& c) {
 
 class Parts : public testing::TestWithParam<Case> {};
 
-// The fear: rows of a part that see keys of another position, old rows that a former part has already changed, and calls
-// that the ends of parts leave half full.
+// The fear: rows of a part that see keys of another position, old rows that a former part has already changed, and
+// calls that the ends of parts leave half full.
 TEST_P(Parts, GiveTheLayerAndItsCalls) {
   const Case& c = GetParam();
   const Model<float> model = model_of(c);

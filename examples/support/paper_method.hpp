@@ -30,17 +30,23 @@ struct PaperFigures {
   Index jobs = 0;   ///< a denominator and a ratio for each term
   Index tiles = 0;  ///< terms of one head of one layer
   double rows_used = 0;
+  bool exact = true;
   std::string theorem;
 };
 
 [[nodiscard]] inline twoheads::PaperTask paper_task(const twoheads::PlanRequest& request) {
   if (request.oracle.layers > 1)
     throw ArgumentError("--oracle-layers above 1 has no printed construction that runs (Lemma 3.3 mixes the rows)");
-  return {request.mask, request.tokens, request.keys, request.heads, request.layers, request.oracle};
+  const twoheads::Sampling& sampling = request.sampling;
+  if (sampling.samples > 1 || (sampling.samples == 1 && (sampling.near > 0 || sampling.sinks > 0)))
+    throw ArgumentError("the paper draws one key block a query block: expected --samples 1 without --near and --sinks");
+  return {request.mask,   request.tokens, request.keys,        request.heads,
+          request.layers, request.oracle, sampling.samples > 0};
 }
 
 /// Rows of one head's terms that carry tokens, each term once.
 [[nodiscard]] inline Index paper_rows(const twoheads::PaperTask& task) {
+  if (task.average) return task.tokens;
   if (task.mask.kind == twoheads::MaskKind::full)
     return twoheads::FullTiling{task.tokens, task.key_count(), task.block(), twoheads::OracleKind::plain}.token_rows();
   if (task.mask.kind == twoheads::MaskKind::causal)
@@ -56,6 +62,8 @@ struct PaperFigures {
   try {
     const twoheads::PaperTask task = paper_task(request);
     twoheads::require_paper_construction(task);
+    const auto product = [](Index a, Index b) { return twoheads::detail::checked_product("the number of rows", a, b); };
+    static_cast<void>(product(product(task.query_blocks(), task.key_blocks()), task.block()));
     PaperFigures figures;
     figures.tiles = twoheads::paper_terms(task);
     figures.jobs = 2 * figures.tiles * task.heads * task.layers;
@@ -78,6 +86,8 @@ struct PaperFigures {
     if (task.mask.kind == twoheads::MaskKind::causal) printed = "Theorem 3.5";
     if (task.mask.kind == twoheads::MaskKind::window) printed = "Theorem 5.1";
     if (task.mask.kind == twoheads::MaskKind::sinks) printed = "Theorem 5.1 with sinks (D.1)";
+    if (task.average) printed = "Theorem 4.1";
+    figures.exact = !task.average;
     figures.theorem = printed + std::string(method == Method::strict ? " and Appendix A" : "") + " as printed";
     return figures;
   } catch (const twoheads::Error& error) {
@@ -96,6 +106,7 @@ inline void print(std::ostream& out, const PaperFigures& figures) {
 template <class Scalar, class O>
 [[nodiscard]] twoheads::Simulation<Scalar> run_paper(const twoheads::Model<Scalar>& model, twoheads::Matrix<Scalar> x,
                                                      O& oracle, Method method, twoheads::TokenEncoding encoding,
+                                                     const twoheads::Sampling& sampling,
                                                      const twoheads::Matrix<Scalar>* memory) {
   twoheads::Simulation<Scalar> result;
   if (method == Method::strict) {
@@ -106,7 +117,7 @@ template <class Scalar, class O>
     result.counts.rounds = found.made.rounds();
     return result;
   }
-  twoheads::PaperAttention<O> attend(oracle, {encoding});
+  twoheads::PaperAttention<O> attend(oracle, {encoding, sampling.samples > 0, sampling.seed});
   result.rows = twoheads::forward(model, std::move(x), attend, memory);
   result.counts.calls = attend.counts().calls;
   result.counts.rounds = attend.counts().rounds;

@@ -19,12 +19,13 @@ namespace programs {
 
 inline CLI::Option* add_anchor(CLI::App& app, twoheads::Anchor& anchor) {
   using twoheads::Anchor;
-  return add_choice<Anchor>(app, "--anchor", anchor,
-                            {{"zero", Anchor::zero},
-                             {"mean-key", Anchor::mean_key},
-                             {"gibbs", Anchor::gibbs},
-                             {"adaptive", Anchor::adaptive}},
-                            {}, "how the synthetic token's logit is chosen");
+  return add_choice<Anchor>(
+      app, "--anchor", anchor,
+      {{"zero", Anchor::zero},
+       {"mean-key", Anchor::mean_key},
+       {"gibbs", Anchor::gibbs},
+       {"adaptive", Anchor::adaptive}},
+      {}, std::string("how the synthetic token's logit is chosen (default ") + twoheads::name(anchor) + ")");
 }
 
 inline CLI::Option* add_rows(CLI::App& app, Index& rows) {
@@ -54,7 +55,8 @@ class PlanArguments {
                          {}, "which (query, key) pairs are visible")
         ->required();
     window_ = add_count(app, "--window", request_.mask.window, 1, "keys of a window, the query's own included, r");
-    sinks_ = add_count(app, "--sinks", request_.mask.sinks, 0, "first keys that stay visible, s (default 0)");
+    sinks_ = add_count(app, "--sinks", request_.mask.sinks, 0,
+                       "first keys that stay visible, s (default 0); with --samples: that stay exact");
     left_ = add_count(app, "--left", request_.mask.left, 0, "keys before the query that a band shows");
     right_ = add_count(app, "--right", request_.mask.right, 0, "keys after the query that a band shows");
     lengths_ = add_counts(app, "--lengths", lengths_read_, 1, "tokens of each document");
@@ -66,7 +68,8 @@ class PlanArguments {
     add_count(app, "--heads", request_.heads, 1, "query heads of the model, H (default 1)");
     add_count(app, "--kv-heads", kv_heads_, 1, "key/value heads (default: as many as query heads)");
     add_count(app, "--layers", request_.layers, 1, "layers of the model, L (default 1)");
-    add_count(app, "--oracle-heads", request_.oracle.heads, 1, "heads of the oracle, H' (default 1)");
+    add_count(app, "--oracle-heads", request_.oracle.heads, 1,
+              "heads of the oracle that run instances, H' (default 1)");
     add_count(app, "--oracle-layers", request_.oracle.layers, 1, "layers of the oracle, L' (default 1)");
     add_choice<Packing>(app, "--packing", request_.packing,
                         {{"residual", Packing::residual}, {"identity", Packing::identity}}, {},
@@ -78,7 +81,7 @@ class PlanArguments {
                        {{"stable", Method::stable}, {"paper", Method::paper}, {"strict", Method::strict}}, {},
                        "construction: the library's, the paper's as printed, or the printed one with merge and layer "
                        "MLP by calls too (default stable)");
-    add_anchor(app, request_.anchor);
+    anchor_ = add_anchor(app, request_.anchor);
     app.add_flag("--check", check_, "enumerate every visible pair and compare with the mask");
     samples_ = add_count(app, "--samples", request_.sampling.samples, 1,
                          "key blocks drawn at random for each query block, S; full or causal");
@@ -93,11 +96,13 @@ class PlanArguments {
     twoheads::PlanRequest request = request_;
     if (request.oracle.layers > 1) {
       // --oracle-heads counts the heads that run instances.
-      if (request.packing == twoheads::Packing::identity)
+      if (request.packing == twoheads::Packing::identity && request.oracle.heads < twoheads::OracleLimits::unlimited)
         ++request.oracle.heads;
-      else
-        request.oracle.residual = true;
+      if (request.packing == twoheads::Packing::residual) request.oracle.residual = true;
     }
+    if (method_ != Method::stable && (check_ || !svg_.empty() || anchor_->count() > 0))
+      throw ArgumentError(
+          "--check, --svg and --anchor need --method stable: the printed sums overlap, have no cover and no anchor");
     const bool full = request.mask.kind == twoheads::MaskKind::full;
     read_mask(request.mask);
     read_sampling(request);
@@ -175,6 +180,7 @@ class PlanArguments {
 
   twoheads::PlanRequest request_;
   Kind oracle_ = Kind::own;
+  CLI::Option* anchor_ = nullptr;
   CLI::Option* window_ = nullptr;
   CLI::Option* sinks_ = nullptr;
   CLI::Option* left_ = nullptr;

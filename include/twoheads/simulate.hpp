@@ -37,9 +37,9 @@ struct SimulationCounts {
 ///   Laws     out equals direct attention up to rounding, the same bits for any batch and any order of answers; with
 ///            samples it is an estimate, the same bits for the same seed
 ///   Throws   ShapeError if q, k, v or out do not fit the spec; InputError that names layer, head and row if q, k or
-///            v hold NaN or infinity, before the first call; LimitError, OracleError, AnchorError as OracleEngine
-///            says
-///   Source   Yu & Alman, Theorems 3.4 and 3.5
+///            v hold NaN or infinity, before the first call (of the part that holds them, see AttendInParts); SpecError, LimitError as Plan and ErrorBars
+///            say; OracleError, AnchorError as OracleEngine says
+///   Source   Yu & Alman, Theorems 3.4, 3.5, 4.1 and 5.1
 template <Oracle O>
 class GridAttention {
  public:
@@ -61,6 +61,8 @@ class GridAttention {
     sampling.layer = layer;
     plan_.emplace(PlanRequest{spec.mask, queries, keys, spec.heads, 1, oracle_.limits(), options_.anchor,
                               options_.packing, sampling});
+    if (options_.error_bar_level != 0 && plan_->sampled() != nullptr && !plan_->exact() && sampling.samples < 2)
+      throw SpecError("error bars need the spread of 2 samples or more, the plan draws 1: expected more samples");
     if (options_.error_bar_level != 0) bars_.emplace(queries, spec.heads, spec.value_dim, options_.error_bar_level);
     next_block_ = 0;
     rounds_ = 0;
@@ -68,6 +70,7 @@ class GridAttention {
 
   /// The first end of a query block from first + least on at which no call is left half full.
   [[nodiscard]] Index part_end(Index first, Index least) const {
+    TWOHEADS_ASSERT(plan_);
     Index slots = 0;
     for (Index block = next_block_; block < plan_->query_blocks(); ++block) {
       plan_->for_each_slot(block, [&](std::span<const Tile>) { slots += plan_->request().heads; });
@@ -78,7 +81,9 @@ class GridAttention {
   }
 
   void operator()(const AttentionInput<Scalar>& input, Rows queries, MatrixSpan<Scalar> out) {
+    TWOHEADS_ASSERT(plan_);
     const AttentionSpec& spec = input.spec;
+    detail::require_shape("the output of a part", out, queries.size(), spec.heads * spec.value_dim);
     const HeldRows& held = input.held;
     const auto query_at = [&](Index row) { return row + held.first_query; };
     const auto key_at = [&](Index row) { return row < held.sinks ? row : row - held.sinks + held.first_key; };
@@ -106,6 +111,7 @@ class GridAttention {
   }
 
   void end_layer() {
+    TWOHEADS_ASSERT(plan_);
     counts_.rounds += rounds_;
     counts_.jobs += plan_->jobs();
     if (bars_) error_bars_.push_back(bars_->finish());
@@ -152,7 +158,7 @@ struct Simulation {
 /// Runs a transformer over x on an oracle that takes at most limits().rows rows a call.
 ///
 ///   Shapes   x (N, width), memory (NK, width) or none; rows (N, width)
-///   Laws     rows equal forward(model, x, DirectAttention) up to rounding
+///   Laws     rows equal forward(model, x, DirectAttention) up to rounding; with samples they are an estimate
 ///   Throws   as require_valid(model), forward() and GridAttention say
 template <RealScalar Scalar, Oracle O>
 requires std::same_as<Scalar, typename O::Scalar>

@@ -12,9 +12,9 @@
 
 namespace twoheads {
 
-/// Attention that can take a layer's queries part by part, in order: begin_layer(spec, layer, queries, keys), then for each part
-/// attend(input, queries, out) on the rows that are held, where part_end(first, least) says at which positions a part
-/// may end (the smallest from first + least on), then end_layer().
+/// Attention that can take a layer's queries part by part, in order: begin_layer(spec, layer, queries, keys), then
+/// for each part attend(input, queries, out) on the rows that are held, where part_end(first, least) says at which
+/// positions a part may end (the smallest from first + least on), then end_layer().
 template <class A, class Scalar>
 concept AttendInParts = Attend<A, Scalar> &&
     requires(A& attend, const AttentionSpec& spec, Index position, const AttentionInput<Scalar>& input, Rows queries,

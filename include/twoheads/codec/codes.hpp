@@ -52,14 +52,14 @@ class Codes {
     return ((sets_[static_cast<std::size_t>(instance)] >> column) & 1U) != 0;
   }
 
-  /// Writes u_i, the code of an instance's queries.
+  /// Writes u_i, the code of an instance's queries. Shapes: columns (columns()); 0 <= instance < instances().
   template <class Columns>
   void write_query(Index instance, typename std::decay_t<Columns>::Scalar amplitude, Columns&& columns) const {
     using Scalar = typename std::decay_t<Columns>::Scalar;
     for (Index c = 0; c < columns_; ++c) columns[c] = in_set(instance, c) ? -amplitude : Scalar(0);
   }
 
-  /// Writes w_i, the code of an instance's keys.
+  /// Writes w_i, the code of an instance's keys. Shapes: columns (columns()); 0 <= instance < instances().
   template <class Columns>
   void write_key(Index instance, typename std::decay_t<Columns>::Scalar amplitude, Columns&& columns) const {
     using Scalar = typename std::decay_t<Columns>::Scalar;

@@ -28,8 +28,9 @@ namespace twoheads {
 ///   Laws     slots are cut into calls of H' L' in their order; a call's repeats depend on that call alone, so neither
 ///            bits nor the number of calls change with the batch. The oracle is touched through limits(), run() and
 ///            run_batch() only.
-///   Throws   LimitError if the instances of a call are together wider than the oracle; SpecError if raw tokens
-///            cannot express the model; OracleError, AnchorError that name layer, head, tile and row
+///   Throws   LimitError if the instances of a call are together wider than the oracle, or the products of codes would
+///            leave the range of the scalar; SpecError if raw tokens cannot express the model; OracleError,
+///            AnchorError that name layer, head, tile and row
 template <Oracle O>
 class OracleEngine {
  public:

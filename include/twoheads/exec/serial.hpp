@@ -22,7 +22,8 @@ concept PartialSink = requires(S& sink, const Job& job, const Partial<Scalar>& p
   sink(job, partial);
 };
 
-/// Runs the jobs of some query blocks of one layer of a plan on one thread and hands their partials to the sink in the plan's order.
+/// Runs the jobs of some query blocks of one layer of a plan on one thread and hands their partials to
+/// the sink in the plan's order.
 ///
 ///   Laws   never more than the jobs of engine.slots_at_once() slots are held: the plan is enumerated, not stored
 template <RealScalar Scalar, Engine<Scalar> E, PartialSink<Scalar> Sink>

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <algorithm>
+#include <limits>
 #include <optional>
 #include <string>
 #include <twoheads/base/errors.hpp>
@@ -94,6 +95,8 @@ struct Mask {
     for (const Index length : lengths) {
       if (length < 1)
         throw SpecError(detail::text("document ", mask.ends.size(), " has ", length, " tokens, expected 1 or more"));
+      if (length > std::numeric_limits<Index>::max() - end)
+        throw SpecError(detail::text("documents of ", end, " and ", length, " tokens are more than 64 bits hold"));
       mask.ends.push_back(end += length);
     }
     return mask;
@@ -135,7 +138,8 @@ struct Mask {
       case MaskKind::window:
       case MaskKind::sinks:
         if (window >= tokens - (kind == MaskKind::sinks ? sinks : 0)) return causal();
-        if (kind == MaskKind::sinks && sinks == 0) return sliding_window(window);
+        // What sinks a plain window was given by its fields do not count.
+        if (kind == MaskKind::window || sinks == 0) return sliding_window(window);
         break;
       case MaskKind::band: {
         const Index most = tokens - 1;

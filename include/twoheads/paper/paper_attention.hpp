@@ -4,6 +4,7 @@
 #include <memory>
 #include <optional>
 #include <twoheads/attention/input.hpp>
+#include <twoheads/base/draws.hpp>
 #include <twoheads/codec/layout.hpp>
 #include <twoheads/oracle/oracle.hpp>
 #include <twoheads/paper/cells.hpp>
@@ -58,7 +59,7 @@ class PaperAttention {
     out.setZero();
     for (Index head = 0; head < spec.heads; ++head) {
       const auto tokens = tokens_of(input, head, task.oracle.score_scale);
-      const std::uint64_t seed = options_.seed + static_cast<std::uint64_t>(input.layer * spec.heads + head);
+      const std::uint64_t seed = detail::seed_of_part(detail::seed_of_part(options_.seed, input.layer), head);
       for_each_paper_term(task, seed, [&](const PaperTerm& term) {
         const auto known = std::make_shared<Cells>();
         const WantedRows a_rows = wanted_rows(term.denominator, term.queries);

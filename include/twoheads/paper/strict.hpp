@@ -126,8 +126,9 @@ inline void require_paper_layer(const ModelSpec& spec) {
 ///            attention. Projections W_Q, W_K, W_V are in the oracle's weights.
 ///   Laws     result.made equals strict_counts(), and x is touched through M alone: any Machine will do
 ///   Corner   sums, products and quotients are the oracle's, so its range is the result's: see PaperAttention
-///   Throws   SpecError for a model that is not the paper's, or another mask than full and causal; LimitError where the
-///            paper has no construction on this oracle or a query's terms exceed a call's rows
+///   Throws   ShapeError if x or the weights do not fit the spec; SpecError for a model that is not the paper's, or
+///            another mask than full and causal; LimitError where the paper has no construction
+///            on this oracle or a query's terms exceed a call's rows
 ///   Source   Yu & Alman, section 2 (cost model), Theorems 3.4 and 3.5, Appendix A; docs/paper_map.md, "The strict cost
 ///            model", says where products and psi go that the print leaves to an input MLP and to "an oracle"
 template <Machine M>

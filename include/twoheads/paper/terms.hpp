@@ -2,8 +2,7 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <numeric>
-#include <random>
+#include <twoheads/base/draws.hpp>
 #include <twoheads/base/index.hpp>
 #include <twoheads/plan/paper_counts.hpp>
 #include <utility>
@@ -136,16 +135,6 @@ void window_terms(const PaperTask& task, const Visit& visit) {
   }
 }
 
-/// The same permutation of 0..count-1 for the same seed, on every machine.
-[[nodiscard]] inline std::vector<Index> seeded_permutation(Index count, std::uint64_t seed) {
-  std::vector<Index> order(static_cast<std::size_t>(count));
-  std::iota(order.begin(), order.end(), Index{0});
-  std::mt19937_64 bits(seed);
-  // std::shuffle differs between libraries; the remainder's bias is below count / 2^64.
-  for (std::size_t i = order.size(); i > 1; --i) std::swap(order[i - 1], order[bits() % i]);
-  return order;
-}
-
 /// Terms of Theorem 4.1: the queries of block t meet the keys tau(S_t) of a random permutation tau.
 ///
 ///   Math     T terms; A and B / A of a sample, whose common factor N / M cancels
@@ -170,7 +159,7 @@ void sampled_terms(const PaperTask& task, const std::vector<Index>& tau, const V
 template <class Visit>
 void for_each_paper_term(const PaperTask& task, std::uint64_t seed, const Visit& visit) {
   require_paper_construction(task);
-  if (task.average) return sampled_terms(task, seeded_permutation(task.tokens, seed), visit);
+  if (task.average) return sampled_terms(task, detail::Draws(seed).order(task.tokens), visit);
   if (task.mask.kind == MaskKind::full) return full_terms(task, visit);
   if (task.mask.kind == MaskKind::causal) return causal_terms(task, visit);
   window_terms(task, visit);

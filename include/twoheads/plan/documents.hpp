@@ -3,13 +3,13 @@
 #include <algorithm>
 #include <memory>
 #include <span>
+#include <twoheads/base/errors.hpp>
 #include <twoheads/base/index.hpp>
 #include <twoheads/plan/fit.hpp>
 #include <twoheads/plan/full.hpp>
 #include <twoheads/plan/limits.hpp>
 #include <twoheads/plan/tile.hpp>
 #include <twoheads/plan/window.hpp>
-#include <variant>
 #include <vector>
 
 namespace twoheads {
@@ -18,12 +18,14 @@ namespace twoheads {
 /// or causal attention; shorter ones that follow each other are query blocks together, and share slots.
 ///
 ///   Laws     a query block of short documents has at most the rows of a call; counts are sums over the documents
-///   Corner   the positions where documents end are shared with copies of the tiling, not copied
+///   Corner   ends rise and are not empty (Mask::require_defined). The positions where documents end are
+///            shared with copies of the tiling, not copied
 ///   Source   Yu & Alman, Theorem 4.2: codes keep short inputs apart in one call
 class DocumentsTiling {
  public:
   DocumentsTiling(const std::vector<Index>& ends, bool causal, Index rows, OracleKind oracle)
       : causal_(causal), rows_(rows), oracle_(oracle) {
+    TWOHEADS_ASSERT(!ends.empty() && rows >= 2);
     auto parts = std::make_shared<Parts>();
     Index begin = 0;
     for (std::size_t d = 0; d < ends.size(); ++d) {

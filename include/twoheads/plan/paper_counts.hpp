@@ -123,6 +123,7 @@ inline void require_paper_construction(const PaperTask& task) {
 
 /// Look-ups that the print of the average case counts as calls, T a head; here the host gathers the rows.
 [[nodiscard]] inline Index paper_lookups(const PaperTask& task) {
+  require_paper_construction(task);
   if (!task.average) return 0;
   return detail::checked_product("the number of look-ups", task.query_blocks(),
                                  detail::checked_product("the number of look-ups", task.heads, task.layers));
@@ -148,6 +149,7 @@ struct StrictCounts {
 ///
 ///   Math     full T; causal 2 T - 1 (a diagonal block, two triangles of each block before it)
 [[nodiscard]] inline Index strict_group(const PaperTask& task) {
+  require_paper_construction(task);
   return task.mask.kind == MaskKind::causal ? 2 * task.query_blocks() - 1 : task.key_blocks();
 }
 
@@ -155,6 +157,7 @@ struct StrictCounts {
 ///
 ///   Math     full N T; causal, a query of block t has 2 t + 1: b (T - 1)^2 + n (2 T - 1), n tokens in the last block
 [[nodiscard]] inline Index strict_rows(const PaperTask& task) {
+  require_paper_construction(task);
   const auto product = [](Index a, Index b) { return detail::checked_product("the number of rows", a, b); };
   if (task.mask.kind != MaskKind::causal) return product(task.tokens, task.key_blocks());
   const Index before = task.query_blocks() - 1;
@@ -173,6 +176,9 @@ struct StrictCounts {
   require_paper_construction(task);
   if (task.average || (task.mask.kind != MaskKind::full && task.mask.kind != MaskKind::causal))
     throw SpecError("the strict model merges sums only: expected a full or causal mask");
+  if (task.key_count() != task.tokens)
+    throw SpecError(detail::text("the strict model runs a sequence on itself: expected as many keys as queries, ",
+                                 task.tokens, ", not ", task.key_count()));
   const Index rows = task.oracle.rows;
   const Index group = strict_group(task);
   if (group > rows)

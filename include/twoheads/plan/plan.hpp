@@ -37,7 +37,7 @@ struct PlanRequest {
   Sampling sampling = {};               ///< full and causal masks; what it draws stands for what it does not
 };
 
-/// One tile of one head: a single-head instance inside an oracle call.
+/// One tile of one head; a slot of a call carries one job, or several.
 struct Job {
   Tile tile;
   Index head = 0;
@@ -51,6 +51,8 @@ struct Job {
 ///   Laws     jobs come in a fixed order: query block, then head, then slot, then tile; a call takes the next
 ///            H' L' slots, whatever blocks and heads they belong to. With S slots a layer (slots * heads): calls =
 ///            L ceil(S / (H' L')), twice that for the Gibbs anchor, in as many rounds as layers (twice that).
+///   Throws   SpecError for a mask, heads, layers or a sample that make no sense, or counts beyond 64 bits; LimitError
+///            for an oracle without the limits that the plan or its packing needs
 ///   Source   Yu & Alman, Lemma 3.3 and Theorem 3.4 (whose printed count omits the ceilings and the sum over layers)
 class Plan {
  public:
@@ -135,7 +137,8 @@ class Plan {
       case MaskKind::window:
         return causal_oracle ? "Theorem 5.1 without subtraction" : "Theorem 5.1 on a plain oracle: triangles halved";
       case MaskKind::sinks:
-        return causal_oracle ? "Theorem D.1 without subtraction" : "Theorem D.1 on a plain oracle: triangles halved";
+        return causal_oracle ? "Theorem 5.1 with sinks, without subtraction"
+                             : "Theorem 5.1 with sinks on a plain oracle: triangles halved";
       case MaskKind::band:
         return "the triangles of Theorem 5.1 on both sides";
       case MaskKind::documents:
@@ -203,7 +206,7 @@ class Plan {
     const Mask mask = request_.mask.simplified(n);
     const bool own_kind =
         (mask.kind == MaskKind::full && !causal_oracle) || (mask.kind == MaskKind::causal && causal_oracle);
-    require_countable(mask.kind != MaskKind::full && !own_kind);
+    require_countable(mask, mask.kind != MaskKind::full && !own_kind);
     const bool sample = draws(mask);
     if (own_kind && std::max(n, request_.keys) <= oracle.rows)
       tiling_ = StraightTiling{n, request_.keys, causal_oracle ? TileShape::lower : TileShape::rectangle};
@@ -245,15 +248,21 @@ class Plan {
 
   /// Throws SpecError where 64 bits might not hold a count. Four calls a pair of blocks is the most that any count asks
   /// for, and every row meets every block twice at most; triangles that are halved add a few tiles for each token.
-  void require_countable(bool triangles) const {
+  void require_countable(const Mask& mask, bool triangles) const {
     const Index query_parts = ceil_div(request_.tokens, block());
-    const Index key_parts = ceil_div(request_.keys, block());
+    Index key_parts = ceil_div(request_.keys, block());
+    const std::optional<MaskReach> reach = mask.reach(request_.tokens);
+    if (reach)
+      key_parts = std::min(key_parts, reach->left / block() + reach->right / block() +
+                                          std::min(reach->sinks, request_.tokens) / block() + 4);
     const auto product = [](const char* what, Index a, Index b) { return detail::checked_product(what, a, b); };
     const Index pairs = product("the number of tiles", query_parts, key_parts);
     const Index small = triangles ? product("the number of tiles", 4, request_.tokens) : 0;
     const Index jobs = product("the number of jobs", std::max(pairs, small), request_.heads);
     static_cast<void>(product("the number of calls", product("the number of calls", 4, request_.layers), jobs));
-    static_cast<void>(product("the number of rows", product("the number of rows", 4, std::max(query_parts, key_parts)),
+    // A triangle that is halved has its rows in two tiles for each of up to 62 levels.
+    const Index meetings = reach ? std::max<Index>(key_parts, 64) : std::max(query_parts, key_parts);
+    static_cast<void>(product("the number of rows", product("the number of rows", 4, meetings),
                               std::max(request_.tokens, request_.keys)));
   }
 

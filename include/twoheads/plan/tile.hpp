@@ -116,8 +116,9 @@ struct AnyVisitor {
 /// A lazy cut of a mask into tiles: a few integers that enumerate the tiles of one query block at a time. A slot is
 /// one head's place in a call; it carries one tile, or several that codes keep apart.
 ///
-///   Laws   every visible pair lies in exactly one tile, no hidden pair in any; counts() is a closed form and equals
-///          what enumeration counts; the order of a block's slots and tiles is fixed
+///   Laws   every visible pair lies in exactly one tile, no hidden pair in any; counts() equals what enumeration
+///          counts, and is a closed form or a sum over documents or query blocks; the order of a block's slots
+///          and tiles is fixed
 template <class T>
 concept Tiling = requires(const T& tiling, Index block) {
   { tiling.query_blocks() } -> std::same_as<Index>;

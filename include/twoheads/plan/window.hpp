@@ -1,7 +1,6 @@
 #pragma once
 
 #include <algorithm>
-#include <array>
 #include <span>
 #include <twoheads/base/index.hpp>
 #include <twoheads/plan/fit.hpp>
@@ -25,8 +24,8 @@ namespace twoheads {
 ///            tiles are the same but for the first queries and the last block, so counts are closed forms (for bands
 ///            with right > 0 a sum over the blocks that the end of the sequence cuts).
 ///   Corner   sinks ride in the slots of lower triangles, one row each, up to half of a causal oracle's rows; beyond,
-///            and on plain oracles, they are rectangles of their own. tokens >= 1, left, right, sinks >= 0 and rows >= 2,
-///            sinks only where right is 0.
+///            and on plain oracles, they are rectangles of their own. tokens >= 1, left, right, sinks >= 0 and rows >=
+///            2, sinks only where right is 0.
 ///   Source   Yu & Alman, Theorem 5.1 and its proof D.1, which subtracts prefix sums and counts keys twice where
 ///            window and sinks overlap
 struct WindowTiling {
