@@ -142,7 +142,7 @@ class OracleEngine {
 
   [[nodiscard]] InstanceLayout layout(CallKind kind) const {
     const AttentionSpec& spec = input_.spec;
-    return {kind, encoding_, spec.head_dim, spec.value_dim, input_.weights.wq.rows(), false, codes_.columns()};
+    return {kind, encoding_, spec.head_dim, spec.value_dim, input_.weights.wq.rows(), codes_.columns()};
   }
 
   /// The instances of a call, one after the other or layer over layer.
