@@ -13,7 +13,7 @@ using namespace twoheads;
 constexpr Index value_dim = 2, head_dim = 3;
 constexpr double infinity = std::numeric_limits<double>::infinity();
 
-InstanceLayout layout_of(CallKind kind) { return {kind, TokenEncoding::projected, head_dim, value_dim, 1, false}; }
+InstanceLayout layout_of(CallKind kind) { return {kind, TokenEncoding::projected, head_dim, value_dim, 1}; }
 
 /// Queries 40..42 and keys 70..72 on a causal oracle: rows 1..3 of a call carry them.
 const Tile lower{{40, 43}, {70, 73}, TileShape::lower};

@@ -7,6 +7,7 @@
 #include <string>
 #include <twoheads/codec/layout.hpp>
 #include <twoheads/codec/row_map.hpp>
+#include <twoheads/codec/stack.hpp>
 #include <vector>
 
 #include "support/in_shape.hpp"
@@ -174,18 +175,16 @@ constexpr KindColumns kinds[] = {{CallKind::straight, true, false, false},
                                  {CallKind::values_and_keys, true, false, true},
                                  {CallKind::weight, false, true, false}};
 
-/// Calls visit(layout, kind) for all kinds, encodings and oracles, with three different lengths.
+/// Calls visit(layout, kind) for all kinds and encodings, with three different lengths.
 template <class Visit>
 void for_each_layout(const Visit& visit) {
   for (const KindColumns& kind : kinds)
     for (const TokenEncoding encoding : {TokenEncoding::projected, TokenEncoding::raw})
-      for (const bool residual : {false, true})
-        for (const Index code_cols : {0, 4}) {
-          SCOPED_TRACE(testing::Message()
-                       << "kind " << static_cast<int>(kind.kind) << ", " << name(encoding) << ", "
-                       << (residual ? "residual, " : "not residual, ") << code_cols << " columns of codes");
-          visit(InstanceLayout{kind.kind, encoding, 3, 5, 7, residual, code_cols}, kind);
-        }
+      for (const Index code_cols : {0, 4}) {
+        SCOPED_TRACE(testing::Message() << "kind " << static_cast<int>(kind.kind) << ", " << name(encoding) << ", "
+                                        << code_cols << " columns of codes");
+        visit(InstanceLayout{kind.kind, encoding, 3, 5, 7, code_cols}, kind);
+      }
 }
 
 TEST(InstanceLayout, AnswerColumnsAreValueThenStateThenExpectedKeyAsFarAsTheKindHasThem) {
@@ -217,11 +216,9 @@ TEST(InstanceLayout, InputColumnsDoNotOverlapAndLeaveNoGap) {
     columns.give(layout.synthetic_at(), 1);
     columns.give(layout.key_code_at(), layout.code_cols);
     columns.give(layout.value_at(), raw ? 1 : layout.answer_cols());
-    if (layout.residual) columns.give(layout.answer_at(0), layout.answer_cols());
     EXPECT_TRUE(columns.each_once());
     const Index codes = 2 * layout.code_cols;
-    EXPECT_EQ(layout.read_cols(), codes + (raw ? 2 * 7 + 3 : 2 * 3 + 2 + layout.answer_cols()));
-    EXPECT_EQ(layout.width(), layout.read_cols() + (layout.residual ? layout.answer_cols() : 0));
+    EXPECT_EQ(layout.width(), codes + (raw ? 2 * 7 + 3 : 2 * 3 + 2 + layout.answer_cols()));
     // A query's anchor meets the synthetic column of a key at the same place.
     EXPECT_EQ(layout.synthetic_at() - layout.key_at(), layout.anchor_at());
     // And so do their codes; what is compared ends with them.
@@ -232,15 +229,21 @@ TEST(InstanceLayout, InputColumnsDoNotOverlapAndLeaveNoGap) {
 
 TEST(InstanceLayout, AnswersOfInstancesSideBySideDoNotOverlap) {
   for_each_layout([](const InstanceLayout& layout, const KindColumns&) {
-    for (const Index instances : {1, 4}) {
-      Columns columns(layout.output_width(instances));
-      for (Index instance = 0; instance < instances; ++instance) {
-        columns.give(layout.answer_at(instance), layout.answer_cols());
-        // What a residual oracle passes through stays beside it.
-        if (layout.residual) columns.give(instance * layout.width(), layout.read_cols());
+    for (const bool residual : {false, true})
+      for (const Index instances : {1, 4}) {
+        OracleLimits limits;
+        limits.rows = 9;
+        limits.heads = instances;
+        limits.residual = residual;
+        const StackLayout stacked(limits, Packing::residual, layout.width(), layout.answer_cols(), limits.rows);
+        Columns columns(stacked.output_width());
+        for (Index instance = 0; instance < instances; ++instance) {
+          columns.give(stacked.answer_begin(instance), layout.answer_cols());
+          // What a residual oracle passes through stays beside it.
+          if (residual) columns.give(stacked.input_begin(instance), layout.width());
+        }
+        EXPECT_TRUE(columns.each_once()) << instances << " instances" << (residual ? ", residual" : "");
       }
-      EXPECT_TRUE(columns.each_once()) << instances << " instances";
-    }
   });
 }
 

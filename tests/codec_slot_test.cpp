@@ -145,7 +145,7 @@ void expect_others_get_nothing(OracleKind oracle, CallKind kind, double logits, 
         ask_slots(layer, setting, kind, {slot}, anchors_of<Scalar>(Anchor::mean_key, layer, jobs, nullptr));
     const SlotMap& map = asked.maps[0];
     limits.rows = asked.rows.rows();
-    const SmallWeights<Scalar> weights = side_by_side<Scalar>(asked.layout, {selector_head<Scalar>(asked.layout)});
+    const SmallWeights<Scalar> weights = stack<Scalar>(asked.columns, {selector_head<Scalar>(asked.layout)});
     for (Index job = 0; job < map.jobs(); ++job) {
       Matrix<Scalar> rows = asked.rows;
       for (Index row = 0; row < rows.rows(); ++row) {

@@ -167,8 +167,8 @@ TEST(Codec, AnInstanceReadsAndWritesItsOwnColumnsOnly) {
     }
     // What a residual oracle is given stays as it was, beside the answers.
     for (Index i = 0; s.residual && i < static_cast<Index>(jobs.size()); ++i)
-      EXPECT_TRUE(asked.answer.middleCols(i * asked.layout.width(), asked.layout.read_cols()) ==
-                  asked.rows.middleCols(i * asked.layout.width(), asked.layout.read_cols()));
+      EXPECT_TRUE(asked.answer.middleCols(asked.columns.input_begin(i), asked.layout.width()) ==
+                  asked.rows.middleCols(asked.columns.input_begin(i), asked.layout.width()));
   });
 }
 
@@ -207,7 +207,7 @@ void expect_dead_keys_get_nothing(OracleKind oracle, double logits, double oracl
   limits.kind = oracle;
   limits.rows = asked.rows.rows();
   limits.score_scale = oracle_scale;
-  const SmallWeights<Scalar> weights = side_by_side<Scalar>(layout, {selector_head<Scalar>(layout)});
+  const SmallWeights<Scalar> weights = stack<Scalar>(asked.columns, {selector_head<Scalar>(layout)});
   const Matrix<Scalar> answer = SmallTransformer<Scalar>(limits).run({&weights, asked.rows});
   for (Index row = 0; row < 9; ++row)
     for (Index c = 0; c < value_dim; ++c) EXPECT_EQ(answer(row, c), asked.answer(row, c)) << "row " << row;
@@ -265,7 +265,7 @@ double error_of_the_paper(const Layer<Scalar>& layer) {
     std::array<Scalar, value_dim> sum{};
     Scalar total = 0;
     for (Index half = 0; half < 2; ++half) {
-      const auto answer = asked.answer.row(row).segment(asked.layout.answer_at(half), asked.layout.answer_cols());
+      const auto answer = asked.answer.row(row).segment(asked.columns.answer_begin(half), asked.layout.answer_cols());
       const Scalar r = answer[asked.layout.r_at()];
       const Scalar weight = r / (Scalar(1) - r);
       for (Index c = 0; c < value_dim; ++c) sum[static_cast<std::size_t>(c)] += answer[c] / r * weight;

@@ -17,6 +17,7 @@
 #include <utility>
 #include <vector>
 
+#include "support/append.hpp"
 #include "support/contains.hpp"
 #include "support/memory_limit.hpp"
 #include "support/message_of.hpp"
@@ -29,13 +30,6 @@ namespace {
 using namespace twoheads;
 
 std::uint64_t seed() { return seed_or(260); }
-
-template <class Value>
-void append(std::string& bytes, Value value) {
-  char raw[sizeof(Value)];
-  std::memcpy(raw, &value, sizeof(Value));
-  bytes.append(raw, sizeof(Value));
-}
 
 using Fields = std::array<std::int32_t, 7>;
 const std::array<const char*, 7> field_names{"dim",        "hidden_dim", "n_layers", "n_heads",

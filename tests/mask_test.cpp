@@ -9,19 +9,13 @@
 
 #include "support/message_of.hpp"
 #include "support/naive.hpp"
+#include "support/text_of_mask.hpp"
 
 namespace {
 
 using namespace twoheads;
 
 constexpr Index most = std::numeric_limits<Index>::max();
-
-std::string text_of(const Mask& mask) {
-  std::string ends;
-  for (const Index end : mask.ends) ends += detail::text(ends.empty() ? "" : ",", end);
-  return detail::text(name(mask.kind), " r=", mask.window, " s=", mask.sinks, " left=", mask.left,
-                      " right=", mask.right, " ends=", ends, mask.causal_documents ? " causal inside" : "");
-}
 
 /// Masks of every kind over so many tokens: sides from nothing to beyond all tokens, documents of every number.
 std::vector<Mask> masks_over(Index tokens) {

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "support/in_shape.hpp"
+#include "support/rows_filled.hpp"
 
 namespace {
 
@@ -65,14 +66,6 @@ std::vector<Case> all_cases() {
 }
 
 bool visible(MaskKind mask, Index query, Index key) { return mask == MaskKind::full || key <= query; }
-
-/// Rows of a call that a tile fills, the synthetic one apart: a causal call needs one row for each query of a lower
-/// triangle, and one for each key but the first of a strict upper one.
-Index rows_filled(const Tile& tile) {
-  if (tile.shape == TileShape::lower) return tile.queries.size();
-  if (tile.shape == TileShape::strict_upper) return tile.keys.size() - 1;
-  return std::max(tile.queries.size(), tile.keys.size());
-}
 
 /// What enumerating one layer of a plan finds.
 struct Enumerated {

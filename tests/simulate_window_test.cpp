@@ -17,6 +17,7 @@
 #include "support/naive.hpp"
 #include "support/sanitized.hpp"
 #include "support/seed.hpp"
+#include "support/text_of_mask.hpp"
 
 namespace {
 
@@ -27,11 +28,6 @@ std::uint64_t seed() { return seed_or(851); }
 
 constexpr Index heads = 2, dim = 4;
 constexpr double infinity = std::numeric_limits<double>::infinity();
-
-std::string text_of(const Mask& mask) {
-  return detail::text(name(mask.kind), ", r ", mask.window, ", s ", mask.sinks, ", left ", mask.left, ", right ",
-                      mask.right, ", ", mask.ends.size(), " documents", mask.causal_documents ? " causal inside" : "");
-}
 
 /// Rows of q, k and v, rounded to float, so that one truth serves both scalars.
 struct Inputs {

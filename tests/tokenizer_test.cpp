@@ -15,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "support/append.hpp"
 #include "support/contains.hpp"
 #include "support/memory_limit.hpp"
 #include "support/message_of.hpp"
@@ -34,13 +35,6 @@ struct Entry {
   float score = 0;
 };
 using Vocabulary = std::vector<Entry>;
-
-template <class Value>
-void append(std::string& bytes, Value value) {
-  char raw[sizeof(Value)];
-  std::memcpy(raw, &value, sizeof(Value));
-  bytes.append(raw, sizeof(Value));
-}
 
 std::string file_of(const Vocabulary& vocabulary) {
   std::size_t longest = 0;

@@ -17,6 +17,7 @@
 
 #include "support/in_shape.hpp"
 #include "support/memory_limit.hpp"
+#include "support/rows_filled.hpp"
 #include "support/sanitized.hpp"
 
 namespace {
@@ -74,14 +75,6 @@ class Sees {
   const Mask& mask_;
   std::vector<std::size_t> document_;  ///< the number of each position's document
 };
-
-/// Rows of a call that a tile fills, the synthetic one and sinks apart: a causal call needs one row for each query of a
-/// lower triangle, and one for each key but the first of a strict upper one.
-Index rows_filled(const Tile& tile) {
-  if (tile.shape == TileShape::lower) return tile.queries.size();
-  if (tile.shape == TileShape::strict_upper) return tile.keys.size() - 1;
-  return std::max(tile.queries.size(), tile.keys.size());
-}
 
 /// What enumerating one layer of a tiling finds, and the first fault of its cover, counted pair by pair.
 struct Enumerated {

@@ -14,7 +14,9 @@
 #include <twoheads/codec/encode.hpp>
 #include <twoheads/codec/head_weights.hpp>
 #include <twoheads/codec/slot_map.hpp>
+#include <twoheads/codec/stack.hpp>
 #include <twoheads/model/random.hpp>
+#include <utility>
 #include <vector>
 
 #include "support/in_shape.hpp"
@@ -246,7 +248,8 @@ struct SlotOfHead {
 
 template <class Scalar>
 struct Asked {
-  InstanceLayout layout;
+  InstanceLayout layout;      ///< of each instance
+  StackLayout columns;        ///< where each instance has its columns
   std::vector<SlotMap> maps;  ///< one for each slot
   Matrix<Scalar> rows, answer;
   std::vector<Decoded<Scalar>> found;  ///< one for each tile, slot after slot
@@ -270,7 +273,6 @@ template <class Scalar>
 Asked<Scalar> ask_slots(const Layer<Scalar>& layer, const Setting& s, CallKind kind,
                         const std::vector<SlotOfHead>& slots, const Anchors& logits) {
   const AttentionInput<Scalar> input = layer.input();
-  Asked<Scalar> asked{{kind, s.encoding, head_dim, value_dim, input_width, s.residual}, {}, {}, {}, {}};
   OracleLimits limits;
   limits.kind = s.oracle;
   limits.rows = 2;
@@ -278,18 +280,21 @@ Asked<Scalar> ask_slots(const Layer<Scalar>& layer, const Setting& s, CallKind k
   limits.residual = s.residual;
   limits.score_scale = s.oracle_scale;
   std::size_t most = 1;
+  std::vector<SlotMap> maps;
   for (const SlotOfHead& slot : slots) {
-    asked.maps.emplace_back(std::span<const Tile>(slot.tiles), s.oracle, s.straight);
-    limits.rows = std::max(limits.rows, asked.maps.back().rows() + s.padding);
+    maps.emplace_back(std::span<const Tile>(slot.tiles), s.oracle, s.straight);
+    limits.rows = std::max(limits.rows, maps.back().rows() + s.padding);
     most = std::max(most, slot.tiles.size());
   }
   const Codes codes(static_cast<Index>(most));
-  asked.layout.code_cols = codes.columns();
+  const InstanceLayout layout{kind, s.encoding, head_dim, value_dim, input_width, codes.columns()};
+  const StackLayout stacked(limits, Packing::residual, layout.width(), layout.answer_cols(), limits.rows);
+  Asked<Scalar> asked{layout, stacked, std::move(maps), {}, {}, {}};
   const double factor = layer.spec.score_scale / s.oracle_scale;
   std::vector<SmallHead<Scalar>> instances;
   std::vector<Vector<Scalar>> anchors;
   for (const Vector<double>& of_tile : logits) anchors.push_back((of_tile / s.oracle_scale).template cast<Scalar>());
-  asked.rows.setZero(limits.rows, limits.heads * asked.layout.width());
+  asked.rows.setZero(limits.rows, stacked.width());
   std::size_t first = 0;
   for (std::size_t i = 0; i < slots.size(); ++i) {
     EncodeSettings<Scalar> settings{static_cast<Scalar>(factor), Scalar(1), &codes};
@@ -297,26 +302,25 @@ Asked<Scalar> ask_slots(const Layer<Scalar>& layer, const Setting& s, CallKind k
     if (codes.columns() > 0) settings.amplitude = code_amplitude<Scalar>(gap, codes.columns());
     std::vector<const Vector<Scalar>*> columns;
     for (std::size_t job = first; job < first + slots[i].tiles.size(); ++job) {
-      if (!asked.layout.has_synthetic()) anchors[job].setOnes();
+      if (!layout.has_synthetic()) anchors[job].setOnes();
       columns.push_back(&anchors[job]);
     }
-    if (!asked.layout.has_synthetic()) settings.synthetic = dead_key<Scalar>(gap);
-    encode(asked.rows, static_cast<Index>(i) * asked.layout.width(), asked.layout, asked.maps[i], input, slots[i].head,
+    if (!layout.has_synthetic()) settings.synthetic = dead_key<Scalar>(gap);
+    encode(asked.rows, stacked.input_begin(static_cast<Index>(i)), layout, asked.maps[i], input, slots[i].head,
            std::span<const Vector<Scalar>* const>(columns), settings);
     instances.push_back(s.encoding == TokenEncoding::projected
-                            ? selector_head<Scalar>(asked.layout)
-                            : block_head(asked.layout, input, slots[i].head, static_cast<Scalar>(factor)));
+                            ? selector_head<Scalar>(layout)
+                            : block_head(layout, input, slots[i].head, static_cast<Scalar>(factor)));
     first += slots[i].tiles.size();
   }
-  const SmallWeights<Scalar> weights = side_by_side(asked.layout, instances);
+  const SmallWeights<Scalar> weights = stack(stacked, instances);
   SmallTransformer<Scalar> oracle(limits);
   asked.answer = oracle.run({&weights, asked.rows});
   std::size_t number = 0;
   for (std::size_t i = 0; i < slots.size(); ++i)
     for (std::size_t job = 0; job < slots[i].tiles.size(); ++job, ++number)
-      asked.found.push_back(decode(asked.answer, asked.layout.answer_at(static_cast<Index>(i)), asked.layout,
-                                   asked.maps[i], static_cast<Index>(job), {0, slots[i].head}, anchors[number],
-                                   s.oracle_scale));
+      asked.found.push_back(decode(asked.answer, stacked.answer_begin(static_cast<Index>(i)), layout, asked.maps[i],
+                                   static_cast<Index>(job), {0, slots[i].head}, anchors[number], s.oracle_scale));
   return asked;
 }
 

@@ -1,10 +1,8 @@
 #pragma once
 
 #include <cmath>
-#include <concepts>
 #include <twoheads/base/matrix.hpp>
 #include <twoheads/model/weights.hpp>
-#include <type_traits>
 
 namespace twoheads {
 
@@ -17,7 +15,7 @@ namespace twoheads {
 template <RealScalar Scalar>
 [[nodiscard]] Matrix<Scalar> normed(const MatrixView<Scalar>& rows, const NormWeights<Scalar>& weights, NormKind kind,
                                     double epsilon) {
-  using Sum = std::conditional_t<std::same_as<Scalar, float>, double, Scalar>;
+  using Sum = SumScalar<Scalar>;
   Matrix<Scalar> result = rows;
   if (kind == NormKind::none) return result;
   detail::require_shape("the gain of a norm", weights.gain, 1, rows.cols());

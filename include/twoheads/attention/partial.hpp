@@ -27,10 +27,6 @@ struct Partial {
   [[nodiscard]] Index rows() const { return value.rows(); }
 };
 
-/// The scalar in which many partials are summed: float64 for float, so that a thousand tiles cost no digits.
-template <RealScalar Scalar>
-using SumScalar = std::conditional_t<std::same_as<Scalar, float>, double, Scalar>;
-
 /// Joins `part` into the rows of `sum` from `first` on, both found for the same query rows over disjoint key sets.
 ///
 ///   Shapes   sum: value (rows, d), log_weight (rows); part: as many rows or fewer, d columns

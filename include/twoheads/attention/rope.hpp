@@ -14,7 +14,7 @@ namespace twoheads {
 ///   Units    angles in radians, computed in float64 or wider for every scalar
 template <RealScalar Scalar>
 void rotate(MatrixSpan<Scalar> rows, Index head_dim, const RopeSpec& rope, Index first_position = 0) {
-  using Angle = std::conditional_t<std::same_as<Scalar, long double>, long double, double>;
+  using Angle = SumScalar<Scalar>;
   if (head_dim < 2 || head_dim % 2 != 0 || rows.cols() % head_dim != 0)
     throw ShapeError(detail::text("rows of ", rows.cols(), " columns cannot rotate in heads of ", head_dim,
                                   ": expected an even head_dim that divides the columns"));

@@ -32,4 +32,13 @@ struct Rows {
   return {begin, begin + std::min(length, total - begin)};
 }
 
+/// The rows of block number `block` when `total` rows are cut into `count` blocks as long as each other, or the first
+/// ones by one longer; count >= 1.
+[[nodiscard]] constexpr Rows even_rows(Index block, Index count, Index total) {
+  const Index length = total / count;
+  const Index longer = total % count;
+  const Index begin = block * length + std::min(block, longer);
+  return {begin, begin + length + (block < longer ? 1 : 0)};
+}
+
 }  // namespace twoheads

@@ -5,12 +5,17 @@
 #include <string_view>
 #include <twoheads/base/errors.hpp>
 #include <twoheads/base/index.hpp>
+#include <type_traits>
 
 namespace twoheads {
 
 /// Scalars that the library computes in. `long double` serves as the reference for `double`.
 template <class T>
 concept RealScalar = std::same_as<T, float> || std::same_as<T, double> || std::same_as<T, long double>;
+
+/// The scalar of sums over many rows or tiles and of angles: float64 for float, the scalar itself otherwise.
+template <RealScalar Scalar>
+using SumScalar = std::conditional_t<std::same_as<Scalar, float>, double, Scalar>;
 
 /// Row-major dense matrix: one token a row.
 template <class Scalar>

@@ -230,9 +230,7 @@ template <Oracle O>
   }
   require_within(limits, call);
   const Matrix<Scalar> answer = oracle.run(call);
-  if (answer.rows() != call.rows.rows() || answer.cols() != weights.output_width())
-    throw OracleError(detail::text("an oracle answered ", answer.rows(), " x ", answer.cols(), ", expected ",
-                                   call.rows.rows(), " x ", weights.output_width()));
+  detail::require_answer(call, answer);
   std::vector<Matrix<Scalar>> results;
   row = 0;
   for (std::size_t i = 0; i < attentions.size(); ++i) {

@@ -53,22 +53,4 @@ template <RealScalar Scalar>
           P::dense(layout.key_at(), keyed(wk)), P::dense(layout.key_at(), values), 0};
 }
 
-/// One layer that runs the instances side by side: instance i has its columns from i * layout.width().
-///
-///   Source   Yu & Alman, Lemma 3.3 with L' = 1
-template <RealScalar Scalar>
-[[nodiscard]] SmallWeights<Scalar> side_by_side(const InstanceLayout& layout,
-                                                const std::vector<SmallHead<Scalar>>& heads) {
-  const auto instances = static_cast<Index>(heads.size());
-  SmallLayer<Scalar> layer;
-  layer.output_width = layout.output_width(instances);
-  for (Index instance = 0; instance < instances; ++instance) {
-    const SmallHead<Scalar>& head = heads[static_cast<std::size_t>(instance)];
-    const Index offset = instance * layout.width();
-    layer.heads.push_back(
-        {head.wq.shifted(offset), head.wk.shifted(offset), head.wv.shifted(offset), layout.answer_at(instance)});
-  }
-  return {instances * layout.width(), {std::move(layer)}};
-}
-
 }  // namespace twoheads

@@ -32,7 +32,6 @@ enum class TokenEncoding { projected, raw };
 ///   raw         [ x of the query (d), a, u | x of the key (d), e, w, g ]      width 2 d + 3 + 2 |u|
 ///               a: the anchor's column of a query; e: 1 on the synthetic key; g: 1 on real keys; u, w: codes of
 ///               queries and keys, where several jobs share the rows
-///   residual    the same, then zero columns that the oracle adds its answer to
 ///   answer      [ value (m_v) | r, p | expected key (m) ], as far as the kind has them
 struct InstanceLayout {
   CallKind kind = CallKind::state;
@@ -40,8 +39,7 @@ struct InstanceLayout {
   Index head_dim = 1;
   Index value_dim = 1;
   Index input_width = 1;  ///< columns of a token that one head's weights see; used by raw tokens
-  bool residual = false;
-  Index code_cols = 0;  ///< columns of u, and of w
+  Index code_cols = 0;    ///< columns of u, and of w
 
   [[nodiscard]] bool has_values() const { return kind != CallKind::weight; }
   [[nodiscard]] bool has_state() const {
@@ -67,17 +65,7 @@ struct InstanceLayout {
   [[nodiscard]] Index synthetic_at() const { return key_at() + query_cols(); }
   [[nodiscard]] Index key_code_at() const { return synthetic_at() + 1; }
   [[nodiscard]] Index value_at() const { return key_at() + keyed_cols(); }
-  /// Columns that are read: what follows them is where a residual oracle adds its answer.
-  [[nodiscard]] Index read_cols() const {
-    return value_at() + (encoding == TokenEncoding::projected ? answer_cols() : 1);
-  }
-  [[nodiscard]] Index width() const { return read_cols() + (residual ? answer_cols() : 0); }
-  /// Where the answer of instance number `instance` begins in the oracle's output rows.
-  [[nodiscard]] Index answer_at(Index instance) const {
-    return residual ? instance * width() + read_cols() : instance * answer_cols();
-  }
-  /// Columns of the output rows of a call with so many instances.
-  [[nodiscard]] Index output_width(Index instances) const { return instances * (residual ? width() : answer_cols()); }
+  [[nodiscard]] Index width() const { return value_at() + (encoding == TokenEncoding::projected ? answer_cols() : 1); }
 };
 
 }  // namespace twoheads

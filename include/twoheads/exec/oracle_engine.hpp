@@ -143,7 +143,7 @@ class OracleEngine {
 
   [[nodiscard]] InstanceLayout layout(CallKind kind) const {
     const AttentionSpec& spec = input_.spec;
-    return {kind, encoding_, spec.head_dim, spec.value_dim, input_.weights.wq.rows(), false, codes_.columns()};
+    return {kind, encoding_, spec.head_dim, spec.value_dim, input_.weights.wq.rows(), codes_.columns()};
   }
 
   /// The instances of a call, one after the other or layer over layer.
@@ -239,10 +239,7 @@ class OracleEngine {
   void read(const Matrix<Scalar>& answer, const OracleCall<Scalar>& call, const InstanceLayout& columns,
             const Group& group) const {
     const Task& first = group.front()->tasks.front();
-    if (answer.rows() != call.rows.rows() || answer.cols() != call.weights->output_width())
-      throw OracleError(detail::text(detail::place(place(first), first.job.tile, 0), ": the oracle answered ",
-                                     answer.rows(), " x ", answer.cols(), ", expected ", call.rows.rows(), " x ",
-                                     call.weights->output_width()));
+    detail::require_answer(call, answer, [&] { return detail::place(place(first), first.job.tile, 0) + ": "; });
     const StackLayout stacked = columns_of_calls(columns);
     for (std::size_t instance = 0; instance < group.size(); ++instance) {
       const Slot& slot = *group[instance];

@@ -111,4 +111,18 @@ template <Oracle O>
   return answers;
 }
 
+namespace detail {
+
+/// Throws OracleError unless the answer to a call has the shape that the call asks for; `place()` says what it was for.
+template <RealScalar Scalar>
+void require_answer(
+    const OracleCall<Scalar>& call, const Matrix<Scalar>& rows,
+    const std::function<std::string()>& place = [] { return std::string(); }) {
+  const Index cols = call.weights->output_width();
+  if (rows.rows() != call.rows.rows() || rows.cols() != cols)
+    throw OracleError(text(place(), "an oracle answered ", rows.rows(), " x ", rows.cols(), ", expected ",
+                           call.rows.rows(), " x ", cols));
+}
+
+}  // namespace detail
 }  // namespace twoheads

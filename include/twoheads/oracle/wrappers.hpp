@@ -58,26 +58,19 @@ class CheckingOracle {
   [[nodiscard]] Matrix<Scalar> run(const OracleCall<Scalar>& call) {
     require_within(oracle_.limits(), call);
     Matrix<Scalar> rows = oracle_.run(call);
-    require_answer(call, rows);
+    detail::require_answer(call, rows);
     return rows;
   }
 
   void run_batch(std::span<const OracleCall<Scalar>> calls, const Answer<Scalar>& answer) requires HasRunBatch<O> {
     for (const OracleCall<Scalar>& call : calls) require_within(oracle_.limits(), call);
     oracle_.run_batch(calls, [&](std::size_t index, Matrix<Scalar> rows) {
-      if (index < calls.size()) require_answer(calls[index], rows);
+      if (index < calls.size()) detail::require_answer(calls[index], rows);
       answer(index, std::move(rows));
     });
   }
 
  private:
-  static void require_answer(const OracleCall<Scalar>& call, const Matrix<Scalar>& rows) {
-    const Index cols = call.weights->output_width();
-    if (rows.rows() != call.rows.rows() || rows.cols() != cols)
-      throw OracleError(detail::text("an oracle answered ", rows.rows(), " x ", rows.cols(), ", expected ",
-                                     call.rows.rows(), " x ", cols));
-  }
-
   O& oracle_;
 };
 

@@ -134,9 +134,7 @@ class CellMachine {
       }
       std::vector<Matrix<Scalar>> rows = run_all(oracle_, std::span<const OracleCall<Scalar>>(batch));
       for (std::size_t i = 0; i < rows.size(); ++i) {
-        if (rows[i].rows() != batch[i].rows.rows() || rows[i].cols() != batch[i].weights->output_width())
-          throw OracleError(detail::text("the oracle answered ", rows[i].rows(), " x ", rows[i].cols(), ", expected ",
-                                         batch[i].rows.rows(), " x ", batch[i].weights->output_width()));
+        detail::require_answer(batch[i], rows[i]);
         answers.push_back(Cells(std::move(rows[i])));
       }
       calls_ += static_cast<Index>(batch.size());

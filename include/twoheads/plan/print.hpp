@@ -121,8 +121,8 @@ struct GridCell {
   std::vector<std::string> lines(static_cast<std::size_t>(rows));
   for (Index row = 0; row < rows; ++row)
     for (Index column = 0; column < columns; ++column) {
-      const Sight seen = sight(plan.request().mask, even_part(row, rows, plan.tokens()),
-                               even_part(column, columns, plan.keys()), plan.keys());
+      const Sight seen = sight(plan.request().mask, even_rows(row, rows, plan.tokens()),
+                               even_rows(column, columns, plan.keys()), plan.keys());
       lines[static_cast<std::size_t>(row)] += seen == Sight::wholly ? '#' : seen == Sight::partly ? partly : '.';
     }
   return lines;

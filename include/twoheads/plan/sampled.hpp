@@ -183,14 +183,6 @@ struct SampledTiling {
     Rows after;
   };
 
-  /// Block b of `count` blocks that are as long as each other, or the first ones by one longer.
-  [[nodiscard]] static constexpr Rows even_rows(Index b, Index count, Index total) {
-    const Index length = total / count;
-    const Index longer = total % count;
-    const Index begin = b * length + std::min(b, longer);
-    return {begin, begin + length + (b < longer ? 1 : 0)};
-  }
-
   /// Whole blocks that hold the near field on one side, the query's own block apart: the first query of a block asks
   /// for near - 1 keys before it.
   [[nodiscard]] constexpr Index near_each_side() const {

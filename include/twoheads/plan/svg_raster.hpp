@@ -52,7 +52,7 @@ inline void draw_svg_raster(std::string& svg, const Plan& plan, const SvgFrame& 
   std::array<std::string, share_shades.size()> paths;
   std::string hovers;
   for (Index row = 0; row < rows; ++row) {
-    const Rows queries = even_part(row, rows, plan.tokens());
+    const Rows queries = even_rows(row, rows, plan.tokens());
     const std::string y = svg_number(frame.y + height * static_cast<double>(row));
     // Neighbours of the same shade are one stroke of the path.
     constexpr std::size_t none = share_shades.size();
@@ -61,7 +61,7 @@ inline void draw_svg_raster(std::string& svg, const Plan& plan, const SvgFrame& 
     for (Index column = 0; column <= columns; ++column) {
       std::size_t shade = none;
       if (column < columns) {
-        const Rows keys = even_part(column, columns, plan.keys());
+        const Rows keys = even_rows(column, columns, plan.keys());
         const Sight seen = sight(mask, queries, keys, plan.keys());
         if (seen != Sight::hidden) shade = shade_of(mask, seen, queries, keys, plan.keys());
       }

@@ -43,10 +43,4 @@ enum class Sight { hidden, partly, wholly };
   return shown / (static_cast<double>(count) * static_cast<double>(keys.size()));
 }
 
-/// Part number `part` when `total` rows are cut into `parts` parts that differ by one row at most; total >= parts.
-[[nodiscard]] constexpr Rows even_part(Index part, Index parts, Index total) {
-  const auto edge = [&](Index p) { return total / parts * p + std::min(total % parts, p); };
-  return {edge(part), edge(part + 1)};
-}
-
 }  // namespace twoheads
