@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Checks for the tools and libraries that building twoheads needs, and installs what is missing with apt-get where that
-# is possible. Where everything is there it changes nothing and asks no network. Where it cannot install, it says what is
-# missing and how to get it, and exits 1.
+# is possible. Where everything is there it changes nothing and asks no network. Where it cannot install, it says what
+# is missing and how to get it, and exits 1.
 set -euo pipefail
 
 work=$(mktemp -d)
@@ -101,8 +101,10 @@ explain_and_stop() {
     for name in $1; do echo "  - $(describe "$name")"; done
     cat <<'TEXT'
 How to get everything it builds with:
-  Debian 12, Ubuntu 24.04   sudo apt-get install g++ cmake ninja-build libeigen3-dev libgtest-dev libbenchmark-dev libcli11-dev nlohmann-json3-dev
-  Fedora                    sudo dnf install gcc-c++ cmake ninja-build eigen3-devel gtest-devel google-benchmark-devel cli11-devel json-devel
+  Debian 12, Ubuntu 24.04   sudo apt-get install g++ cmake ninja-build libeigen3-dev libgtest-dev \
+                              libbenchmark-dev libcli11-dev nlohmann-json3-dev
+  Fedora                    sudo dnf install gcc-c++ cmake ninja-build eigen3-devel gtest-devel \
+                              google-benchmark-devel cli11-devel json-devel
   macOS, Homebrew           brew install cmake ninja eigen googletest google-benchmark cli11 nlohmann-json
 Older systems have an older CMake: https://cmake.org/download
 TEXT
@@ -128,7 +130,8 @@ packages=()
 for name in $names; do packages+=("$(debian_package "$name")"); done
 echo "Installing ${packages[*]}" >&2
 apt=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get)
-{ "${apt[@]}" update -q && "${apt[@]}" install -y -q --no-install-recommends "${packages[@]}"; } >&2 || explain_and_stop "$names"
+{ "${apt[@]}" update -q && "${apt[@]}" install -y -q --no-install-recommends "${packages[@]}"; } >&2 ||
+  explain_and_stop "$names"
 
 names=$(missing)
 [ -z "$names" ] || explain_and_stop "$names"
