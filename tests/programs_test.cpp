@@ -91,6 +91,29 @@ TEST(PlanProgram, AWindowsCallsAreThoseOfItsSegmentsAndItsJobsShareSlots) {
   EXPECT_EQ(run.json()["jobs"], 81);
 }
 
+TEST(SimulateProgram, MakesTheCallsOfThePrintedConstructions) {
+  for (const char* line : {"--mask full --tokens 60 --rows 16 --heads 2", "--mask causal --tokens 60 --rows 16",
+                           "--mask window --window 5 --tokens 60 --rows 16",
+                           "--mask sinks --window 5 --sinks 2 --tokens 60 --rows 16 --heads 2 --oracle-heads 3",
+                           "--mask full --tokens 60 --rows 16 --samples 1"}) {
+    const std::string flags = std::string(line) + " --layers 2 --json --method paper";
+    const ProgramRun plan = run_line("twoheads_plan", flags);
+    ASSERT_EQ(plan.exit_code, 0) << flags << "\n" << plan.err;
+    const ProgramRun run = run_line("twoheads_simulate", flags + " --width 8 --scalar double");
+    ASSERT_EQ(run.exit_code, 0) << flags << "\n" << run.err;
+    EXPECT_EQ(run.json()["calls"], plan.json()["calls"]) << flags;
+    if (plan.json()["exact"] == true) {
+      EXPECT_LE(run.json()["max_row_error"].get<double>(), 1e-10) << flags;
+    }
+  }
+  const ProgramRun strict = run_line(
+      "twoheads_simulate",
+      "--mask full --tokens 60 --rows 16 --heads 2 --layers 2 --layer paper --method strict --scalar double --json");
+  ASSERT_EQ(strict.exit_code, 0) << strict.err;
+  EXPECT_EQ(strict.json()["calls"], 256);
+  EXPECT_LE(strict.json()["max_row_error"].get<double>(), 1e-10);
+}
+
 TEST(PlanProgram, PlansASampleBesideAnExactNearField) {
   const auto planned = [](const std::string& line) {
     const ProgramRun run = run_line("twoheads_plan", line + " --check --json");
@@ -180,6 +203,12 @@ TEST(BadArguments, EndWithTwoAndNameTheFlagWhatItGotAndWhatItTakes) {
       {"twoheads_simulate", "--mask documents --lengths 3,4 --tokens 8 --rows 64", {"--lengths", "7", "8"}},
       {"twoheads_lm", "--model m --tokenizer t --generate 3 --sinks 4", {"--sinks", "--window"}},
       {"twoheads_lm", "--model m --tokenizer t --generate 3 --window 0", {"--window", "'0'", "1 or more"}},
+      {"twoheads_plan", "--mask full --tokens 20 --rows 5 --method paper --samples 2", {"--samples 1"}},
+      {"twoheads_plan", "--mask full --tokens 20 --rows 5 --method paper --check", {"--check", "--method stable"}},
+      {"twoheads_plan", "--mask band --left 2 --tokens 20 --rows 5 --method paper", {"band"}},
+      {"twoheads_plan", "--mask full --tokens 20 --rows 5 --method paper --oracle-layers 2", {"--oracle-layers"}},
+      {"twoheads_simulate", "--mask full --tokens 8 --rows 8 --method strict", {"--layer paper"}},
+      {"twoheads_simulate", "--mask full --tokens 8 --keys 20 --rows 8 --method strict --layer paper", {"keys", "20"}},
       {"twoheads_plan", "--mask full --tokens 100 --rows 26 --samples 0", {"--samples", "'0'", "1 or more"}},
       {"twoheads_plan", "--mask full --tokens 100 --rows 26 --samples 5", {"--samples", "'5'", "1 to 4"}},
       {"twoheads_simulate", "--mask causal --tokens 100 --rows 26 --samples 5", {"--samples", "'5'", "1 to 4"}},

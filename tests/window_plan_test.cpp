@@ -419,6 +419,15 @@ TEST(CheckCover, NamesTheFaultOfARowThatSeesSinks) {
   EXPECT_EQ(detail::cover_of_row(7, {{0, 3}, {3, 8}}, twice), "query 7: key 0 lies in two tiles");
 }
 
+TEST(WindowPlan, CountsInputsThatNoSquareOfBlocksCould) {
+  PlanRequest request;
+  request.mask = Mask::window_and_sinks(64, 4);
+  request.tokens = 100'000'000'000;
+  request.oracle.kind = OracleKind::causal;
+  request.oracle.rows = 512;
+  EXPECT_LE(Plan(request).calls(), static_cast<Index>(2.6e11) / 512);
+}
+
 TEST(CheckCover, NamesTheFaultOfASlot) {
   const auto fault = [](OracleKind oracle, const std::vector<Tile>& slot) {
     const Plan plan(request_of(Mask::sliding_window(3), 50, oracle, 9));

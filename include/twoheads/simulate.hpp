@@ -37,8 +37,8 @@ struct SimulationCounts {
 ///   Laws     out equals direct attention up to rounding, the same bits for any batch and any order of answers; with
 ///            samples it is an estimate, the same bits for the same seed
 ///   Throws   ShapeError if q, k, v or out do not fit the spec; InputError that names layer, head and row if q, k or
-///            v hold NaN or infinity, before the first call (of the part that holds them, see AttendInParts); SpecError, LimitError as Plan and ErrorBars
-///            say; OracleError, AnchorError as OracleEngine says
+///            v hold NaN or infinity, before the first call (of the part that holds them: AttendInParts);
+///            SpecError, LimitError as Plan and ErrorBars say; OracleError, AnchorError as OracleEngine says
 ///   Source   Yu & Alman, Theorems 3.4, 3.5, 4.1 and 5.1
 template <Oracle O>
 class GridAttention {
