@@ -204,7 +204,7 @@ TEST(MixedEstimator, ErrsLessWithMoreSamplesAndANearFieldAndNotAtAllWithAllOfThe
         std::pair{MaskKind::full, OracleKind::plain}}) {
     const Data data = local_data(mask, 320, 4);
     const Matrix<double> truth = data.direct();
-    const auto error = [&](Index samples, Index near) {
+    const auto error = [&, oracle = oracle](Index samples, Index near) {
       double sum = 0;
       for (std::uint64_t seed = 1; seed <= 4; ++seed)
         sum += mean_row_error(simulated(data, 17, {samples, near, 0, seed}, 0, oracle).rows, truth) / 4;
