@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <cstdlib>
 #include <limits>
 #include <optional>
 #include <string>
@@ -17,15 +16,13 @@
 #include "support/bounds.hpp"
 #include "support/naive.hpp"
 #include "support/sanitized.hpp"
+#include "support/seed.hpp"
 
 namespace {
 
 using namespace twoheads;
 
-std::uint64_t seed() {
-  const char* given = std::getenv("TWOHEADS_TEST_SEED");
-  return given != nullptr ? std::stoull(given) : 420;
-}
+std::uint64_t seed() { return seed_or(420); }
 
 constexpr Index head_dim = 16;
 constexpr Index value_dim = 6;

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <cstdlib>
 #include <limits>
 #include <memory>
 #include <string>
@@ -17,15 +16,13 @@
 
 #include "support/bounds.hpp"
 #include "support/naive.hpp"
+#include "support/seed.hpp"
 
 namespace {
 
 using namespace twoheads;
 
-std::uint64_t seed() {
-  const char* given = std::getenv("TWOHEADS_TEST_SEED");
-  return given != nullptr ? std::stoull(given) : 712;
-}
+std::uint64_t seed() { return seed_or(712); }
 
 constexpr Index input_cols = 5;
 constexpr Index head_dim = 3;

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <cstdlib>
 #include <limits>
 #include <memory>
 #include <twoheads/base/digest.hpp>
@@ -15,15 +14,13 @@
 
 #include "support/bounds.hpp"
 #include "support/naive.hpp"
+#include "support/seed.hpp"
 
 namespace {
 
 using namespace twoheads;
 
-std::uint64_t seed() {
-  const char* given = std::getenv("TWOHEADS_TEST_SEED");
-  return given != nullptr ? std::stoull(given) : 177;
-}
+std::uint64_t seed() { return seed_or(177); }
 
 constexpr Index width = 6;
 constexpr Index keyed = 2;

@@ -85,8 +85,8 @@ class GridAttention {
     const AttentionSpec& spec = input.spec;
     detail::require_shape("the output of a part", out, queries.size(), spec.heads * spec.value_dim);
     const HeldRows& held = input.held;
-    const auto query_at = [&](Index row) { return row + held.first_query; };
-    const auto key_at = [&](Index row) { return row < held.sinks ? row : row - held.sinks + held.first_key; };
+    const auto query_at = [&](Index row) { return held.query_at(row); };
+    const auto key_at = [&](Index row) { return held.key_at(row); };
     require_finite(input, "query", input.q, spec.head_dim, query_at);
     require_finite(input, "key", input.k, spec.head_dim, key_at);
     require_finite(input, "value", input.v, spec.value_dim, key_at);

@@ -11,6 +11,19 @@ struct HeldRows {
   Index first_query = 0;  ///< position of the first row of q
   Index sinks = 0;        ///< first rows of k and v, at the positions 0 .. sinks - 1
   Index first_key = 0;    ///< position of the row of k and v that follows them
+
+  /// Where the rows of some positions stand in q and query_tokens, and in k, v and key_tokens.
+  [[nodiscard]] Rows query_place(Rows positions) const {
+    return {positions.begin - first_query, positions.end - first_query};
+  }
+  [[nodiscard]] Rows key_place(Rows positions) const {
+    const Index shift = positions.end <= sinks ? 0 : sinks - first_key;
+    return {positions.begin + shift, positions.end + shift};
+  }
+
+  /// The position of a held row of q, and of one of k and v.
+  [[nodiscard]] Index query_at(Index row) const { return row + first_query; }
+  [[nodiscard]] Index key_at(Index row) const { return row < sinks ? row : row - sinks + first_key; }
 };
 
 /// What one layer hands to its attention: projected rows, and the tokens and weights that they came from.
@@ -34,22 +47,13 @@ struct AttentionInput {
 
   /// Rows of one query head, and of the key/value head that it reads.
   [[nodiscard]] MatrixView<Scalar> query_rows(Index head, Rows rows) const {
-    return block_view(q, query_place(rows), head * spec.head_dim, spec.head_dim);
+    return block_view(q, held.query_place(rows), head * spec.head_dim, spec.head_dim);
   }
   [[nodiscard]] MatrixView<Scalar> key_rows(Index head, Rows rows) const {
-    return block_view(k, key_place(rows), spec.kv_head_of(head) * spec.head_dim, spec.head_dim);
+    return block_view(k, held.key_place(rows), spec.kv_head_of(head) * spec.head_dim, spec.head_dim);
   }
   [[nodiscard]] MatrixView<Scalar> value_rows(Index head, Rows rows) const {
-    return block_view(v, key_place(rows), spec.kv_head_of(head) * spec.value_dim, spec.value_dim);
-  }
-
-  /// Where the rows of some positions stand in q and query_tokens, and in k, v and key_tokens.
-  [[nodiscard]] Rows query_place(Rows rows) const {
-    return {rows.begin - held.first_query, rows.end - held.first_query};
-  }
-  [[nodiscard]] Rows key_place(Rows rows) const {
-    const Index shift = rows.end <= held.sinks ? 0 : held.sinks - held.first_key;
-    return {rows.begin + shift, rows.end + shift};
+    return block_view(v, held.key_place(rows), spec.kv_head_of(head) * spec.value_dim, spec.value_dim);
   }
 };
 

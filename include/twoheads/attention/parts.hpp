@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <concepts>
 #include <twoheads/attention/input.hpp>
-#include <twoheads/attention/mlp.hpp>
 #include <twoheads/attention/norm.hpp>
 #include <twoheads/attention/project.hpp>
+#include <twoheads/attention/rope.hpp>
 #include <twoheads/base/matrix.hpp>
 #include <twoheads/model/mask.hpp>
 #include <twoheads/model/weights.hpp>
@@ -45,8 +45,7 @@ class KeyWindow {
   [[nodiscard]] MatrixView<Scalar> values() const { return view(v_); }
   [[nodiscard]] MatrixView<Scalar> tokens() const { return view(tokens_); }
   [[nodiscard]] MatrixView<Scalar> tokens_of(Rows rows) const {
-    const Index shift = held_.sinks - held_.first_key;
-    return block_view(view(tokens_), {rows.begin + shift, rows.end + shift}, 0, tokens_.cols());
+    return block_view(view(tokens_), held_.key_place(rows), 0, tokens_.cols());
   }
 
   /// Moves on to what `queries` see; rows of x from the last end on must still be those that the layer began with.

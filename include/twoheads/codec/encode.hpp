@@ -83,7 +83,7 @@ void encode(Matrix<Scalar>& call, Index begin, const InstanceLayout& layout, con
       const Tile& tile = map.tile(carried.job);
       const Index query = tile.queries.begin + carried.query;
       columns.head(layout.query_cols()) =
-          factor * (raw ? tokens(input.query_tokens, input.query_place({query, query + 1}))
+          factor * (raw ? tokens(input.query_tokens, input.held.query_place({query, query + 1}))
                         : input.query_rows(head, {query, query + 1}));
       columns[layout.anchor_at()] = (*anchors[static_cast<std::size_t>(carried.job)])[carried.query];
       if (layout.code_cols > 0)
@@ -94,7 +94,7 @@ void encode(Matrix<Scalar>& call, Index begin, const InstanceLayout& layout, con
     const bool real = key != SlotMap::none;
     if (real)
       columns.segment(layout.key_at(), layout.query_cols()) =
-          raw ? tokens(input.key_tokens, input.key_place({key, key + 1})) : input.key_rows(head, {key, key + 1});
+          raw ? tokens(input.key_tokens, input.held.key_place({key, key + 1})) : input.key_rows(head, {key, key + 1});
     else
       columns[layout.synthetic_at()] = settings.synthetic;
     if (real && layout.code_cols > 0 && carried.job != SlotMap::none)

@@ -177,16 +177,17 @@ class OracleEngine {
   /// One call for each group; what it finds is left in the tasks.
   void round(CallKind kind, const std::vector<Group>& groups) {
     const InstanceLayout columns = layout(kind);
+    const StackLayout stacked = columns_of_calls(columns);
     std::vector<SmallWeights<Scalar>> weights(encoding_ == TokenEncoding::raw ? groups.size() : 0);
     std::vector<OracleCall<Scalar>> calls(groups.size());
     for (std::size_t i = 0; i < groups.size(); ++i) {
       if (encoding_ == TokenEncoding::raw) {
-        weights[i] = block_weights(columns, groups[i]);
+        weights[i] = block_weights(columns, stacked, groups[i]);
         calls[i].weights = &weights[i];
       } else {
-        calls[i].weights = &selector_weights(columns);
+        calls[i].weights = &selector_weights(columns, stacked);
       }
-      fill(calls[i].rows, columns, groups[i]);
+      fill(calls[i].rows, columns, stacked, groups[i]);
     }
     const std::vector<Matrix<Scalar>> answers =
         run_all(oracle_, std::span<const OracleCall<Scalar>>(calls), [&](std::size_t call) {
@@ -195,13 +196,12 @@ class OracleEngine {
         });
     calls_ += static_cast<Index>(groups.size());
     rounds_ = std::max(rounds_, ++depth_);
-    for (std::size_t i = 0; i < groups.size(); ++i) read(answers[i], calls[i], columns, groups[i]);
+    for (std::size_t i = 0; i < groups.size(); ++i) read(answers[i], calls[i], columns, stacked, groups[i]);
   }
 
-  void fill(Matrix<Scalar>& rows, const InstanceLayout& columns, const Group& group) const {
+  void fill(Matrix<Scalar>& rows, const InstanceLayout& columns, const StackLayout& stacked, const Group& group) const {
     Index count = limits_.fixed_rows ? limits_.rows : 0;
     for (const Slot* slot : group) count = std::max(count, slot->map.rows());
-    const StackLayout stacked = columns_of_calls(columns);
     rows.setZero(count, stacked.width());
     write_codes(rows, stacked);
     for (std::size_t instance = 0; instance < group.size(); ++instance) {
@@ -237,10 +237,9 @@ class OracleEngine {
   }
 
   void read(const Matrix<Scalar>& answer, const OracleCall<Scalar>& call, const InstanceLayout& columns,
-            const Group& group) const {
+            const StackLayout& stacked, const Group& group) const {
     const Task& first = group.front()->tasks.front();
     detail::require_answer(call, answer, [&] { return detail::place(place(first), first.job.tile, 0) + ": "; });
-    const StackLayout stacked = columns_of_calls(columns);
     for (std::size_t instance = 0; instance < group.size(); ++instance) {
       const Slot& slot = *group[instance];
       const Index begin = stacked.answer_begin(static_cast<Index>(instance));
@@ -333,23 +332,24 @@ class OracleEngine {
     weigh_by_gibbs(unsafe);
   }
 
-  const SmallWeights<Scalar>& selector_weights(const InstanceLayout& columns) {
+  const SmallWeights<Scalar>& selector_weights(const InstanceLayout& columns, const StackLayout& stacked) {
     std::optional<SmallWeights<Scalar>>& kept = selectors_[static_cast<std::size_t>(columns.kind)];
     if (!kept)
-      kept = stack(columns_of_calls(columns), std::vector<SmallHead<Scalar>>(static_cast<std::size_t>(instances_),
-                                                                             selector_head<Scalar>(columns)));
+      kept = stack(stacked, std::vector<SmallHead<Scalar>>(static_cast<std::size_t>(instances_),
+                                                           selector_head<Scalar>(columns)));
     return *kept;
   }
 
   /// Each instance takes the weights of its own head; instances that a last call leaves empty take those of head 0.
-  [[nodiscard]] SmallWeights<Scalar> block_weights(const InstanceLayout& columns, const Group& group) {
+  [[nodiscard]] SmallWeights<Scalar> block_weights(const InstanceLayout& columns, const StackLayout& stacked,
+                                                   const Group& group) {
     auto& heads = blocks_[static_cast<std::size_t>(columns.kind)];
     if (heads.empty())
       for (Index head = 0; head < input_.spec.heads; ++head)
         heads.push_back(block_head(columns, input_, head, static_cast<Scalar>(factor())));
     std::vector<SmallHead<Scalar>> instances(static_cast<std::size_t>(instances_), heads.front());
     for (std::size_t i = 0; i < group.size(); ++i) instances[i] = heads[static_cast<std::size_t>(group[i]->head())];
-    return stack(columns_of_calls(columns), instances);
+    return stack(stacked, instances);
   }
 
   O& oracle_;
