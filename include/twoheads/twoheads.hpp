@@ -68,6 +68,7 @@
 #include <twoheads/codec/decode.hpp>
 #include <twoheads/codec/anchors.hpp>
 
+#include <twoheads/exec/executor.hpp>
 #include <twoheads/exec/serial.hpp>
 #include <twoheads/exec/oracle_engine.hpp>
 
