@@ -107,6 +107,7 @@ class TileKernel {
     factor_ = static_cast<Scalar>(unit_ * log2_e);
     scores_ = detail::AlignedRoom<Scalar>(keys_at_once * panel);
     limits_ = detail::AlignedRoom<Scalar>(2 * panel);
+    turned_ = detail::AlignedRoom<Scalar>(panel * turned_cols);
   }
 
   /// Takes the next block of queries; nothing has been seen yet.
@@ -121,18 +122,9 @@ class TileKernel {
       largest_ = detail::AlignedRoom<Scalar>(panels_ * panel);
       weights_ = detail::AlignedRoom<Scalar>(panels_ * panel);
     }
-    for (Index p = 0; p < panels_; ++p) {
-      Scalar* const to = queries_.data() + p * head_dim_ * panel;
-      for (Index lane = 0; lane < panel; ++lane) {
-        const Index row = p * panel + lane;
-        if (row < rows_) {
-          const Scalar* const from = queries.data() + row * queries.outerStride();
-          for (Index d = 0; d < head_dim_; ++d) to[d * panel + lane] = sign_ * from[d];
-        } else {
-          for (Index d = 0; d < head_dim_; ++d) to[d * panel + lane] = Scalar(0);
-        }
-      }
-    }
+    for (Index p = 0; p < panels_; ++p)
+      for (Index begin = 0; begin < head_dim_; begin += turned_cols)
+        turn_queries(queries, p, {begin, std::min(begin + turned_cols, head_dim_)});
     seen_.setZero(rows_);
     joined_ = false;
     clear();
@@ -167,14 +159,8 @@ class TileKernel {
       if (seen.empty()) continue;
       const Strided near_keys = rows_near(keys, seen, panels.size(), near_keys_);
       const Strided near_values = rows_near(values, seen, panels.size(), near_values_);
-      // What the next keys are read from comes nearer while these are worked on, a part of it with each panel.
-      const Rows next = band.seen_by_some(rows.size(), {block.end, std::min(block.end + keys_at_once, count)});
-      for (Index p = panels.begin; p < panels.end; ++p) {
-        const Rows part = even_rows(p - panels.begin, panels.size(), std::max<Index>(next.size(), 0));
-        prefetch(keys, {next.begin + part.begin, next.begin + part.end});
-        prefetch(values, {next.begin + part.begin, next.begin + part.end});
+      for (Index p = panels.begin; p < panels.end; ++p)
         add_to_panel(p, rows, seen, near_keys, near_values, band, finite_values);
-      }
     }
   }
 
@@ -211,6 +197,7 @@ class TileKernel {
   /// Keys, or columns of values, of a register tile: with two vectors each, the sums leave registers for operands.
   static constexpr int tile_rows = Simd::registers >= 32 ? 8 : 6;
   static constexpr Index keys_at_once = 128;
+  static constexpr Index turned_cols = 64;
   static constexpr Index keys_of_a_join = 4096;
   static constexpr double log2_e = 1.4426950408889634074;
   static constexpr Scalar unseen = -std::numeric_limits<Scalar>::infinity();
@@ -232,32 +219,56 @@ class TileKernel {
     log_weight = std::numeric_limits<double>::quiet_NaN();
   }
 
-  /// Divides sums by weights, and calls use(row, log weight).
+  // Rows of one head among others lie pages apart. They come and go whole, by way of a small square that stays in the
+  // nearest cache: single numbers, one every few pages, would wait for memory one by one.
+
+  /// Copies some columns of a panel's queries to their place, transposed.
+  void turn_queries(const MatrixView<Scalar>& queries, Index p, Rows cols) {
+    const Index first = p * panel;
+    const Index rows = std::min(panel, rows_ - first);
+    Scalar* const near = turned_.data();
+    for (Index lane = 0; lane < rows; ++lane)
+      std::memcpy(near + lane * turned_cols, queries.data() + (first + lane) * queries.outerStride() + cols.begin,
+                  static_cast<std::size_t>(cols.size()) * sizeof(Scalar));
+    Scalar* const to = queries_.data() + (p * head_dim_ + cols.begin) * panel;
+    for (Index col = 0; col < cols.size(); ++col) {
+      for (Index lane = 0; lane < rows; ++lane) to[col * panel + lane] = sign_ * near[lane * turned_cols + col];
+      for (Index lane = rows; lane < panel; ++lane) to[col * panel + lane] = Scalar(0);
+    }
+  }
+
+  /// Writes some columns of a panel's rows: sums divided by weights, zero where nothing has weight.
+  void write_rows(MatrixSpan<Scalar>& out, Index p, Rows cols) {
+    const Index first = p * panel;
+    const Index rows = std::min(panel, rows_ - first);
+    const Scalar* const weights = weights_.data() + first;
+    const Scalar* const sums = sums_.data() + (p * value_dim_ + cols.begin) * panel;
+    Scalar* const divided = scores_.data();
+    Scalar* const near = turned_.data();
+    for (Index col = 0; col < cols.size(); ++col)
+      for (int v = 0; v < vectors; ++v)
+        Simd::store(divided + col * panel + v * lanes,
+                    Simd::divide(Simd::load(sums + col * panel + v * lanes), Simd::load(weights + v * lanes)));
+    for (Index lane = 0; lane < rows; ++lane) {
+      const bool empty = weights[lane] == Scalar(0);
+      for (Index col = 0; col < cols.size(); ++col)
+        near[lane * turned_cols + col] = empty ? Scalar(0) : divided[col * panel + lane];
+    }
+    for (Index lane = 0; lane < rows; ++lane)
+      std::memcpy(out.data() + (first + lane) * out.outerStride() + cols.begin, near + lane * turned_cols,
+                  static_cast<std::size_t>(cols.size()) * sizeof(Scalar));
+  }
+
+  /// Writes the rows of out, and calls use(row, log weight).
   template <class Use>
   void read(MatrixSpan<Scalar>& out, const Use& use) {
-    Scalar* const block = scores_.data();
-    for (Index p = 0; p < panels_; ++p) {
-      const Index rows = std::min(panel, rows_ - p * panel);
-      const Scalar* const weights = weights_.data() + p * panel;
-      for (Index begin = 0; begin < value_dim_; begin += keys_at_once) {
-        const Index cols = std::min(keys_at_once, value_dim_ - begin);
-        const Scalar* const sums = sums_.data() + (p * value_dim_ + begin) * panel;
-        for (Index col = 0; col < cols; ++col)
-          for (int v = 0; v < vectors; ++v)
-            Simd::store(block + col * panel + v * lanes,
-                        Simd::divide(Simd::load(sums + col * panel + v * lanes), Simd::load(weights + v * lanes)));
-        for (Index lane = 0; lane < rows; ++lane) {
-          Scalar* const to = out.data() + (p * panel + lane) * out.outerStride() + begin;
-          const bool empty = weights[lane] == Scalar(0);
-          for (Index col = 0; col < cols; ++col) to[col] = empty ? Scalar(0) : block[col * panel + lane];
-        }
-      }
-      for (Index lane = 0; lane < rows; ++lane) {
-        const Index row = p * panel + lane;
-        const double weight = static_cast<double>(weights[lane]);
-        use(row, weight == 0 ? -std::numeric_limits<double>::infinity()
-                             : static_cast<double>(largest_.data()[row]) * unit_ + std::log(weight));
-      }
+    for (Index p = 0; p < panels_; ++p)
+      for (Index begin = 0; begin < value_dim_; begin += turned_cols)
+        write_rows(out, p, {begin, std::min(begin + turned_cols, value_dim_)});
+    for (Index row = 0; row < rows_; ++row) {
+      const double weight = static_cast<double>(weights_.data()[row]);
+      use(row, weight == 0 ? -std::numeric_limits<double>::infinity()
+                           : static_cast<double>(largest_.data()[row]) * unit_ + std::log(weight));
     }
   }
 
@@ -274,18 +285,6 @@ class TileKernel {
     merge_into(sum_, found_, 0, log_factor_);
     joined_ = true;
     clear();
-  }
-
-  template <class Stored>
-  static void prefetch(const MatrixView<Stored>& matrix, Rows rows) {
-#if defined(__GNUC__)
-    constexpr Index line = 64;
-    for (Index row = rows.begin; row < rows.end; ++row) {
-      const char* const from = reinterpret_cast<const char*>(matrix.data() + row * matrix.outerStride());
-      const Index bytes = matrix.cols() * static_cast<Index>(sizeof(Stored));
-      for (Index byte = 0; byte < bytes; byte += line) __builtin_prefetch(from + byte);
-    }
-#endif
   }
 
   /// Rows of numbers, `stride` apart.
@@ -323,22 +322,43 @@ class TileKernel {
     const Index begin = std::max(block.begin, first_row + band.from);
     const Index end = std::min(block.end, last_row + band.to);
     if (begin >= end) return;
-    const bool whole_panel = rows.begin <= p * panel && std::min((p + 1) * panel, rows_) <= rows.end;
-    const bool all_seen = whole_panel && last_row + band.from <= begin && first_row + band.to >= end;
     const Index count = end - begin;
+    // Keys that all rows of the panel see, counted from the first; those before and after are seen by some.
+    Rows open{0, count};
+    if (rows.begin > p * panel || rows.end < std::min((p + 1) * panel, rows_)) {
+      open.end = 0;
+    } else {
+      open.begin = ceil_div(std::clamp<Index>(last_row + band.from - begin, 0, count), tile_rows) * tile_rows;
+      const Index last = std::clamp<Index>(first_row + band.to - begin, 0, count);
+      open.end = last == count ? count : last / tile_rows * tile_rows;
+    }
+    if (open.empty()) open = {0, 0};
+    const bool all_seen = open.size() == count;
 
     Scalar* const scores = scores_.data();
+    const Scalar* const first_key = keys.first + (begin - block.begin) * keys.stride;
+    const Scalar* const queries = queries_.data() + p * head_dim_ * panel;
     V largest[vectors];
-    TWOHEADS_UNROLL
     for (int v = 0; v < vectors; ++v) largest[v] = Simd::broadcast(unseen);
-    score(keys.first + (begin - block.begin) * keys.stride, keys.stride, queries_.data() + p * head_dim_ * panel,
-          scores, largest, count);
-    if (capped()) cap(scores, count);
+    score(first_key, keys.stride, queries, scores, open, largest);
+    const Rows sides[2] = {{0, open.begin}, {open.end, count}};
+    if (!all_seen) {
+      V with_hidden[vectors];
+      for (int v = 0; v < vectors; ++v) with_hidden[v] = Simd::broadcast(unseen);
+      for (const Rows& side : sides) score(first_key, keys.stride, queries, scores, side, with_hidden);
+    }
+    if (capped()) {
+      cap(scores, count);
+      for (int v = 0; v < vectors; ++v) largest[v] = Simd::broadcast(unseen);
+      find_largest(scores, open, largest);
+    }
     if (!all_seen) {
       set_limits(p, rows, {begin, end}, band);
-      hide(scores, count);
+      for (const Rows& side : sides) {
+        hide(scores, side);
+        find_largest(scores, side, largest);
+      }
     }
-    if (capped() || !all_seen) find_largest(scores, largest, count);
     V rescale[vectors];
     weigh(scores, largest_.data() + p * panel, weights_.data() + p * panel, largest, rescale, count);
     const Scalar* const first_value = values.first + (begin - block.begin) * values.stride;
@@ -387,17 +407,17 @@ class TileKernel {
     }
   }
 
-  /// scores (count, panel) = keys queries^T, and the largest of each lane.
-  TWOHEADS_NOINLINE void score(const Scalar* keys, Index stride, const Scalar* queries, Scalar* scores, V* found,
-                               Index count) const {
+  /// Rows `part` of scores (keys, panel) = keys queries^T, and the largest of each lane.
+  TWOHEADS_NOINLINE void score(const Scalar* keys, Index stride, const Scalar* queries, Scalar* scores, Rows part,
+                               V* found) const {
     V largest[vectors];
     TWOHEADS_UNROLL
     for (int v = 0; v < vectors; ++v) largest[v] = found[v];
-    Index i = 0;
-    for (; i + tile_rows <= count; i += tile_rows)
+    Index i = part.begin;
+    for (; i + tile_rows <= part.end; i += tile_rows)
       score_keys<tile_rows>(keys + i * stride, stride, queries, scores + i * panel, largest);
-    for (; i + 2 <= count; i += 2) score_keys<2>(keys + i * stride, stride, queries, scores + i * panel, largest);
-    for (; i < count; ++i) score_keys<1>(keys + i * stride, stride, queries, scores + i * panel, largest);
+    for (; i + 2 <= part.end; i += 2) score_keys<2>(keys + i * stride, stride, queries, scores + i * panel, largest);
+    for (; i < part.end; ++i) score_keys<1>(keys + i * stride, stride, queries, scores + i * panel, largest);
     TWOHEADS_UNROLL
     for (int v = 0; v < vectors; ++v) found[v] = largest[v];
   }
@@ -479,24 +499,22 @@ class TileKernel {
     }
   }
 
-  TWOHEADS_NOINLINE void hide(Scalar* scores, Index count) const {
+  TWOHEADS_NOINLINE void hide(Scalar* scores, Rows part) const {
     const V hidden = Simd::broadcast(unseen);
     for (int v = 0; v < vectors; ++v) {
       const V first = Simd::load(limits_.data() + v * lanes);
       const V last = Simd::load(limits_.data() + panel + v * lanes);
-      for (Index j = 0; j < count; ++j) {
+      for (Index j = part.begin; j < part.end; ++j) {
         Scalar* const at = scores + j * panel + v * lanes;
         Simd::store(at, Simd::select(Simd::load(at), hidden, Simd::broadcast(static_cast<Scalar>(j)), first, last));
       }
     }
   }
 
-  TWOHEADS_NOINLINE static void find_largest(const Scalar* scores, V* largest, Index count) {
-    for (int v = 0; v < vectors; ++v) {
-      V top = Simd::broadcast(unseen);
-      for (Index j = 0; j < count; ++j) top = Simd::max(top, Simd::load(scores + j * panel + v * lanes));
-      largest[v] = top;
-    }
+  TWOHEADS_NOINLINE static void find_largest(const Scalar* scores, Rows part, V* largest) {
+    for (int v = 0; v < vectors; ++v)
+      for (Index j = part.begin; j < part.end; ++j)
+        largest[v] = Simd::max(largest[v], Simd::load(scores + j * panel + v * lanes));
   }
 
   TWOHEADS_NOINLINE void cap(Scalar* scores, Index count) const {
@@ -539,6 +557,7 @@ class TileKernel {
   detail::AlignedRoom<Scalar> largest_, weights_;        ///< (panels, panel)
   detail::AlignedRoom<Scalar> scores_;                   ///< (keys_at_once, panel)
   detail::AlignedRoom<Scalar> limits_;                   ///< (2, panel)
+  detail::AlignedRoom<Scalar> turned_;                   ///< (panel, turned_cols)
   detail::AlignedRoom<Scalar> near_keys_, near_values_;  ///< (keys_at_once, their dim)
   Vector<bool> seen_;                                    ///< whether a row has seen a key
   Partial<Scalar> found_;

@@ -26,13 +26,15 @@ struct KernelOptions {
       {};  ///< evaluate the plan of an oracle of `rows` rows instead of the kernel's own
 };
 
-/// Queries of a block for a problem, whatever the number of threads, since bits depend on it: long blocks read keys
-/// less often, and some 32 blocks and heads keep several threads busy.
-[[nodiscard]] constexpr Index kernel_rows(Index queries, Index heads) {
+/// Queries of a block for a problem, whatever the number of threads, since bits depend on it. Long blocks read keys less
+/// often (a page of memory holds few rows of many heads, and finding it costs as much as reading it); some 16 blocks
+/// and heads together keep several threads busy; a block's own numbers stay at about a MiB.
+[[nodiscard]] inline Index kernel_rows(Index queries, const AttentionSpec& spec) {
   constexpr Index step = 128;
-  constexpr Index shares = 32;
-  const Index rows = ceil_div(ceil_div(queries, shares) * heads, step) * step;
-  return std::clamp<Index>(rows, step, 8 * step);
+  constexpr Index shares = 16;
+  constexpr Index numbers = Index{1} << 18;
+  const Index most = std::max<Index>(numbers / (spec.head_dim + spec.value_dim) / step, 1) * step;
+  return std::clamp<Index>(ceil_div(ceil_div(queries, shares) * spec.heads, step) * step, step, most);
 }
 
 /// Evaluates a layer's attention by the tile kernel, exactly and without an oracle: the fast engine. Hand it to
@@ -62,7 +64,7 @@ class KernelAttention {
   void begin_layer(const AttentionSpec& spec, Index layer, Index queries, Index keys) {
     OracleLimits limits;
     limits.kind = options_.plan_for.value_or(OracleKind::kernel);
-    limits.rows = options_.rows > 0 ? options_.rows : kernel_rows(queries, spec.heads);
+    limits.rows = options_.rows > 0 ? options_.rows : kernel_rows(queries, spec);
     Sampling sampling = options_.sampling;
     sampling.layer = layer;
     plan_.emplace(
