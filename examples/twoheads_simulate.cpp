@@ -9,6 +9,7 @@
 #include <twoheads/plan/print.hpp>
 #include <twoheads/simulate.hpp>
 
+#include "support/executor.hpp"
 #include "support/instances.hpp"
 #include "support/memory.hpp"
 #include "support/plan_arguments.hpp"
@@ -32,6 +33,7 @@ struct Settings {
   LayerWord layer = LayerWord::standard;
   twoheads::TokenEncoding encoding = twoheads::TokenEncoding::projected;
   programs::Method method = programs::Method::stable;
+  Index threads = 1;
 };
 
 struct Outcome {
@@ -109,7 +111,8 @@ Outcome run(const Settings& settings) {
           ? programs::run_paper(model, std::move(rows), oracle, settings.method, settings.encoding, request.sampling,
                                 sources)
           : twoheads::simulate(model, std::move(rows), oracle,
-                               {request.anchor, settings.encoding, request.packing, request.sampling}, sources);
+                               {request.anchor, settings.encoding, request.packing, request.sampling}, sources,
+                               programs::Executor(settings.threads));
   outcome.seconds = watch.seconds();
   outcome.peak_bytes = peak.bytes();
   outcome.counts = simulation.counts;
@@ -160,7 +163,6 @@ int main(int argc, char** argv) {
   programs::PlanArguments arguments(app, twoheads::Anchor::adaptive);
   Settings settings;
   ScalarWord scalar = ScalarWord::float32;
-  Index threads = 1;
   int engine = 0;
   bool json = false;
   programs::add_count(app, "--width", settings.width, 1, "model width d, H heads of d / H (default 64)");
@@ -171,7 +173,7 @@ int main(int argc, char** argv) {
                          "multiplies the queries (default 1: logits of 1 to 10)");
   programs::add_choice<int>(app, "--engine", engine, {{"oracle", 0}}, {"kernel"},
                             "what evaluates the tiles (default oracle)");
-  programs::add_count(app, "--threads", threads, 1, "threads (default 1; more: not built yet)");
+  programs::add_threads(app, settings.threads);
   programs::add_count(app, "--seed", settings.seed, 0, "seed of weights, input and samples (default 1)");
   programs::add_choice<LayerWord>(app, "--layer", settings.layer,
                                   {{"standard", LayerWord::standard}, {"paper", LayerWord::paper}}, {},
@@ -183,12 +185,13 @@ int main(int argc, char** argv) {
   app.add_flag("--json", json, "print one JSON object and nothing else");
 
   return programs::run(app, argc, argv, [&] {
-    if (threads > 1) throw programs::NotBuiltYet("--threads above 1");
     settings.request = arguments.request();
     settings.request.sampling.seed = static_cast<std::uint64_t>(settings.seed);
     settings.kv_heads = arguments.kv_heads();
     settings.method = arguments.method();
     const bool stable = settings.method == programs::Method::stable;
+    if (!stable && settings.threads > 1)
+      throw programs::ArgumentError("--method paper and --method strict run on one thread: leave --threads out");
     if (settings.method == programs::Method::strict && settings.layer != LayerWord::paper)
       throw programs::ArgumentError("--method strict runs the paper's own layer: it needs --layer paper");
     if (!stable) static_cast<void>(programs::paper_figures(settings.request, settings.method));
