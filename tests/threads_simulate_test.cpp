@@ -7,7 +7,7 @@
 
 #include <atomic>
 #include <limits>
-#include <memory>
+#include <span>
 #include <string>
 #include <twoheads/base/digest.hpp>
 #include <twoheads/exec/threads.hpp>
@@ -197,6 +197,7 @@ struct Watch {
   std::atomic<Index> calls = 0;
   std::atomic<Index> copies = 0;
   std::atomic<bool> shared = false;
+  std::atomic<Index> largest_batch = 0;
   std::atomic<Index> fault_at = -1;  ///< the call at which an oracle fails
   enum class Fault { none, own_type, not_a_number, wrong_shape } fault = Fault::none;
 };
@@ -229,6 +230,13 @@ class WatchedOracle {
     --inside_;
     return answer;
   }
+  void run_batch(std::span<const OracleCall<float>> calls, const Answer<float>& answer) {
+    const auto size = static_cast<Index>(calls.size());
+    Index most = watch_.largest_batch;
+    while (most < size && !watch_.largest_batch.compare_exchange_weak(most, size)) {
+    }
+    for (std::size_t i = 0; i < calls.size(); ++i) answer(i, run(calls[i]));
+  }
   [[nodiscard]] Index calls() const { return calls_; }
 
  private:
@@ -239,7 +247,9 @@ class WatchedOracle {
 };
 
 TEST(OracleOnThreads, EachThreadHasACopyOfItsOwnForAllLayers) {
-  const Case c{"", Mask::causal()};
+  Case c{"", Mask::causal()};
+  c.rows = 9;
+  c.batch = 3;
   for (const Index threads : {1, 2, 8}) {
     Watch watch;
     WatchedOracle oracle(limits_of(c), watch);
@@ -250,6 +260,7 @@ TEST(OracleOnThreads, EachThreadHasACopyOfItsOwnForAllLayers) {
     EXPECT_GE(watch.copies, 1);
     EXPECT_LE(watch.copies, threads);
     EXPECT_FALSE(watch.shared);
+    EXPECT_EQ(watch.largest_batch, 3);
   }
   Watch watch;
   WatchedOracle oracle(limits_of(c), watch);

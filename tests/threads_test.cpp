@@ -331,7 +331,7 @@ int meet(const Threads& exec, Index count, std::chrono::milliseconds most) {
   return crowd.most();
 }
 
-constexpr std::chrono::seconds patience(60);
+constexpr std::chrono::seconds patience(30);
 constexpr std::chrono::milliseconds moment(200);
 
 TEST(ThreadsOfItsOwn, AreAsManyAsAskedForAlsoBeyondTheCores) {
