@@ -148,29 +148,39 @@ class Threads {
       Given given;
       std::optional<Result> result;
     };
-    using Token = std::shared_ptr<Piece>;
+    // Items leave in the order in which they come, so those in flight have places of their own in a ring. Items that the
+    // pipeline owned itself would be lost, not destroyed, when something throws.
+    std::vector<std::optional<Piece>> ring(static_cast<std::size_t>(2 * threads()));
+    std::size_t count = 0;
+    using Token = std::optional<Piece>*;
 
     detail::LocalPool<Local> locals;
     const auto source = [&](tbb::flow_control& flow) -> Token {
       Given given = tbb::this_task_arena::isolate([&] { return next(); });
-      if (given) return std::make_shared<Piece>(std::move(given));
-      flow.stop();
-      return nullptr;
+      if (!given) {
+        flow.stop();
+        return nullptr;
+      }
+      const Token token = &ring[count++ % ring.size()];
+      token->emplace(std::move(given));
+      return token;
     };
-    const auto worked = [&](const Token& token) {
+    const auto worked = [&](Token token) {
       tbb::this_task_arena::isolate([&] {
+        Piece& piece = **token;
         std::unique_ptr<Local> local = locals.take(make_local);
-        token->result.emplace(work(*local, *token->given));
+        piece.result.emplace(work(*local, *piece.given));
         locals.give_back(std::move(local));
       });
       return token;
     };
-    const auto sink = [&](const Token& token) {
-      tbb::this_task_arena::isolate([&] { take(*token->given, std::move(*token->result)); });
+    const auto sink = [&](Token token) {
+      tbb::this_task_arena::isolate([&] { take(*(*token)->given, std::move(*(*token)->result)); });
+      token->reset();
     };
     using tbb::filter_mode;
     run([&](tbb::task_group_context& context) {
-      tbb::parallel_pipeline(static_cast<std::size_t>(2 * threads()),
+      tbb::parallel_pipeline(ring.size(),
                              tbb::make_filter<void, Token>(filter_mode::serial_in_order, source) &
                                  tbb::make_filter<Token, Token>(filter_mode::parallel, worked) &
                                  tbb::make_filter<Token, void>(filter_mode::serial_in_order, sink),
