@@ -50,3 +50,12 @@ if(NOT TARGET nlohmann_json::nlohmann_json)
     find_package(nlohmann_json QUIET)
   endif()
 endif()
+
+# Optional for everyone, and never fetched: oneTBB decides whether twoheads::threads exists.
+if(NOT TARGET TBB::tbb)
+  find_package(TBB QUIET)
+  if(NOT TARGET TBB::tbb AND PROJECT_IS_TOP_LEVEL)
+    message(STATUS "twoheads: no twoheads::threads without oneTBB (libtbb-dev on Debian, tbb-devel on Fedora, tbb in "
+                   "Homebrew)")
+  endif()
+endif()

@@ -14,6 +14,11 @@ if(TARGET twoheads_io)
   install(EXPORT twoheadsIoTargets NAMESPACE twoheads:: DESTINATION "${twoheads_package_dir}")
 endif()
 
+if(TARGET twoheads_threads)
+  install(TARGETS twoheads_threads EXPORT twoheadsThreadsTargets FILE_SET HEADERS)
+  install(EXPORT twoheadsThreadsTargets NAMESPACE twoheads:: DESTINATION "${twoheads_package_dir}")
+endif()
+
 configure_package_config_file(
   "${CMAKE_CURRENT_LIST_DIR}/twoheadsConfig.cmake.in" "${PROJECT_BINARY_DIR}/twoheadsConfig.cmake"
   INSTALL_DESTINATION "${twoheads_package_dir}"

@@ -13,6 +13,7 @@
 #include <twoheads/oracle/small_transformer.hpp>
 #include <twoheads/simulate.hpp>
 
+#include "support/executor.hpp"
 #include "support/instances.hpp"
 #include "support/plan_arguments.hpp"
 #include "support/safetensors.hpp"
@@ -36,6 +37,7 @@ struct Settings {
   Index sinks = 0;
   EngineWord engine = EngineWord::oracle;
   twoheads::Anchor anchor = twoheads::Anchor::adaptive;
+  Index threads = 1;
   Index generate = 0;
   std::string prompt;
   std::string score;
@@ -52,8 +54,8 @@ class Runner {
       : model_(model),
         engine_(settings.engine),
         oracle_(limits(settings, model.body.spec.attention.score_scale)),
-        grid_(oracle_, {settings.anchor}),
-        kernel_({.rows = settings.kernel_rows}) {}
+        grid_(oracle_, {settings.anchor}, programs::Executor(settings.threads)),
+        kernel_({.rows = settings.kernel_rows}, programs::Executor(settings.threads)) {}
 
   [[nodiscard]] Matrix<Scalar> operator()(const std::vector<int>& ids) {
     const Matrix<Scalar> x = twoheads::embed(model_, ids);
@@ -77,8 +79,8 @@ class Runner {
   const twoheads::LanguageModel<Scalar>& model_;
   EngineWord engine_;
   twoheads::SmallTransformer<Scalar> oracle_;
-  twoheads::GridAttention<twoheads::SmallTransformer<Scalar>> grid_;
-  twoheads::KernelAttention<Scalar> kernel_;
+  twoheads::GridAttention<twoheads::SmallTransformer<Scalar>, programs::Executor> grid_;
+  twoheads::KernelAttention<Scalar, programs::Executor> kernel_;
 };
 
 std::string read_text(const std::string& path) {
@@ -252,7 +254,6 @@ int main(int argc, char** argv) {
   CLI::App app("Writes or scores text with a llama2.c model, through calls of at most R rows.", "twoheads_lm");
   Settings settings;
   ScalarWord scalar = ScalarWord::float32;
-  Index threads = 1;
   programs::add_file(app, "--model", settings.model, "llama2.c model file")->required();
   programs::add_file(app, "--tokenizer", settings.tokenizer, "llama2.c tokenizer file")->required();
   CLI::Option* rows = programs::add_rows(app, settings.rows);
@@ -263,7 +264,7 @@ int main(int argc, char** argv) {
       "oracle)");
   programs::add_anchor(app, settings.anchor);
   programs::add_count(app, "--oracle-heads", settings.oracle_heads, 1, "heads of the oracle, H' (default 1)");
-  programs::add_count(app, "--threads", threads, 1, "threads (default 1; more: not built yet)");
+  programs::add_threads(app, settings.threads);
   programs::add_choice<ScalarWord>(app, "--scalar", scalar,
                                    {{"float", ScalarWord::float32}, {"double", ScalarWord::float64}}, {},
                                    "scalar of the run (default float)");
@@ -284,7 +285,8 @@ int main(int argc, char** argv) {
   app.add_flag("--json", settings.json, "print one JSON object and nothing else");
 
   return programs::run(app, argc, argv, [&] {
-    if (threads > 1) throw programs::NotBuiltYet("--threads above 1");
+    if (settings.engine == EngineWord::direct && settings.threads > 1)
+      throw programs::ArgumentError("--engine direct runs on one thread: leave --threads out");
     if (settings.generate == 0 && settings.score.empty() && settings.score_ids.empty())
       throw programs::ArgumentError("one of --generate n, --score FILE and --score-ids FILE is needed");
     if (rows->count() > 0) settings.kernel_rows = settings.rows;

@@ -10,6 +10,7 @@
 #include <twoheads/plan/print.hpp>
 #include <twoheads/simulate.hpp>
 
+#include "support/executor.hpp"
 #include "support/instances.hpp"
 #include "support/memory.hpp"
 #include "support/plan_arguments.hpp"
@@ -35,6 +36,7 @@ struct Settings {
   EngineWord engine = EngineWord::oracle;
   twoheads::TokenEncoding encoding = twoheads::TokenEncoding::projected;
   programs::Method method = programs::Method::stable;
+  Index threads = 1;
 };
 
 struct Outcome {
@@ -81,12 +83,13 @@ twoheads::ModelSpec make_spec(const Settings& settings) {
 /// The tiles of the plan by the kernel: no oracle is called.
 template <class Scalar>
 twoheads::Simulation<Scalar> by_kernel(const twoheads::Model<Scalar>& model, Matrix<Scalar> x,
-                                       const twoheads::PlanRequest& request, const Matrix<Scalar>* memory) {
+                                       const twoheads::PlanRequest& request, Index threads,
+                                       const Matrix<Scalar>* memory) {
   twoheads::KernelOptions options;
   options.rows = request.oracle.rows;
   options.plan_for = request.oracle.kind;
   options.sampling = request.sampling;
-  twoheads::KernelAttention<Scalar> attend(options);
+  twoheads::KernelAttention<Scalar, programs::Executor> attend(options, programs::Executor(threads));
   twoheads::Simulation<Scalar> result{twoheads::forward(model, std::move(x), attend, memory), {}};
   result.counts.jobs = attend.tiles();
   return result;
@@ -122,12 +125,13 @@ Outcome run(const Settings& settings) {
   const programs::Stopwatch watch;
   const Matrix<Scalar>* const sources = cross ? &memory : nullptr;
   const twoheads::Simulation<Scalar> simulation =
-      settings.engine == EngineWord::kernel ? by_kernel(model, std::move(rows), request, sources)
+      settings.engine == EngineWord::kernel ? by_kernel(model, std::move(rows), request, settings.threads, sources)
       : settings.method != programs::Method::stable
           ? programs::run_paper(model, std::move(rows), oracle, settings.method, settings.encoding, request.sampling,
                                 sources)
           : twoheads::simulate(model, std::move(rows), oracle,
-                               {request.anchor, settings.encoding, request.packing, request.sampling}, sources);
+                               {request.anchor, settings.encoding, request.packing, request.sampling}, sources,
+                               programs::Executor(settings.threads));
   outcome.seconds = watch.seconds();
   outcome.peak_bytes = peak.bytes();
   outcome.counts = simulation.counts;
@@ -178,7 +182,6 @@ int main(int argc, char** argv) {
   programs::PlanArguments arguments(app, twoheads::Anchor::adaptive);
   Settings settings;
   ScalarWord scalar = ScalarWord::float32;
-  Index threads = 1;
   bool json = false;
   programs::add_count(app, "--width", settings.width, 1, "model width d, H heads of d / H (default 64)");
   programs::add_choice<ScalarWord>(app, "--scalar", scalar,
@@ -190,7 +193,7 @@ int main(int argc, char** argv) {
       app, "--engine", settings.engine, {{"oracle", EngineWord::oracle}, {"kernel", EngineWord::kernel}}, {},
       "what evaluates the tiles: calls of an oracle, or our own kernel in blocks of --rows "
       "(default oracle)");
-  programs::add_count(app, "--threads", threads, 1, "threads (default 1; more: not built yet)");
+  programs::add_threads(app, settings.threads);
   programs::add_count(app, "--seed", settings.seed, 0, "seed of weights, input and samples (default 1)");
   programs::add_choice<LayerWord>(app, "--layer", settings.layer,
                                   {{"standard", LayerWord::standard}, {"paper", LayerWord::paper}}, {},
@@ -202,7 +205,6 @@ int main(int argc, char** argv) {
   app.add_flag("--json", json, "print one JSON object and nothing else");
 
   return programs::run(app, argc, argv, [&] {
-    if (threads > 1) throw programs::NotBuiltYet("--threads above 1");
     settings.request = arguments.request();
     settings.request.sampling.seed = static_cast<std::uint64_t>(settings.seed);
     settings.kv_heads = arguments.kv_heads();
@@ -212,6 +214,8 @@ int main(int argc, char** argv) {
     if (kernel && !stable)
       throw programs::ArgumentError("--method paper and strict are made of calls: they need --engine oracle");
     if (kernel && !arguments.chose_oracle()) settings.request.oracle.kind = twoheads::OracleKind::kernel;
+    if (!stable && settings.threads > 1)
+      throw programs::ArgumentError("--method paper and --method strict run on one thread: leave --threads out");
     if (settings.method == programs::Method::strict && settings.layer != LayerWord::paper)
       throw programs::ArgumentError("--method strict runs the paper's own layer: it needs --layer paper");
     if (!stable) static_cast<void>(programs::paper_figures(settings.request, settings.method));

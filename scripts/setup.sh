@@ -37,7 +37,7 @@ libraries_missing() {
   cat >"$work/find/CMakeLists.txt" <<'CMAKE'
 cmake_minimum_required(VERSION 3.24)
 project(find LANGUAGES CXX)
-foreach(package IN ITEMS Eigen3 GTest benchmark CLI11 nlohmann_json)
+foreach(package IN ITEMS Eigen3 GTest benchmark CLI11 nlohmann_json TBB)
   find_package(${package} QUIET)
   if(NOT ${package}_FOUND OR (package STREQUAL "Eigen3" AND Eigen3_VERSION VERSION_LESS 3.4))
     list(APPEND missing ${package})
@@ -61,7 +61,7 @@ missing() {
   compiler_knows_cxx20 || tools+=" compiler"
   command -v ninja >/dev/null 2>&1 || tools+=" ninja"
   if [ -n "$tools" ]; then
-    printf '%s' "${tools# } Eigen3 GTest benchmark CLI11 nlohmann_json"
+    printf '%s' "${tools# } Eigen3 GTest benchmark CLI11 nlohmann_json TBB"
   else
     libraries=$(libraries_missing) || return 1
     printf '%s' "$libraries"
@@ -78,6 +78,7 @@ describe() {
     benchmark) echo "Google Benchmark" ;;
     CLI11) echo "CLI11" ;;
     nlohmann_json) echo "nlohmann-json" ;;
+    TBB) echo "oneTBB" ;;
   esac
 }
 
@@ -91,6 +92,7 @@ debian_package() {
     benchmark) echo libbenchmark-dev ;;
     CLI11) echo libcli11-dev ;;
     nlohmann_json) echo nlohmann-json3-dev ;;
+    TBB) echo libtbb-dev ;;
   esac
 }
 
@@ -102,10 +104,10 @@ explain_and_stop() {
     cat <<'TEXT'
 How to get everything it builds with:
   Debian 12, Ubuntu 24.04   sudo apt-get install g++ cmake ninja-build libeigen3-dev libgtest-dev \
-                              libbenchmark-dev libcli11-dev nlohmann-json3-dev
+                              libbenchmark-dev libcli11-dev nlohmann-json3-dev libtbb-dev
   Fedora                    sudo dnf install gcc-c++ cmake ninja-build eigen3-devel gtest-devel \
-                              google-benchmark-devel cli11-devel json-devel
-  macOS, Homebrew           brew install cmake ninja eigen googletest google-benchmark cli11 nlohmann-json
+                              google-benchmark-devel cli11-devel json-devel tbb-devel
+  macOS, Homebrew           brew install cmake ninja eigen googletest google-benchmark cli11 nlohmann-json tbb
 Older systems have an older CMake: https://cmake.org/download
 TEXT
   } >&2

@@ -224,6 +224,8 @@ TEST(BadArguments, EndWithTwoAndNameTheFlagWhatItGotAndWhatItTakes) {
       {"twoheads_simulate", "--mask full --tokens 100 --rows 64 --logit-scale 0", {"--logit-scale", "'0'", "above 0"}},
       {"twoheads_simulate", "--mask full --tokens 100 --rows 64 --scalar half", {"--scalar", "half", "float|double"}},
       {"twoheads_simulate", "--mask full --tokens 100 --rows 64 --heads 4 --kv-heads 2 --layer paper", {"--kv-heads"}},
+      {"twoheads_simulate", "--mask full --tokens 100 --rows 64 --threads 0", {"--threads", "'0'", "1 or more"}},
+      {"twoheads_simulate", "--mask full --tokens 100 --rows 64 --threads 4097", {"--threads", "'4097'"}},
       {"twoheads_lm", "--tokenizer t --generate 3", {"--model"}},
       {"twoheads_lm", "--model m --tokenizer t", {"--generate", "--score"}},
       {"twoheads_lm", "--model m --tokenizer t --generate 0", {"--generate", "'0'", "1 or more"}},
@@ -237,11 +239,32 @@ TEST(BadArguments, EndWithTwoAndNameTheFlagWhatItGotAndWhatItTakes) {
   }
 }
 
+TEST(Threads, LeaveDigestAndCountsAsTheyAre) {
+  const std::string line = "--mask causal --tokens 300 --rows 33 --heads 2 --logit-scale 20 --json --threads ";
+  const nlohmann::json one = run_line("twoheads_simulate", line + "1").json();
+  ASSERT_FALSE(one.is_discarded());
+#ifdef TWOHEADS_WITH_THREADS
+  const nlohmann::json three = run_line("twoheads_simulate", line + "3").json();
+  ASSERT_FALSE(three.is_discarded());
+  for (const char* key : {"digest", "calls", "repeats", "rounds"}) EXPECT_EQ(three[key], one[key]) << key;
+  const ProgramRun paper =
+      run_line("twoheads_simulate", "--mask causal --tokens 100 --rows 33 --method paper --threads 2");
+  EXPECT_EQ(paper.exit_code, 2);
+  EXPECT_NE(paper.err.find("one thread"), std::string::npos) << paper.err;
+  const ProgramRun direct = run_line("twoheads_lm", "--model m --tokenizer t --generate 3 --engine direct --threads 2");
+  EXPECT_EQ(direct.exit_code, 2);
+  EXPECT_NE(direct.err.find("one thread"), std::string::npos) << direct.err;
+#else
+  const ProgramRun refused = run_line("twoheads_simulate", line + "2");
+  EXPECT_EQ(refused.exit_code, 2);
+  EXPECT_NE(refused.err.find("libtbb-dev"), std::string::npos) << refused.err;
+#endif
+}
+
 TEST(LaterFeatures, AnswerNotBuiltYetWithTwo) {
   const std::vector<std::pair<std::string, std::string>> cases{
       {"twoheads_plan", "--mask full --tokens 100 --rows auto"},
       {"twoheads_simulate", "--mask full --engine kernel --tokens 100 --rows 64"},
-      {"twoheads_simulate", "--mask full --threads 2 --tokens 100 --rows 64"},
       {"twoheads_lm", "--model m --tokenizer t --generate 3 --engine kernel"},
   };
   for (const auto& [program, line] : cases) {

@@ -54,6 +54,24 @@ inline CLI::Option* add_count(CLI::App& app, const std::string& flag, Index& tar
       ->type_name("INT");
 }
 
+/// Adds --threads, the number that programs::Executor takes.
+inline CLI::Option* add_threads(CLI::App& app, Index& target) {
+  const auto read = [&target](const std::string& text) {
+    target = read_count("--threads", text, 1);
+#ifdef TWOHEADS_WITH_THREADS
+    constexpr Index most = 4096;
+    if (target > most) throw ArgumentError("--threads", text, "1 to " + std::to_string(most));
+#else
+    if (target > 1)
+      throw ArgumentError("--threads", text,
+                          "1 in this build, which was made without oneTBB: install libtbb-dev (Debian), tbb-devel "
+                          "(Fedora) or tbb (Homebrew) and build again");
+#endif
+  };
+  return app.add_option_function<std::string>("--threads", read, "threads (default 1); the result has the same bits")
+      ->type_name("INT");
+}
+
 /// Adds a flag for several whole numbers of at least `least`, parted by commas.
 inline CLI::Option* add_counts(CLI::App& app, const std::string& flag, std::vector<Index>& target, Index least,
                                const std::string& help) {

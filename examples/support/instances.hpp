@@ -4,6 +4,8 @@
 #include <twoheads/oracle/small_transformer.hpp>
 #include <twoheads/simulate.hpp>
 
+#include "support/executor.hpp"
+
 // Programs and tests share one compilation of what takes a compiler long: Eigen's product kernels and the whole path
 // over the Eigen small transformer, for each scalar. A user of the headers needs none of this.
 
@@ -18,15 +20,23 @@
   prefix template Matrix<Scalar> forward(const Model<Scalar>&, Matrix<Scalar>, DirectAttention<Scalar>&&,          \
                                          const Matrix<Scalar>*)
 
-#define TWOHEADS_SIMULATION(prefix, Scalar)                                                              \
-  prefix template class KernelAttention<Scalar>;                                                         \
-  prefix template Matrix<Scalar> forward(const Model<Scalar>&, Matrix<Scalar>, KernelAttention<Scalar>&, \
-                                         const Matrix<Scalar>*);                                         \
-  prefix template class SmallTransformer<Scalar>;                                                        \
-  prefix template class OracleEngine<SmallTransformer<Scalar>>;                                          \
-  prefix template class GridAttention<SmallTransformer<Scalar>>;                                         \
-  prefix template Matrix<Scalar> forward(const Model<Scalar>&, Matrix<Scalar>,                           \
-                                         GridAttention<SmallTransformer<Scalar>>&, const Matrix<Scalar>*)
+#define TWOHEADS_GRID(prefix, Scalar, Exec)                                    \
+  prefix template class GridAttention<SmallTransformer<Scalar>, Exec>;         \
+  prefix template Matrix<Scalar> forward(const Model<Scalar>&, Matrix<Scalar>, \
+                                         GridAttention<SmallTransformer<Scalar>, Exec>&, const Matrix<Scalar>*)
+
+#define TWOHEADS_KERNEL(prefix, Scalar, Exec)                                                                  \
+  prefix template class KernelAttention<Scalar, Exec>;                                                         \
+  prefix template Matrix<Scalar> forward(const Model<Scalar>&, Matrix<Scalar>, KernelAttention<Scalar, Exec>&, \
+                                         const Matrix<Scalar>*)
+
+#define TWOHEADS_SIMULATION(prefix, Scalar)                     \
+  prefix template class SmallTransformer<Scalar>;               \
+  TWOHEADS_KERNEL(prefix, Scalar, Serial);                      \
+  TWOHEADS_KERNEL(prefix, Scalar, programs::Executor);          \
+  prefix template class OracleEngine<SmallTransformer<Scalar>>; \
+  TWOHEADS_GRID(prefix, Scalar, Serial);                        \
+  TWOHEADS_GRID(prefix, Scalar, programs::Executor)
 
 namespace twoheads {
 TWOHEADS_PRODUCTS(extern, float);

@@ -1,16 +1,21 @@
 #pragma once
 
 #include <algorithm>
+#include <concepts>
+#include <deque>
+#include <mutex>
 #include <optional>
 #include <span>
 #include <twoheads/attention/direct.hpp>
 #include <twoheads/attention/forward.hpp>
 #include <twoheads/attention/reordered_keys.hpp>
+#include <twoheads/exec/execute.hpp>
+#include <twoheads/exec/executor.hpp>
 #include <twoheads/exec/oracle_engine.hpp>
-#include <twoheads/exec/serial.hpp>
 #include <twoheads/merge/error_bars.hpp>
 #include <twoheads/merge/merger.hpp>
 #include <twoheads/plan/plan.hpp>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -34,18 +39,25 @@ struct SimulationCounts {
 
 /// Evaluates a layer's attention by a grid of oracle calls; hand it to forward() in place of direct attention.
 ///
-///   Laws     out equals direct attention up to rounding, the same bits for any batch and any order of answers; with
-///            samples it is an estimate, the same bits for the same seed
+/// On an executor of several threads each thread makes calls on a copy of the oracle, and none on the oracle itself.
+/// Copies are made when a thread first needs one, and kept. What run() changes in one copy must be nothing to another.
+///
+///   Laws     out equals direct attention up to rounding, the same bits and the same calls for any batch, any order of
+///            answers and any executor; with samples it is an estimate, the same bits for the same seed
 ///   Throws   ShapeError if q, k, v or out do not fit the spec; InputError that names layer, head and row if q, k or
 ///            v hold NaN or infinity, before the first call (of the part that holds them: AttendInParts);
 ///            SpecError, LimitError as Plan and ErrorBars say; OracleError, AnchorError as OracleEngine says
 ///   Source   Yu & Alman, Theorems 3.4, 3.5, 4.1 and 5.1
-template <Oracle O>
+template <Oracle O, Executor Exec = Serial>
 class GridAttention {
+  static_assert(!Exec::concurrent || std::copy_constructible<O>,
+                "each thread takes a copy of the oracle: one without a copy constructor runs on Serial only");
+
  public:
   using Scalar = typename O::Scalar;
 
-  explicit GridAttention(O& oracle, const SimulationOptions& options = {}) : oracle_(oracle), options_(options) {}
+  explicit GridAttention(O& oracle, const SimulationOptions& options = {}, const Exec& exec = Exec())
+      : oracle_(oracle), options_(options), exec_(exec) {}
 
   void operator()(const AttentionInput<Scalar>& input, MatrixSpan<Scalar> out) {
     require_shapes(input, out);
@@ -96,18 +108,26 @@ class GridAttention {
     next_block_ = blocks.end;
     const ReorderedKeys<Scalar> keys(input, plan_->key_order());
     const AttentionInput<Scalar> ordered = keys.input();
-    OracleEngine<O> engine(oracle_, *plan_, ordered, options_.encoding);
+    // Engines live until their calls are counted.
+    std::mutex mutex;
+    std::deque<OracleEngine<O>> engines;
+    const auto engine = [&] {
+      const std::lock_guard lock(mutex);
+      return &engines.emplace_back(oracle_of(engines.size()), *plan_, ordered, options_.encoding);
+    };
     Merger<Scalar> merger(out, spec.value_dim, queries.begin);
     const auto sink = [&](const Job& job, const Partial<Scalar>& partial) {
       merger(job, partial);
       if (bars_) (*bars_)(job, partial);
     };
-    execute_serial<Scalar>(*plan_, blocks, engine, sink);
+    execute<Scalar>(exec_, *plan_, blocks, engine, sink);
     merger.finish();
 
-    counts_.calls += engine.calls();
-    counts_.repeats += engine.repeats();
-    rounds_ = std::max(rounds_, engine.rounds());
+    for (const OracleEngine<O>& used : engines) {
+      counts_.calls += used.calls();
+      counts_.repeats += used.repeats();
+      rounds_ = std::max(rounds_, used.rounds());
+    }
   }
 
   void end_layer() {
@@ -125,6 +145,16 @@ class GridAttention {
   [[nodiscard]] const std::vector<Matrix<double>>& error_bars() const { return error_bars_; }
 
  private:
+  /// The oracle of one of the threads.
+  [[nodiscard]] O& oracle_of(std::size_t thread) {
+    if constexpr (Exec::concurrent) {
+      while (copies_.size() <= thread) copies_.emplace_back(std::as_const(oracle_));
+      return copies_[thread];
+    } else {
+      return oracle_;
+    }
+  }
+
   /// `position(row)` is where a row of the held rows stands in the sequence.
   template <class Position>
   static void require_finite(const AttentionInput<Scalar>& input, const char* what, const MatrixView<Scalar>& rows,
@@ -139,6 +169,8 @@ class GridAttention {
 
   O& oracle_;
   SimulationOptions options_;
+  Exec exec_;
+  std::deque<O> copies_;  ///< of the oracle, for the threads; none where there is one thread
   SimulationCounts counts_;
   std::optional<Plan> plan_;
   Index next_block_ = 0;
@@ -160,13 +192,14 @@ struct Simulation {
 ///   Shapes   x (N, width), memory (NK, width) or none; rows (N, width)
 ///   Laws     rows equal forward(model, x, DirectAttention) up to rounding; with samples they are an estimate
 ///   Throws   as require_valid(model), forward() and GridAttention say
-template <RealScalar Scalar, Oracle O>
+template <RealScalar Scalar, Oracle O, Executor Exec = Serial>
 requires std::same_as<Scalar, typename O::Scalar>
 [[nodiscard]] Simulation<Scalar> simulate(const Model<Scalar>& model, Matrix<Scalar> x, O& oracle,
                                           const SimulationOptions& options = {},
-                                          const Matrix<Scalar>* memory = nullptr) {
+                                          const Matrix<std::type_identity_t<Scalar>>* memory = nullptr,
+                                          const Exec& exec = Exec()) {
   require_valid(model);
-  GridAttention<O> attend(oracle, options);
+  GridAttention<O, Exec> attend(oracle, options, exec);
   Matrix<Scalar> rows = forward(model, std::move(x), attend, memory);
   return {std::move(rows), attend.counts(), attend.error_bars()};
 }

@@ -74,7 +74,7 @@
 #include <twoheads/codec/anchors.hpp>
 
 #include <twoheads/exec/executor.hpp>
-#include <twoheads/exec/serial.hpp>
+#include <twoheads/exec/execute.hpp>
 #include <twoheads/exec/oracle_engine.hpp>
 #include <twoheads/exec/kernel_engine.hpp>
 #include <twoheads/exec/kernel_attention.hpp>

@@ -1,7 +1,7 @@
 # Configures, builds and runs this folder as a project of its own, with nothing to reach but what is installed.
 #
 # cmake -DCONSUMER=.. -DSOURCE=.. -DBUILD=.. -DWORK=.. -DGENERATOR=.. -DMAKE_PROGRAM=.. -DCOMPILER=.. -DEIGEN=..
-#       -DNLOHMANN_JSON=.. -P run.cmake
+#       -DNLOHMANN_JSON=.. -DTBB=.. -P run.cmake
 
 function(run)
   execute_process(COMMAND ${ARGN} COMMAND_ECHO STDOUT COMMAND_ERROR_IS_FATAL ANY)
@@ -35,6 +35,13 @@ if(CONSUMER STREQUAL "install_io")
   list(APPEND arguments "-Dnlohmann_json_DIR=${NLOHMANN_JSON}")
 else()
   list(APPEND arguments -DCMAKE_DISABLE_FIND_PACKAGE_nlohmann_json=ON)
+endif()
+
+# And only install_threads oneTBB.
+if(CONSUMER STREQUAL "install_threads")
+  list(APPEND arguments "-DTBB_DIR=${TBB}")
+else()
+  list(APPEND arguments -DCMAKE_DISABLE_FIND_PACKAGE_TBB=ON)
 endif()
 
 # Without a build type no optimisation: this is about what compiles and links.

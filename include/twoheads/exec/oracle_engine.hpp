@@ -55,10 +55,6 @@ class OracleEngine {
                                     limits_.width, ": fewer heads a call, or fewer rows would do"));
   }
 
-  [[nodiscard]] Index slots_at_once() const {
-    return instances_ * std::min(limits_.batch, ceil_div(plan_.slots_per_layer(), instances_));
-  }
-
   /// Calls made so far, repeats included, and the repeats alone.
   [[nodiscard]] Index calls() const { return calls_; }
   [[nodiscard]] Index repeats() const { return calls_ - planned_; }

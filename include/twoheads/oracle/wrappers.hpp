@@ -6,13 +6,16 @@
 
 namespace twoheads {
 
-/// Counts what an oracle is asked for. Holds a reference: the oracle must outlive the wrapper.
+/// Counts what an oracle is asked for. Holds a reference: the oracle must outlive the wrapper. It has no copies, which
+/// would share the oracle: two threads would then use it at once.
 template <Oracle O>
 class CountingOracle {
  public:
   using Scalar = typename O::Scalar;
 
   explicit CountingOracle(O& oracle) : oracle_(oracle) {}
+  CountingOracle(const CountingOracle&) = delete;
+  CountingOracle& operator=(const CountingOracle&) = delete;
 
   [[nodiscard]] OracleLimits limits() const { return oracle_.limits(); }
 
@@ -45,13 +48,15 @@ class CountingOracle {
 };
 
 /// Holds an oracle to its declared limits and shapes: a call beyond them is a LimitError or a ShapeError before the
-/// oracle sees it, an answer of another shape an OracleError. Holds a reference: the oracle must outlive the wrapper.
+/// oracle sees it, an answer of another shape an OracleError. Holds a reference, and has no copies, as CountingOracle.
 template <Oracle O>
 class CheckingOracle {
  public:
   using Scalar = typename O::Scalar;
 
   explicit CheckingOracle(O& oracle) : oracle_(oracle) { oracle_.limits().require_valid(); }
+  CheckingOracle(const CheckingOracle&) = delete;
+  CheckingOracle& operator=(const CheckingOracle&) = delete;
 
   [[nodiscard]] OracleLimits limits() const { return oracle_.limits(); }
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <optional>
 #include <span>
 #include <string>
@@ -99,6 +100,12 @@ class Plan {
   /// Instances of one call, H' L' (an identity head takes one of H').
   [[nodiscard]] Index slots_per_call() const { return instances_per_call(request_.oracle, request_.packing); }
 
+  /// Slots that an oracle is handed at once: those of limits().batch calls, as far as a layer has so many.
+  [[nodiscard]] Index slots_per_batch() const {
+    const Index call = std::min(slots_per_call(), slots_per_layer());
+    return call * std::min(request_.oracle.batch, ceil_div(slots_per_layer(), call));
+  }
+
   [[nodiscard]] Index calls() const {
     return request_.layers * rounds_per_layer() * ceil_div(slots_per_layer(), slots_per_call());
   }
@@ -191,14 +198,19 @@ class Plan {
   template <class Visit>
   void for_each_job(Rows blocks, Visit&& visit) const {
     Index number = 0;
-    for (Index block = blocks.begin; block < blocks.end; ++block) {
-      const Rows queries = queries_of(block);
-      for (Index head = 0; head < request_.heads; ++head)
-        for_each_slot(block, head, [&](std::span<const Tile> slot) {
-          for (const Tile& tile : slot) visit(Job{tile, head, block, queries, number});
-          ++number;
-        });
-    }
+    for (Index block = blocks.begin; block < blocks.end; ++block)
+      for (Index head = 0; head < request_.heads; ++head) for_each_job(block, head, number, visit);
+  }
+
+  /// The same for one head of one query block, whose first slot has that number; it becomes that of the slot after
+  /// the last.
+  template <class Visit>
+  void for_each_job(Index query_block, Index head, Index& number, Visit&& visit) const {
+    const Rows queries = queries_of(query_block);
+    for_each_slot(query_block, head, [&](std::span<const Tile> slot) {
+      for (const Tile& tile : slot) visit(Job{tile, head, query_block, queries, number});
+      ++number;
+    });
   }
 
  private:
