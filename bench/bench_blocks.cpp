@@ -138,7 +138,7 @@ void register_all() {
     });
     // The kernel's query blocks: the rows that it holds at a time.
     for (const Index rows : {32, 64, 128, 256, 512, 1024})
-      add("BM_Kernel" + place + "/rows:" + std::to_string(rows),
+      add("BM_KernelRows" + place + "/rows:" + std::to_string(rows),
           [mask, rows](benchmark::State& state, const std::string& name) {
             run_whole(state, name, mask, [rows] { return make_kernel<float, KernelBackend::native>(Serial(), rows); });
           });

@@ -99,7 +99,7 @@ sgemm='BM_OneDnnSgemm/'
 peers='BM_(Kernel|EigenNaive|EigenBlocks|OneDnnStrips)'
 if $quick; then
   for round in 1 2; do
-    run bench_attention "attention-short-$round" 3 0.02 \
+    run bench_attention "attention-short-$round" 2 0.02 \
       "^($peers/(full|causal)/N:(1024|4096)/|BM_Kernel/(window|sinks)/N:(16384|32768)/|$sgemm)"
     if $node; then run_node "onnxruntime-$round" 3 1024 4096; fi
   done
