@@ -11,8 +11,8 @@ namespace twoheads {
 /// Masked attention evaluated directly, a block of query rows at a time: the truth that a simulation is held against.
 ///
 ///   Shapes   input as AttentionInput says; out (N, heads * value_dim)
-///   Math     out_i = sum_j exp(s_ij - m_i) v_j / sum_j exp(s_ij - m_i) over visible j, s_ij = score_scale q_i . k_j,
-///            m_i = max_j s_ij
+///   Math     out_i = sum_j exp(s_ij - m_i) v_j / sum_j exp(s_ij - m_i) over visible j, s_ij = score_scale q_i . k_j
+///            or soft_cap tanh(score_scale q_i . k_j / soft_cap), m_i = max_j s_ij
 ///   Corner   NaN and infinity reach the rows that see them, and no other. Extra memory is O(block * n), n the
 ///            keys that a block sees, with block * n <= max(n, 2^20) or so.
 ///   Source   Yu & Alman, Definitions 2.1 and 2.3 to 2.5
@@ -62,11 +62,11 @@ class DirectAttention {
       // Hidden scores take no part: the two ranges are scaled, measured and summed one by one.
       auto near = scores.segment(keys.begin, keys.size());
       auto far = scores.head(visible.sinks.size());
-      near *= static_cast<Scalar>(spec.score_scale);
+      scale(near, spec);
       Scalar largest = near.maxCoeff();
       Scalar smallest = near.minCoeff();
       if (far.size() > 0) {
-        far *= static_cast<Scalar>(spec.score_scale);
+        scale(far, spec);
         largest = std::max(largest, far.maxCoeff());
         smallest = std::min(smallest, far.minCoeff());
       }
@@ -91,6 +91,14 @@ class DirectAttention {
       sum_of_visible(input, head, queries, seen, rows);
     }
     rows.array().colwise() /= sums_.array();
+  }
+
+  template <class Scores>
+  static void scale(Scores& scores, const AttentionSpec& spec) {
+    scores *= static_cast<Scalar>(spec.score_scale);
+    if (spec.soft_cap == 0) return;
+    const auto cap = static_cast<Scalar>(spec.soft_cap);
+    for (Index key = 0; key < scores.size(); ++key) scores[key] = cap * std::tanh(scores[key] / cap);
   }
 
   /// A product over all keys of the block would turn a hidden infinity into 0 * inf: each row sums what it sees.

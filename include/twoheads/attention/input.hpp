@@ -75,6 +75,19 @@ void require_shapes(const AttentionInput<Scalar>& input, const MatrixSpan<Scalar
   detail::require_shape(name("the output"), out, input.queries(), spec.heads * spec.value_dim);
 }
 
+/// The input of attention whose q, k and v are at hand, with no tokens or weights that they came from.
+///
+///   Shapes   q (N, heads * head_dim), k (NK, kv_heads * head_dim), v (NK, kv_heads * value_dim)
+///   Corner   spec and rows must outlive the input. Nothing can be projected again: an oracle that is fed raw tokens
+///            (TokenEncoding::raw) cannot take it.
+template <RealScalar Scalar>
+[[nodiscard]] AttentionInput<Scalar> projected_input(const AttentionSpec& spec, const MatrixView<Scalar>& q,
+                                                     const MatrixView<Scalar>& k, const MatrixView<Scalar>& v) {
+  static const AttentionWeights<Scalar> none;
+  const MatrixView<Scalar> no_tokens(nullptr, 0, 0, Eigen::OuterStride<>(0));
+  return {spec, 0, q, k, v, no_tokens, no_tokens, none};
+}
+
 /// Anything that evaluates a layer's attention into output rows (N, heads * value_dim).
 template <class A, class Scalar>
 concept Attend = requires(A& attend, const AttentionInput<Scalar>& input, MatrixSpan<Scalar> out) {

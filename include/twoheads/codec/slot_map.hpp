@@ -32,6 +32,8 @@ class SlotMap {
   };
 
   SlotMap(std::span<const Tile> tiles, OracleKind oracle, bool straight) : causal_(oracle == OracleKind::causal) {
+    if (oracle == OracleKind::kernel)
+      throw LimitError("tiles planned for the kernel are no rows of a call: expected a plain or a causal oracle");
     TWOHEADS_ASSERT(!tiles.empty() && (!straight || tiles.size() == 1));
     const Rows sinks = tiles.front().sinks;
     TWOHEADS_ASSERT(sinks.empty() || (causal_ && !straight));

@@ -58,7 +58,7 @@ class ErrorBars {
     }
     const Tile& tile = job.tile;
     const Index first = tile.queries.begin - queries_.begin;
-    merge_into(sum_, partial, first, detail::log_factor(tile));
+    merge_into(sum_, partial, first, tile.log_factor());
     if (!tile.sampled()) return;
     if (tile.drawn < 2)
       throw SpecError("error bars need the spread of 2 samples or more, the plan draws 1: expected more samples");

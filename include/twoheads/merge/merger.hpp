@@ -1,20 +1,10 @@
 #pragma once
 
-#include <cmath>
 #include <twoheads/attention/partial.hpp>
 #include <twoheads/base/matrix.hpp>
 #include <twoheads/plan/plan.hpp>
 
 namespace twoheads {
-namespace detail {
-
-/// ln of how many times a tile's weight counts: 0 unless it was drawn at random and stands for others too.
-[[nodiscard]] inline double log_factor(const Tile& tile) {
-  return tile.sampled() ? std::log(static_cast<double>(tile.stands_for) / static_cast<double>(tile.drawn)) : 0.0;
-}
-
-}  // namespace detail
-
 /// Joins the partials of one layer into its output rows, one query block of one head at a time.
 ///
 ///   Shapes   out (N, heads * value_dim)
@@ -38,7 +28,7 @@ class Merger {
       sum_ = Partial<SumScalar<Scalar>>::empty(queries_.size(), value_dim_);
     }
     TWOHEADS_ASSERT(queries_.begin <= job.tile.queries.begin && job.tile.queries.end <= queries_.end);
-    merge_into(sum_, partial, job.tile.queries.begin - queries_.begin, detail::log_factor(job.tile));
+    merge_into(sum_, partial, job.tile.queries.begin - queries_.begin, job.tile.log_factor());
   }
 
   /// Writes the last query block; to be called once after the last partial.

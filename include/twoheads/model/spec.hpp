@@ -34,6 +34,7 @@ struct AttentionSpec {
   Index head_dim = 1;
   Index value_dim = 1;
   double score_scale = 1.0;
+  double soft_cap = 0.0;  ///< scores s become soft_cap tanh(s / soft_cap); 0: they stay
   Mask mask;
   std::optional<RopeSpec> rope;
   HeadInput head_input = HeadInput::whole;
@@ -79,6 +80,8 @@ struct ModelSpec {
       throw SpecError(detail::text("heads is ", a.heads, ", expected a multiple of kv_heads ", a.kv_heads));
     if (!std::isfinite(a.score_scale) || a.score_scale == 0)
       throw SpecError(detail::text("score_scale is ", a.score_scale, ", expected a finite number other than 0"));
+    if (!(a.soft_cap >= 0) || !std::isfinite(a.soft_cap))
+      throw SpecError(detail::text("soft_cap is ", a.soft_cap, ", expected 0 (none) or a finite number above 0"));
     if (a.head_input == HeadInput::slice && (width % a.heads != 0 || a.kv_heads != a.heads))
       throw SpecError(detail::text("heads that see their own slice need heads (", a.heads, ") to divide the width (",
                                    width, ") and kv_heads (", a.kv_heads, ") equal to heads"));

@@ -43,13 +43,13 @@ namespace detail {
 /// What is wrong with a slot as a place in a call of the plan's oracle, or nothing.
 [[nodiscard]] inline std::string fault_of_slot(const Plan& plan, std::span<const Tile> slot) {
   if (slot.empty()) return "a slot holds no tile";
-  const bool causal = plan.oracle().kind == OracleKind::causal;
-  Index rows = plan.straight() ? 0 : 1 + slot.front().sinks.size();
+  const OracleKind kind = plan.oracle().kind;
+  Index rows = plan.straight() || kind == OracleKind::kernel ? 0 : 1 + slot.front().sinks.size();
   for (const Tile& tile : slot) {
     rows += tile.token_rows();
     if (tile.sinks != slot.front().sinks) return text("tiles of other sinks than its first share a slot: a ", tile);
-    if (!causal && tile.shape != TileShape::rectangle) return text("a plain oracle cannot evaluate a ", tile);
-    if (causal && tile.shape == TileShape::rectangle) return text("a causal oracle cannot evaluate a ", tile);
+    if (kind == OracleKind::plain && tile.shape != TileShape::rectangle) return text("a plain oracle cannot evaluate a ", tile);
+    if (kind == OracleKind::causal && tile.shape == TileShape::rectangle) return text("a causal oracle cannot evaluate a ", tile);
   }
   if (rows > plan.oracle().rows) return text("a slot takes ", rows, " rows, a call has ", plan.oracle().rows);
   return {};

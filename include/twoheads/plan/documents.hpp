@@ -114,7 +114,7 @@ class DocumentsTiling {
     std::vector<Tile> rest;
     for (std::size_t d = part.first_document; d < part.first_document + part.documents; ++d) {
       const Rows own{d == 0 ? 0 : (*ends_)[d - 1], (*ends_)[d]};
-      const bool whole = !causal_ && oracle_ == OracleKind::plain;
+      const bool whole = !causal_ && oracle_ != OracleKind::causal;
       lower.push_back({own, own, whole ? TileShape::rectangle : TileShape::lower});
       if (!causal_ && !whole) rest.push_back({own, own, TileShape::strict_upper});
     }

@@ -18,14 +18,14 @@ constexpr void visit_one(const Tile& tile, Visit&& visit) {
   visit(std::span<const Tile>(&tile, 1));
 }
 
-/// A rectangle as an oracle can evaluate it, each tile in a slot of its own: as it is on a plain oracle; on a causal
-/// one by position into a lower and a strict upper triangle.
+/// A rectangle as an oracle can evaluate it, each tile in a slot of its own: as it is on a plain oracle and in the tile
+/// kernel; on a causal oracle by position as a lower and a strict upper triangle.
 ///
 ///   Source   Yu & Alman, Theorem 3.5, whose sets A^(1), A^(2) are meant by local position
 template <class Visit>
 constexpr void visit_rectangle(const Tile& tile, OracleKind oracle, Visit&& visit) {
   if (tile.keys.empty()) return;
-  if (oracle == OracleKind::plain) return visit_one(tile, visit);
+  if (oracle != OracleKind::causal) return visit_one(tile, visit);
   Tile half = tile;
   half.shape = TileShape::lower;
   visit_one(half, visit);
@@ -119,8 +119,8 @@ class SlotFiller {
   std::vector<Tile> tiles_;
 };
 
-/// Triangles as an oracle can evaluate them, as many as fit in a slot: as they are on a causal oracle; on a plain one
-/// by halving, level by level, and the diagonal last.
+/// Triangles as an oracle can evaluate them, as many as fit in a slot: as they are on a causal oracle and in the tile
+/// kernel; on a plain oracle by halving, level by level, and the diagonal last.
 ///
 ///   Laws     on a plain oracle, triangles of n rows together that fit one call take at most ceil(log2 n) + 1 slots
 ///   Source   not in the paper (it has no causal attention on plain oracles)
@@ -128,7 +128,7 @@ template <class Visit>
 void visit_triangles(std::span<const Tile> triangles, OracleKind oracle, Index rows, Visit& visit) {
   SlotFiller<Visit> filler(rows, visit);
   const auto add = [&](const Tile& tile) { filler.add(tile); };
-  if (oracle == OracleKind::causal) {
+  if (oracle != OracleKind::plain) {
     for (const Tile& tile : triangles) add(tile);
     return filler.close();
   }

@@ -25,7 +25,7 @@ struct FullTiling {
   [[nodiscard]] constexpr Rows queries_of(Index b) const { return block_rows(b, block, queries); }
 
   [[nodiscard]] constexpr Index tiles() const {
-    if (oracle == OracleKind::plain) return query_blocks() * key_blocks();
+    if (oracle != OracleKind::causal) return query_blocks() * key_blocks();
     return query_blocks() * (key_blocks() + upper_triangles_of_a_block());
   }
 

@@ -7,10 +7,21 @@
 
 namespace twoheads {
 
-/// Whether an oracle's rows see every row (plain) or themselves and the rows before them (causal).
-enum class OracleKind { plain, causal };
+/// What a plan is evaluated by: an oracle whose rows see every row (plain) or themselves and the rows before them
+/// (causal); or our own tile kernel, which takes rectangles and triangles as they are and needs no synthetic row.
+enum class OracleKind { plain, causal, kernel };
 
-[[nodiscard]] constexpr const char* name(OracleKind kind) { return kind == OracleKind::plain ? "plain" : "causal"; }
+[[nodiscard]] constexpr const char* name(OracleKind kind) {
+  switch (kind) {
+    case OracleKind::plain:
+      return "plain";
+    case OracleKind::causal:
+      return "causal";
+    case OracleKind::kernel:
+      return "kernel";
+  }
+  return "";
+}
 
 /// What an oracle declares: all that a planner may know of it.
 struct OracleLimits {

@@ -75,8 +75,10 @@ class Plan {
   /// True where one call without a synthetic row shows every query its keys.
   [[nodiscard]] bool straight() const { return std::holds_alternative<StraightTiling>(tiling_); }
 
-  /// Real tokens that a call takes beside the synthetic one.
-  [[nodiscard]] Index block() const { return request_.oracle.rows - 1; }
+  /// Real tokens that a call takes beside the synthetic one, or that a block of the tile kernel has.
+  [[nodiscard]] Index block() const {
+    return request_.oracle.rows - (request_.oracle.kind == OracleKind::kernel ? 0 : 1);
+  }
 
   [[nodiscard]] Index query_blocks() const {
     return std::visit([](const auto& t) { return t.query_blocks(); }, tiling_);
@@ -127,6 +129,7 @@ class Plan {
     if (straight()) return "none needed: the input fits one call";
     if (sampled() != nullptr)
       return sampled()->has_exact_part() ? "Theorem 4.1 beside an exact near field" : "Theorem 4.1";
+    if (request_.oracle.kind == OracleKind::kernel) return "Lemma 3.1: tiles of disjoint keys are joined";
     const bool causal_oracle = request_.oracle.kind == OracleKind::causal;
     switch (request_.mask.simplified(request_.tokens).kind) {
       case MaskKind::full:
@@ -204,12 +207,14 @@ class Plan {
     const OracleLimits& oracle = request_.oracle;
     const bool causal_oracle = oracle.kind == OracleKind::causal;
     const Mask mask = request_.mask.simplified(n);
-    const bool own_kind =
-        (mask.kind == MaskKind::full && !causal_oracle) || (mask.kind == MaskKind::causal && causal_oracle);
+    const bool own_kind = (mask.kind == MaskKind::full && !causal_oracle) ||
+                          (mask.kind == MaskKind::causal && oracle.kind != OracleKind::plain);
+    // What a slot holds beside a synthetic row is a block of tokens: of the kernel, all that it has.
+    const Index rows = block() + 1;
     require_countable(mask, mask.kind != MaskKind::full && !own_kind);
     const bool sample = draws(mask);
     if (own_kind && std::max(n, request_.keys) <= oracle.rows)
-      tiling_ = StraightTiling{n, request_.keys, causal_oracle ? TileShape::lower : TileShape::rectangle};
+      tiling_ = StraightTiling{n, request_.keys, mask.kind == MaskKind::causal ? TileShape::lower : TileShape::rectangle};
     else if (sample)
       tiling_ = sampled_tiling(mask);
     else if (mask.kind == MaskKind::full)
@@ -217,13 +222,13 @@ class Plan {
     else if (mask.kind == MaskKind::causal && causal_oracle)
       tiling_ = CausalTiling{n, block()};
     else if (mask.kind == MaskKind::documents)
-      tiling_ = DocumentsTiling(mask.ends, mask.causal_documents, oracle.rows, oracle.kind);
+      tiling_ = DocumentsTiling(mask.ends, mask.causal_documents, rows, oracle.kind);
     else if (mask.kind == MaskKind::causal)
-      tiling_ = WindowTiling{n, n - 1, 0, 0, oracle.rows, oracle.kind};
+      tiling_ = WindowTiling{n, n - 1, 0, 0, rows, oracle.kind};
     else if (mask.kind == MaskKind::band)
-      tiling_ = WindowTiling{n, mask.left, mask.right, 0, oracle.rows, oracle.kind};
+      tiling_ = WindowTiling{n, mask.left, mask.right, 0, rows, oracle.kind};
     else
-      tiling_ = WindowTiling{n, mask.window - 1, 0, mask.sinks, oracle.rows, oracle.kind};
+      tiling_ = WindowTiling{n, mask.window - 1, 0, mask.sinks, rows, oracle.kind};
     counts_ = std::visit([](const auto& t) { return t.counts(); }, tiling_);
   }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <concepts>
 #include <ostream>
 #include <span>
@@ -52,6 +53,11 @@ struct Tile {
 
   /// True for one of fewer tiles than they stand for.
   [[nodiscard]] constexpr bool sampled() const { return drawn != stands_for; }
+
+  /// ln of how many times the tile's weight counts: 0 unless it was drawn at random and stands for others too.
+  [[nodiscard]] double log_factor() const {
+    return sampled() ? std::log(static_cast<double>(stands_for) / static_cast<double>(drawn)) : 0.0;
+  }
 
   /// Number of keys that query number i of the tile sees, sinks included.
   [[nodiscard]] constexpr Index keys_seen(Index i) const { return visible_keys(i).size() + sinks.size(); }

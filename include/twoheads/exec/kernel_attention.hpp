@@ -1,0 +1,170 @@
+#pragma once
+
+#include <Eigen/Core>
+#include <algorithm>
+#include <limits>
+#include <optional>
+#include <twoheads/attention/input.hpp>
+#include <twoheads/attention/reordered_keys.hpp>
+#include <twoheads/exec/executor.hpp>
+#include <twoheads/exec/kernel_engine.hpp>
+#include <twoheads/plan/plan.hpp>
+
+namespace twoheads {
+
+/// In which scalar the kernel reads keys and values: as they are given, or rounded once to 16 bits and widened again as
+/// they are read. Half of the memory is read, at the price of 8 (bfloat16) or 11 (half) bits of precision, and keys or
+/// values above 65504 become infinite as half.
+enum class KeyStorage { as_given, bfloat16, half };
+
+struct KernelOptions {
+  Index rows = 0;  ///< queries of a block; 0: kernel_rows() chooses
+  KeyStorage storage = KeyStorage::as_given;
+  Sampling sampling = {};    ///< with samples >= 1 the rows are estimates: see SampledTiling
+  bool log_weights = false;  ///< keep the log-sum-exp of each row
+  std::optional<OracleKind> plan_for =
+      {};  ///< evaluate the plan of an oracle of `rows` rows instead of the kernel's own
+};
+
+/// Queries of a block for a problem, whatever the number of threads, since bits depend on it: long blocks read keys
+/// less often, and some 32 blocks and heads keep several threads busy.
+[[nodiscard]] constexpr Index kernel_rows(Index queries, Index heads) {
+  constexpr Index step = 128;
+  constexpr Index shares = 32;
+  const Index rows = ceil_div(ceil_div(queries, shares) * heads, step) * step;
+  return std::clamp<Index>(rows, step, 8 * step);
+}
+
+/// Evaluates a layer's attention by the tile kernel, exactly and without an oracle: the fast engine. Hand it to
+/// forward() in place of direct attention, or call it on projected_input(spec, q, k, v).
+///
+///   Laws     out equals direct attention up to rounding, with the same bits for any executor; with samples it is an
+///            estimate, the same bits for the same seed. Memory: one query block a thread, not the scores.
+///   Corner   NaN and infinity come out as IEEE direct evaluation gives them, in the rows that see them and no other
+///   Throws   ShapeError if q, k, v or out do not fit the spec; SpecError, LimitError as Plan says
+///   Source   Yu & Alman, Lemma 3.1 and Theorem 4.1 with the host as the small transformer; docs/architecture.md
+template <RealScalar S, class Exec = Serial, SimdBackend Simd = DefaultSimd<S>>
+class KernelAttention {
+ public:
+  using Scalar = S;
+
+  explicit KernelAttention(const KernelOptions& options = {}, Exec executor = {})
+      : options_(options), executor_(std::move(executor)) {}
+
+  void operator()(const AttentionInput<Scalar>& input, MatrixSpan<Scalar> out) {
+    require_shapes(input, out);
+    begin_layer(input.spec, input.layer, input.queries(), input.keys());
+    (*this)(input, {0, input.queries()}, out);
+    end_layer();
+  }
+
+  /// Part by part, for long inputs whose queries see few keys: see AttendInParts.
+  void begin_layer(const AttentionSpec& spec, Index layer, Index queries, Index keys) {
+    OracleLimits limits;
+    limits.kind = options_.plan_for.value_or(OracleKind::kernel);
+    limits.rows = options_.rows > 0 ? options_.rows : kernel_rows(queries, spec.heads);
+    Sampling sampling = options_.sampling;
+    sampling.layer = layer;
+    plan_.emplace(
+        PlanRequest{spec.mask, queries, keys, spec.heads, 1, limits, Anchor::mean_key, Packing::residual, sampling});
+    if (options_.log_weights) log_weights_.resize(queries, spec.heads);
+    next_block_ = 0;
+  }
+
+  /// The first end of a query block from first + least on.
+  [[nodiscard]] Index part_end(Index first, Index least) const {
+    TWOHEADS_ASSERT(plan_);
+    Index block = next_block_;
+    while (block + 1 < plan_->query_blocks() && plan_->queries_of(block).end - first < least) ++block;
+    return plan_->queries_of(block).end;
+  }
+
+  void operator()(const AttentionInput<Scalar>& input, Rows queries, MatrixSpan<Scalar> out) {
+    TWOHEADS_ASSERT(plan_);
+    detail::require_shape("the output of a part", out, queries.size(), input.spec.heads * input.spec.value_dim);
+    Rows blocks{next_block_, next_block_};
+    while (blocks.end < plan_->query_blocks() && plan_->queries_of(blocks.end).end <= queries.end) ++blocks.end;
+    next_block_ = blocks.end;
+    const ReorderedKeys<Scalar> keys(input, plan_->key_order());
+    const AttentionInput<Scalar> ordered = keys.input();
+    switch (options_.storage) {
+      case KeyStorage::as_given:
+        return evaluate(ordered, ordered, blocks, queries.begin, out);
+      case KeyStorage::bfloat16:
+        return evaluate(ordered, StoredKeys<Eigen::bfloat16>(ordered), blocks, queries.begin, out);
+      case KeyStorage::half:
+        return evaluate(ordered, StoredKeys<Eigen::half>(ordered), blocks, queries.begin, out);
+    }
+  }
+
+  void end_layer() {
+    TWOHEADS_ASSERT(plan_);
+    tiles_ += plan_->jobs();
+    plan_.reset();
+  }
+
+  /// Tiles of single heads evaluated so far.
+  [[nodiscard]] Index tiles() const { return tiles_; }
+
+  /// Log weights (N, heads) of the last layer, in nats, where the options ask for them.
+  [[nodiscard]] const Matrix<double>& log_weights() const { return log_weights_; }
+
+ private:
+  /// Keys and values in a narrower scalar.
+  template <class Stored>
+  struct StoredKeys {
+    explicit StoredKeys(const AttentionInput<Scalar>& given)
+        : input(given), k(given.k.template cast<Stored>()), v(given.v.template cast<Stored>()) {}
+
+    [[nodiscard]] MatrixView<Stored> key_rows(Index head, Rows rows) const {
+      return block_view(view(k), input.held.key_place(rows), input.spec.kv_head_of(head) * input.spec.head_dim,
+                        input.spec.head_dim);
+    }
+    [[nodiscard]] MatrixView<Stored> value_rows(Index head, Rows rows) const {
+      return block_view(view(v), input.held.key_place(rows), input.spec.kv_head_of(head) * input.spec.value_dim,
+                        input.spec.value_dim);
+    }
+
+    const AttentionInput<Scalar>& input;
+    Matrix<Stored> k, v;
+  };
+
+  template <class Keys>
+  void evaluate(const AttentionInput<Scalar>& input, const Keys& keys, Rows blocks, Index first_query,
+                MatrixSpan<Scalar>& out) {
+    const AttentionSpec& spec = input.spec;
+    // Rounding to half may make a finite value infinite, so a narrower scalar is taken for not finite.
+    const bool finite = std::same_as<Keys, AttentionInput<Scalar>> && detail::first_row_not_finite(input.v) < 0;
+    // With log weights a thread needs room to put them side by side.
+    struct Local {
+      KernelEngine<Scalar, Simd, Keys> engine;
+      Vector<double> log_weights;
+    };
+    executor_.for_each(
+        blocks.size() * spec.heads,
+        [&] {
+          return Local{{*plan_, input, keys, finite}, {}};
+        },
+        [&](Local& local, Index piece) {
+          // Causal masks have their longest blocks last: these are begun first.
+          const Index head = piece % spec.heads;
+          const Index block = blocks.end - 1 - piece / spec.heads;
+          const Rows queries = plan_->queries_of(block);
+          const MatrixSpan<Scalar> rows = block_span(out, {queries.begin - first_query, queries.end - first_query},
+                                                     head * spec.value_dim, spec.value_dim);
+          if (!options_.log_weights) return local.engine.evaluate_block(block, head, rows);
+          local.log_weights.resize(queries.size());
+          local.engine.evaluate_block(block, head, rows, local.log_weights.data());
+          log_weights_.col(head).segment(queries.begin, queries.size()) = local.log_weights;
+        });
+  }
+
+  KernelOptions options_;
+  Exec executor_;
+  std::optional<Plan> plan_;
+  Index next_block_ = 0;
+  Index tiles_ = 0;
+  Matrix<double> log_weights_;
+};
+
+}  // namespace twoheads
