@@ -165,12 +165,12 @@ void add_oracle_grid(const Task& task, Index rows, Index threads) {
   });
 }
 
-template <class Scalar, KernelBackend backend = KernelBackend::native>
+template <class Scalar, class Simd = DefaultSimd<Scalar>>
 void add_kernel(const std::string& label, const Task& task, Index threads) {
   with_executor(threads, [&](auto executor) {
     add("BM_Kernel/" + label + "/N:" + std::to_string(task.tokens) + "/threads:" + std::to_string(threads),
         [=](benchmark::State& state, const std::string& name) {
-          measure_ours<Scalar>(state, name, task, [&] { return make_kernel<Scalar, backend>(executor); });
+          measure_ours<Scalar>(state, name, task, [&] { return make_kernel<Scalar, Simd>(executor); });
         });
   });
 }
@@ -198,7 +198,7 @@ void register_all(bool naive_16384) {
       add_kernel<float>("head_dim:" + std::to_string(head_dim), {Pattern::full, 4096, 8, head_dim, head_dim}, threads);
     add_kernel<float>("value_dim:96", {Pattern::full, 4096, 8, 64, 96}, threads);
     add_kernel<double>("double", plain, threads);
-    add_kernel<float, KernelBackend::eigen_arrays>("eigen_arrays", plain, threads);
+    add_kernel<float, EigenSimd<float>>("eigen_arrays", plain, threads);
 #ifdef TWOHEADS_BENCH_ONEDNN
     add("BM_OneDnnSgemm/2048" + on, [threads](benchmark::State& state, const std::string& name) {
       measure_sgemm(state, name, static_cast<int>(threads));

@@ -140,7 +140,7 @@ void register_all() {
     for (const Index rows : {32, 64, 128, 256, 512, 1024})
       add("BM_KernelRows" + place + "/rows:" + std::to_string(rows),
           [mask, rows](benchmark::State& state, const std::string& name) {
-            run_whole(state, name, mask, [rows] { return make_kernel<float, KernelBackend::native>(Serial(), rows); });
+            run_whole(state, name, mask, [rows] { return make_kernel<float>(Serial(), rows); });
           });
     // A power of two of tokens, and the synthetic row.
     for (const Index rows : {33, 65, 129, 257, 513, 1025}) add_grid({mask, rows});

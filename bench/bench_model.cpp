@@ -123,7 +123,7 @@ void add_subject(const std::string& label, const Subject& subject, Index tokens)
     const std::string on = "/threads:" + std::to_string(threads);
     with_executor(threads, [&](auto executor) {
       add("BM_ModelKernel" + place + on, [p, tokens, executor](benchmark::State& state, const std::string& name) {
-        run_model(state, name, *p, tokens, [&] { return make_kernel<float, KernelBackend::native>(executor); });
+        run_model(state, name, *p, tokens, [&] { return make_kernel<float>(executor); });
       });
       for (const Index rows : {129, 513})
         add("BM_ModelGrid" + place + "/M:" + std::to_string(rows) + on,

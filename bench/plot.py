@@ -3,6 +3,7 @@
 
 Needs matplotlib. Colours are those of Okabe and Ito, which colour-blind readers tell apart; lines differ by mark as well.
 """
+import math
 import pathlib
 import sys
 
@@ -10,12 +11,11 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
 from report import Results, field
 
-BLACK, ORANGE, SKY, GREEN, BLUE, VERMILION, PURPLE = (
-    "#000000",
+ORANGE, SKY, GREEN, BLUE, VERMILION, PURPLE = (
     "#E69F00",
     "#56B4E9",
     "#009E73",
@@ -72,19 +72,23 @@ class Picture:
         )
         self.lines.append((points, line))
 
-    def save(self, path, png, x_ticks=None, x_names=None):
+    def save(self, path, png):
         if not self.lines:
             plt.close(self.figure)
             return
         self.axes.set_xscale("log", base=2)
         self.axes.set_yscale("log")
-        self.axes.yaxis.set_major_formatter(FuncFormatter(plain))
-        ticks = x_ticks or sorted({x for points, _ in self.lines for x, _ in points})
+        ticks = sorted({x for points, _ in self.lines for x, _ in points})
         self.axes.xaxis.set_major_locator(FixedLocator(ticks))
-        self.axes.xaxis.set_minor_locator(NullLocator())
-        self.axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: plain(x, _)))
-        self.axes.yaxis.set_minor_locator(NullLocator())
-        ordered = sorted(self.lines, key=lambda entry: -self.height(entry[0]))
+        values = [y for points, _ in self.lines for _, y in points]
+        # Few powers of ten would leave the axis nearly without numbers.
+        steps = (1, 2, 5) if max(values) / min(values) < 1000 else (1,)
+        self.axes.yaxis.set_major_locator(LogLocator(subs=steps, numticks=20))
+        for axis in (self.axes.xaxis, self.axes.yaxis):
+            axis.set_minor_locator(NullLocator())
+            axis.set_major_formatter(FuncFormatter(plain))
+        end = ticks[-1]
+        ordered = sorted(self.lines, key=lambda entry: -self.height(entry[0], end))
         self.axes.legend(
             handles=[line for _, line in ordered],
             loc="center left",
@@ -100,9 +104,11 @@ class Picture:
         print(path.with_suffix(".svg"))
 
     @staticmethod
-    def height(points):
-        """Where the line ends; lines that end early go by their slope, as the eye continues them."""
-        return points[-1][1] / points[-1][0]
+    def height(points, end):
+        """Where the line would be at the right end, so that the legend reads as the lines end."""
+        (x, y), (last_x, last_y) = points[-2:] if len(points) > 1 else points * 2
+        slope = math.log(last_y / y) / math.log(last_x / x) if last_x > x else 0
+        return math.log(last_y) + slope * math.log(end / last_x)
 
 
 def plain(value, _=None):
@@ -165,12 +171,15 @@ MASK_LABELS = {"full": "full", "causal": "causal", "window": "window of 1024"}
 def against_rows(results, folder, png):
     remark = "\none head of 64, N = 4096, float32, one thread"
     calls = Picture("Oracle calls against the rows of a call\none head, N = 4096", "rows of a call M", "calls")
-    for mask, color, mark in MASKS:
-        points = grids(results, mask, "calls")
-        # Full and causal masks take the same number of calls: the second line is drawn inside the first.
-        wide = mask == "full"
-        calls.line(points, f"{MASK_LABELS[mask]}", color, mark, strong=wide, dashed=mask == "causal")
-    calls.line(grids(results, "causal", "paper_calls"), "full and causal, the paper's count", BLACK, "x")
+    for key, remark_of_key, dashed in (("calls", "", False), ("paper_calls", ", the paper's count", True)):
+        points = {mask: sorted(grids(results, mask, key)) for mask, _, _ in MASKS}
+        # Lines that coincide are one line.
+        same = points["full"] == points["causal"]
+        for mask, color, mark in MASKS:
+            if mask == "causal" and same:
+                continue
+            label = "full and causal" if mask == "full" and same else MASK_LABELS[mask]
+            calls.line(points[mask], label + remark_of_key, color, mark, dashed=dashed, strong=not dashed)
     calls.save(folder / "calls_rows", png)
 
     time = Picture("Time against the rows of a call" + remark, "rows of a call M", "milliseconds")

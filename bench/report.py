@@ -92,14 +92,14 @@ def spread(ratios):
 
 
 def number(value, digits=3):
-    """Plain for counts, so many significant digits otherwise."""
+    """So many significant digits, and no fewer than those before the point."""
     if value is None:
         return "-"
-    if value == int(value) and abs(value) >= 100:
+    if isinstance(value, int) or (value == int(value) and abs(value) < 100):
         return f"{int(value):,}".replace(",", " ")
     if abs(value) >= 100:
-        return f"{value:.0f}"
-    return f"{value:.{digits}g}"
+        return f"{value:,.0f}".replace(",", " ")
+    return f"{value:#.{digits}g}".rstrip(".")
 
 
 def small(value):
@@ -122,15 +122,16 @@ MASKS = ["full", "causal", "window", "sinks"]
 
 
 def cases(results, program):
-    """(mask, N, threads) of a program, in the order of a table."""
-    found = {(field(n, "threads"), n.split("/")[1], field(n, "N")) for n in results.samples if n.startswith(program + "/")}
+    """(mask, N, threads) of a program, or of all programs, in the order of a table."""
+    names = [n for n in results.samples if n.startswith(program) and field(n, "threads") and field(n, "N")]
+    found = {(field(n, "threads"), n.split("/")[1], field(n, "N")) for n in names}
     found = [case for case in found if case[1] in MASKS]
     return [(m, n, t) for t, m, n in sorted(found, key=lambda c: (c[0], MASKS.index(c[1]), c[2]))]
 
 
 def kernel_table(results):
     rows = []
-    for mask, n, threads in cases(results, "BM_Kernel"):
+    for mask, n, threads in cases(results, "BM_Kernel/"):
         place = f"/{mask}/N:{n}/threads:{threads}"
         name = "BM_Kernel" + place
         rows.append(
@@ -162,7 +163,7 @@ PEERS = [
 
 def peers_table(results):
     rows = []
-    for mask, n, threads in cases(results, "BM_Kernel"):
+    for mask, n, threads in cases(results, ""):
         for program, label in PEERS:
             names = [x for x in results.names(mask, f"N:{n}", f"threads:{threads}") if x.startswith(program + "/")]
             for name in sorted(names, key=lambda x: field(x, "M") or 0):
@@ -184,7 +185,7 @@ def peers_table(results):
 
 def threads_table(results):
     rows = []
-    for mask, n, _ in (case for case in cases(results, "BM_Kernel") if case[2] == 1):
+    for mask, n, _ in (case for case in cases(results, "BM_Kernel/") if case[2] == 1):
         cells = []
         for program, _ in PEERS[:3]:
             two, one = (f"{program}/{mask}/N:{n}/threads:{t}" for t in (2, 1))
@@ -195,7 +196,7 @@ def threads_table(results):
 
 def window_table(results):
     rows = []
-    for mask, n, threads in cases(results, "BM_Kernel"):
+    for mask, n, threads in cases(results, "BM_Kernel/"):
         if mask not in ("window", "sinks"):
             continue
         name = f"BM_Kernel/{mask}/N:%d/threads:{threads}"
@@ -207,7 +208,7 @@ def window_table(results):
 
 def variants_table(results):
     rows = []
-    for name in results.names("N:4096", "threads:1"):
+    for name in sorted(results.names("N:4096", "threads:1"), key=lambda n: (field(n, "head_dim") or 0, n)):
         label = name.split("/")[1]
         if not name.startswith("BM_Kernel/") or label in MASKS:
             continue
@@ -227,7 +228,8 @@ def variants_table(results):
 def blocks_table(results, mask, estimates):
     rows = []
     names = [n for n in results.names(mask) if n.startswith("BM_Simulate/") and (field(n, "samples") is not None) == estimates]
-    for name in names:
+    order = lambda n: (field(n, "samples") or 0, field(n, "heads") or 1, field(n, "layers") or 1, n.split("/")[4], field(n, "M"))
+    for name in sorted(names, key=order):
         instances = (field(name, "heads") or 1, field(name, "layers") or 1)
         case = [field(name, "M")]
         case += [field(name, "samples")] if estimates else [name.split("/")[4], f"{instances[0]} x {instances[1]}"]

@@ -1,38 +1,37 @@
 #pragma once
 
-#include <twoheads/attention/input.hpp>
+#include <twoheads/attention/simd.hpp>
 #include <twoheads/exec/executor.hpp>
-#include <twoheads/oracle/small_transformer.hpp>
+#include <twoheads/exec/kernel_attention.hpp>
 #include <twoheads/simulate.hpp>
-
-// STOPGAP until the kernel and the threads are on main: DirectAttention stands in for the kernel, one thread.
+#ifdef TWOHEADS_BENCH_THREADS
+#include <twoheads/exec/threads.hpp>
+#endif
 
 namespace benches {
 
-using twoheads::Index;
-
-enum class KernelBackend { native, eigen_arrays };
-
-template <class Scalar>
-twoheads::AttentionInput<Scalar> projected_input(const twoheads::AttentionSpec& spec, twoheads::MatrixView<Scalar> q,
-                                                 twoheads::MatrixView<Scalar> k, twoheads::MatrixView<Scalar> v) {
-  static const twoheads::AttentionWeights<Scalar> none;
-  return {spec, 0, q, k, v, q, k, none};
-}
-
+/// Calls body(executor) with the executor of so many threads; with none where the library has none.
 template <class Body>
-void with_executor(Index threads, const Body& body) {
-  if (threads == 1) body(twoheads::Serial());
+void with_executor(twoheads::Index threads, const Body& body) {
+  if (threads == 1) return body(twoheads::Serial());
+#ifdef TWOHEADS_BENCH_THREADS
+  body(twoheads::Threads(threads));
+#endif
 }
 
-template <class O, class Executor>
-[[nodiscard]] auto make_grid(O& oracle, const Executor&) {
+template <class O, class Exec>
+[[nodiscard]] auto make_grid(O& oracle, [[maybe_unused]] const Exec& executor) {
+#ifdef TWOHEADS_BENCH_THREADS
+  return twoheads::GridAttention<O, Exec>(oracle, {}, executor);
+#else
   return twoheads::GridAttention<O>(oracle);
+#endif
 }
 
-template <class Scalar, KernelBackend, class Executor>
-[[nodiscard]] auto make_kernel(const Executor&, Index = 256) {
-  return twoheads::DirectAttention<Scalar>();
+/// The kernel, with query blocks of so many rows, or of its own choice where that is 0.
+template <class Scalar, class Simd = twoheads::DefaultSimd<Scalar>, class Exec>
+[[nodiscard]] auto make_kernel(const Exec& executor, twoheads::Index rows = 0) {
+  return twoheads::KernelAttention<Scalar, Exec, Simd>({.rows = rows}, executor);
 }
 
 }  // namespace benches
