@@ -4,7 +4,7 @@
 # missing, so nothing here is needed, and what cannot be had is named and no failure.
 set -uo pipefail
 
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
 packages=(libdnnl-dev python3-matplotlib python3-onnx)
 wanted=()
