@@ -7,6 +7,7 @@
 #include <iterator>
 #include <nlohmann/json.hpp>
 #include <twoheads/base/digest.hpp>
+#include <twoheads/exec/kernel_attention.hpp>
 #include <twoheads/model/llama2c.hpp>
 #include <twoheads/model/tokenizer.hpp>
 #include <twoheads/oracle/small_transformer.hpp>
@@ -22,13 +23,14 @@ namespace {
 using twoheads::Index;
 using twoheads::Matrix;
 
-enum class EngineWord { oracle, direct };
+enum class EngineWord { oracle, kernel, direct };
 enum class ScalarWord { float32, float64 };
 
 struct Settings {
   std::string model;
   std::string tokenizer;
   Index rows = 64;
+  Index kernel_rows = 0;  ///< 0: as the kernel chooses
   Index oracle_heads = 1;
   Index window = 0;  ///< 0: none
   Index sinks = 0;
@@ -50,11 +52,13 @@ class Runner {
       : model_(model),
         engine_(settings.engine),
         oracle_(limits(settings, model.body.spec.attention.score_scale)),
-        grid_(oracle_, {settings.anchor}) {}
+        grid_(oracle_, {settings.anchor}),
+        kernel_({.rows = settings.kernel_rows}) {}
 
   [[nodiscard]] Matrix<Scalar> operator()(const std::vector<int>& ids) {
     const Matrix<Scalar> x = twoheads::embed(model_, ids);
     if (engine_ == EngineWord::direct) return twoheads::forward(model_.body, x, twoheads::DirectAttention<Scalar>());
+    if (engine_ == EngineWord::kernel) return twoheads::forward(model_.body, x, kernel_);
     return twoheads::forward(model_.body, x, grid_);
   }
 
@@ -74,6 +78,7 @@ class Runner {
   EngineWord engine_;
   twoheads::SmallTransformer<Scalar> oracle_;
   twoheads::GridAttention<twoheads::SmallTransformer<Scalar>> grid_;
+  twoheads::KernelAttention<Scalar> kernel_;
 };
 
 std::string read_text(const std::string& path) {
@@ -250,10 +255,12 @@ int main(int argc, char** argv) {
   Index threads = 1;
   programs::add_file(app, "--model", settings.model, "llama2.c model file")->required();
   programs::add_file(app, "--tokenizer", settings.tokenizer, "llama2.c tokenizer file")->required();
-  programs::add_rows(app, settings.rows);
-  programs::add_choice<EngineWord>(app, "--engine", settings.engine,
-                                   {{"oracle", EngineWord::oracle}, {"direct", EngineWord::direct}}, {"kernel"},
-                                   "what evaluates attention (default oracle)");
+  CLI::Option* rows = programs::add_rows(app, settings.rows);
+  programs::add_choice<EngineWord>(
+      app, "--engine", settings.engine,
+      {{"oracle", EngineWord::oracle}, {"kernel", EngineWord::kernel}, {"direct", EngineWord::direct}}, {},
+      "what evaluates attention: calls of an oracle, our own kernel in blocks of --rows, or direct evaluation (default "
+      "oracle)");
   programs::add_anchor(app, settings.anchor);
   programs::add_count(app, "--oracle-heads", settings.oracle_heads, 1, "heads of the oracle, H' (default 1)");
   programs::add_count(app, "--threads", threads, 1, "threads (default 1; more: not built yet)");
@@ -280,6 +287,7 @@ int main(int argc, char** argv) {
     if (threads > 1) throw programs::NotBuiltYet("--threads above 1");
     if (settings.generate == 0 && settings.score.empty() && settings.score_ids.empty())
       throw programs::ArgumentError("one of --generate n, --score FILE and --score-ids FILE is needed");
+    if (rows->count() > 0) settings.kernel_rows = settings.rows;
     if (settings.sinks > 0 && settings.window == 0)
       throw programs::ArgumentError("--sinks needs --window: without one every token sees the first ones");
     if (scalar == ScalarWord::float32)

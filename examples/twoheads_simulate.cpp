@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <twoheads/base/digest.hpp>
+#include <twoheads/exec/kernel_attention.hpp>
 #include <twoheads/oracle/small_transformer.hpp>
 #include <twoheads/plan/print.hpp>
 #include <twoheads/simulate.hpp>
@@ -22,6 +23,7 @@ using twoheads::Matrix;
 
 enum class ScalarWord { float32, float64 };
 enum class LayerWord { standard, paper };
+enum class EngineWord { oracle, kernel };
 
 struct Settings {
   twoheads::PlanRequest request;
@@ -30,6 +32,7 @@ struct Settings {
   double logit_scale = 1.0;
   Index seed = 1;
   LayerWord layer = LayerWord::standard;
+  EngineWord engine = EngineWord::oracle;
   twoheads::TokenEncoding encoding = twoheads::TokenEncoding::projected;
   programs::Method method = programs::Method::stable;
 };
@@ -75,6 +78,20 @@ twoheads::ModelSpec make_spec(const Settings& settings) {
   return spec;
 }
 
+/// The tiles of the plan by the kernel: no oracle is called.
+template <class Scalar>
+twoheads::Simulation<Scalar> by_kernel(const twoheads::Model<Scalar>& model, Matrix<Scalar> x,
+                                       const twoheads::PlanRequest& request, const Matrix<Scalar>* memory) {
+  twoheads::KernelOptions options;
+  options.rows = request.oracle.rows;
+  options.plan_for = request.oracle.kind;
+  options.sampling = request.sampling;
+  twoheads::KernelAttention<Scalar> attend(options);
+  twoheads::Simulation<Scalar> result{twoheads::forward(model, std::move(x), attend, memory), {}};
+  result.counts.jobs = attend.tiles();
+  return result;
+}
+
 /// Simulation, direct evaluation in the same scalar, and the reference in a wider one.
 template <class Scalar>
 Outcome run(const Settings& settings) {
@@ -105,7 +122,8 @@ Outcome run(const Settings& settings) {
   const programs::Stopwatch watch;
   const Matrix<Scalar>* const sources = cross ? &memory : nullptr;
   const twoheads::Simulation<Scalar> simulation =
-      settings.method != programs::Method::stable
+      settings.engine == EngineWord::kernel ? by_kernel(model, std::move(rows), request, sources)
+      : settings.method != programs::Method::stable
           ? programs::run_paper(model, std::move(rows), oracle, settings.method, settings.encoding, request.sampling,
                                 sources)
           : twoheads::simulate(model, std::move(rows), oracle,
@@ -161,7 +179,6 @@ int main(int argc, char** argv) {
   Settings settings;
   ScalarWord scalar = ScalarWord::float32;
   Index threads = 1;
-  int engine = 0;
   bool json = false;
   programs::add_count(app, "--width", settings.width, 1, "model width d, H heads of d / H (default 64)");
   programs::add_choice<ScalarWord>(app, "--scalar", scalar,
@@ -169,8 +186,10 @@ int main(int argc, char** argv) {
                                    "scalar of the run (default float)");
   programs::add_positive(app, "--logit-scale", settings.logit_scale,
                          "multiplies the queries (default 1: logits of 1 to 10)");
-  programs::add_choice<int>(app, "--engine", engine, {{"oracle", 0}}, {"kernel"},
-                            "what evaluates the tiles (default oracle)");
+  programs::add_choice<EngineWord>(
+      app, "--engine", settings.engine, {{"oracle", EngineWord::oracle}, {"kernel", EngineWord::kernel}}, {},
+      "what evaluates the tiles: calls of an oracle, or our own kernel in blocks of --rows "
+      "(default oracle)");
   programs::add_count(app, "--threads", threads, 1, "threads (default 1; more: not built yet)");
   programs::add_count(app, "--seed", settings.seed, 0, "seed of weights, input and samples (default 1)");
   programs::add_choice<LayerWord>(app, "--layer", settings.layer,
@@ -189,6 +208,10 @@ int main(int argc, char** argv) {
     settings.kv_heads = arguments.kv_heads();
     settings.method = arguments.method();
     const bool stable = settings.method == programs::Method::stable;
+    const bool kernel = settings.engine == EngineWord::kernel;
+    if (kernel && !stable)
+      throw programs::ArgumentError("--method paper and strict are made of calls: they need --engine oracle");
+    if (kernel && !arguments.chose_oracle()) settings.request.oracle.kind = twoheads::OracleKind::kernel;
     if (settings.method == programs::Method::strict && settings.layer != LayerWord::paper)
       throw programs::ArgumentError("--method strict runs the paper's own layer: it needs --layer paper");
     if (!stable) static_cast<void>(programs::paper_figures(settings.request, settings.method));
@@ -203,6 +226,7 @@ int main(int argc, char** argv) {
       nlohmann::ordered_json result{{"calls", outcome.counts.calls},
                                     {"repeats", outcome.counts.repeats},
                                     {"rounds", outcome.counts.rounds},
+                                    {"jobs", outcome.counts.jobs},
                                     {"max_row_error", json_number(outcome.row_errors.max)},
                                     {"mean_row_error", json_number(outcome.row_errors.mean)},
                                     {"direct_row_error", json_number(outcome.direct_row_error)},

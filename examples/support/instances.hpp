@@ -1,5 +1,6 @@
 #pragma once
 
+#include <twoheads/exec/kernel_attention.hpp>
 #include <twoheads/oracle/small_transformer.hpp>
 #include <twoheads/simulate.hpp>
 
@@ -17,11 +18,14 @@
   prefix template Matrix<Scalar> forward(const Model<Scalar>&, Matrix<Scalar>, DirectAttention<Scalar>&&,          \
                                          const Matrix<Scalar>*)
 
-#define TWOHEADS_SIMULATION(prefix, Scalar)                                    \
-  prefix template class SmallTransformer<Scalar>;                              \
-  prefix template class OracleEngine<SmallTransformer<Scalar>>;                \
-  prefix template class GridAttention<SmallTransformer<Scalar>>;               \
-  prefix template Matrix<Scalar> forward(const Model<Scalar>&, Matrix<Scalar>, \
+#define TWOHEADS_SIMULATION(prefix, Scalar)                                                              \
+  prefix template class KernelAttention<Scalar>;                                                         \
+  prefix template Matrix<Scalar> forward(const Model<Scalar>&, Matrix<Scalar>, KernelAttention<Scalar>&, \
+                                         const Matrix<Scalar>*);                                         \
+  prefix template class SmallTransformer<Scalar>;                                                        \
+  prefix template class OracleEngine<SmallTransformer<Scalar>>;                                          \
+  prefix template class GridAttention<SmallTransformer<Scalar>>;                                         \
+  prefix template Matrix<Scalar> forward(const Model<Scalar>&, Matrix<Scalar>,                           \
                                          GridAttention<SmallTransformer<Scalar>>&, const Matrix<Scalar>*)
 
 namespace twoheads {

@@ -131,6 +131,8 @@ class PlanArguments {
   }
 
   [[nodiscard]] Method method() const { return method_; }
+  /// Whether --oracle was given.
+  [[nodiscard]] bool chose_oracle() const { return oracle_ != Kind::own; }
 
   /// Writes the picture that --svg asks for, if it does; throws std::runtime_error that names the file and the cause.
   void draw(const twoheads::Plan& plan) const {

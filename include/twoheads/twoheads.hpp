@@ -29,6 +29,11 @@
 #include <twoheads/attention/forward.hpp>
 #include <twoheads/attention/direct.hpp>
 #include <twoheads/attention/partial.hpp>
+#include <twoheads/attention/exp2_parts.hpp>
+#include <twoheads/attention/simd_vector.hpp>
+#include <twoheads/attention/simd_eigen.hpp>
+#include <twoheads/attention/simd.hpp>
+#include <twoheads/attention/tile_kernel.hpp>
 #include <twoheads/attention/average_case.hpp>
 
 #include <twoheads/plan/limits.hpp>
@@ -71,6 +76,8 @@
 #include <twoheads/exec/executor.hpp>
 #include <twoheads/exec/serial.hpp>
 #include <twoheads/exec/oracle_engine.hpp>
+#include <twoheads/exec/kernel_engine.hpp>
+#include <twoheads/exec/kernel_attention.hpp>
 
 #include <twoheads/merge/merger.hpp>
 #include <twoheads/merge/f_quantile.hpp>

@@ -48,8 +48,10 @@ namespace detail {
   for (const Tile& tile : slot) {
     rows += tile.token_rows();
     if (tile.sinks != slot.front().sinks) return text("tiles of other sinks than its first share a slot: a ", tile);
-    if (kind == OracleKind::plain && tile.shape != TileShape::rectangle) return text("a plain oracle cannot evaluate a ", tile);
-    if (kind == OracleKind::causal && tile.shape == TileShape::rectangle) return text("a causal oracle cannot evaluate a ", tile);
+    if (kind == OracleKind::plain && tile.shape != TileShape::rectangle)
+      return text("a plain oracle cannot evaluate a ", tile);
+    if (kind == OracleKind::causal && tile.shape == TileShape::rectangle)
+      return text("a causal oracle cannot evaluate a ", tile);
   }
   if (rows > plan.oracle().rows) return text("a slot takes ", rows, " rows, a call has ", plan.oracle().rows);
   return {};

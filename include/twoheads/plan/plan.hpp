@@ -214,7 +214,8 @@ class Plan {
     require_countable(mask, mask.kind != MaskKind::full && !own_kind);
     const bool sample = draws(mask);
     if (own_kind && std::max(n, request_.keys) <= oracle.rows)
-      tiling_ = StraightTiling{n, request_.keys, mask.kind == MaskKind::causal ? TileShape::lower : TileShape::rectangle};
+      tiling_ =
+          StraightTiling{n, request_.keys, mask.kind == MaskKind::causal ? TileShape::lower : TileShape::rectangle};
     else if (sample)
       tiling_ = sampled_tiling(mask);
     else if (mask.kind == MaskKind::full)
