@@ -251,6 +251,17 @@ def blocks_table(results, mask, estimates):
     )
 
 
+def kernel_rows_table(results):
+    lengths = sorted({field(n, "rows") for n in results.samples if n.startswith("BM_KernelRows/")})
+    rows = []
+    for mask in ("full", "causal", "window"):
+        times = [results.median(f"BM_KernelRows/{mask}/N:4096/rows:{length}", "seconds") for length in lengths]
+        direct = results.median(f"BM_Direct/{mask}/N:4096", "seconds")
+        if direct is not None and None not in times:
+            rows.append([mask] + [number(t * 1e3) for t in times] + [number(direct * 1e3)])
+    return table(["mask"] + [f"{length} rows, ms" for length in lengths] + ["direct, ms"], rows)
+
+
 def model_table(results):
     rows = []
     for name in results.samples:
@@ -302,6 +313,9 @@ def report(results):
         title = f"The average case, {mask} mask"
         text = "Each query block meets so many key blocks, drawn at random: the rows are estimates."
         parts.append((title, text, blocks_table(results, mask, True)))
+    parts.append(
+        ("Query blocks of the kernel", "One head of 64, N = 4096, one thread.", kernel_rows_table(results))
+    )
     parts.append(("A whole model", "", model_table(results)))
     parts.append(("Every program", "", peers_table(results)))
     text = [f"## {title}\n\n" + (remark + "\n\n" if remark else "") + body for title, remark, body in parts if body]

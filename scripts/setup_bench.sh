@@ -9,7 +9,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 packages=(libdnnl-dev python3-matplotlib python3-onnx)
 wanted=()
 for package in "${packages[@]}"; do
-  dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || wanted+=("$package")
+  dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep 'ok installed' >/dev/null || wanted+=("$package")
 done
 if [ "${#wanted[@]}" -gt 0 ]; then
   as_root=()
