@@ -126,7 +126,7 @@ void add_subject(const std::string& label, const Subject& subject, Index tokens)
         run_model(state, name, *p, tokens, [&] { return make_kernel<float>(executor); });
       });
       for (const Index rows : {129, 513}) {
-        if (rows * 32 < tokens) continue;  // Many calls, a minute and more.
+        if (rows * 32 < tokens) continue;  // Thousands of calls, which say no more.
         add("BM_ModelGrid" + place + "/M:" + std::to_string(rows) + on,
             [p, tokens, rows, executor](benchmark::State& state, const std::string& name) {
               OracleLimits limits;

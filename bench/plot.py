@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Pictures of what scripts/bench.sh has measured: plot.py FOLDER PICTURES [--png]
 
-Needs matplotlib. Colours are those of Okabe and Ito, which colour-blind readers tell apart; lines differ by mark as well.
+Needs matplotlib. Colours are those of Okabe and Ito, which colour-blind readers tell apart; lines differ by mark too.
 """
 import math
 import pathlib

@@ -227,9 +227,13 @@ def variants_table(results):
 
 def blocks_table(results, mask, estimates):
     rows = []
-    names = [n for n in results.names(mask) if n.startswith("BM_Simulate/") and (field(n, "samples") is not None) == estimates]
-    order = lambda n: (field(n, "samples") or 0, field(n, "heads") or 1, field(n, "layers") or 1, n.split("/")[4], field(n, "M"))
-    for name in sorted(names, key=order):
+    names = [n for n in results.names(mask) if n.startswith("BM_Simulate/")]
+
+    def order(name):
+        instances = (field(name, "heads") or 1, field(name, "layers") or 1)
+        return field(name, "samples") or 0, *instances, name.split("/")[4], field(name, "M")
+
+    for name in sorted((n for n in names if (field(n, "samples") is not None) == estimates), key=order):
         instances = (field(name, "heads") or 1, field(name, "layers") or 1)
         case = [field(name, "M")]
         case += [field(name, "samples")] if estimates else [name.split("/")[4], f"{instances[0]} x {instances[1]}"]
