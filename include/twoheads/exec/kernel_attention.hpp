@@ -129,12 +129,22 @@ class KernelAttention {
     Matrix<Stored> k, v;
   };
 
+  [[nodiscard]] static bool all_finite(const AttentionInput<Scalar>& keys) {
+    return detail::first_row_not_finite(keys.v) < 0;
+  }
+  /// Of the rounded values: half makes large ones infinite.
+  template <class Stored>
+  [[nodiscard]] static bool all_finite(const StoredKeys<Stored>& keys) {
+    for (Index row = 0; row < keys.v.rows(); ++row)
+      if (detail::first_row_not_finite(keys.v.row(row).template cast<Scalar>().eval()) >= 0) return false;
+    return true;
+  }
+
   template <class Keys>
   void evaluate(const AttentionInput<Scalar>& input, const Keys& keys, Rows blocks, Index first_query,
                 MatrixSpan<Scalar>& out) {
     const AttentionSpec& spec = input.spec;
-    // Rounding to half may make a finite value infinite, so a narrower scalar is taken for not finite.
-    const bool finite = std::same_as<Keys, AttentionInput<Scalar>> && detail::first_row_not_finite(input.v) < 0;
+    const bool finite = all_finite(keys);
     // With log weights a thread needs room to put them side by side.
     struct Local {
       KernelEngine<Scalar, Simd, Keys> engine;
