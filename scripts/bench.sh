@@ -38,7 +38,7 @@ cmake --preset release
 cmake --build --preset release --parallel "$(getconf _NPROCESSORS_ONLN)" \
   --target bench_attention bench_blocks bench_model
 mkdir -p "$out"
-rm -f "$out"/*.json "$out"/*.jsonl
+rm -f "$out"/attention-*.json "$out"/blocks.json "$out"/model.json "$out"/onnxruntime-*.jsonl
 
 programs=build/release/bench
 missing() { printf '\n==== left out: %s\n' "$*" >&2; }
