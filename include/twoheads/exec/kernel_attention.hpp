@@ -45,7 +45,7 @@ struct KernelOptions {
 ///   Corner   NaN and infinity come out as IEEE direct evaluation gives them, in the rows that see them and no other
 ///   Throws   ShapeError if q, k, v or out do not fit the spec; SpecError, LimitError as Plan says
 ///   Source   Yu & Alman, Lemma 3.1 and Theorem 4.1 with the host as the small transformer; docs/architecture.md
-template <RealScalar S, class Exec = Serial, SimdBackend Simd = DefaultSimd<S>>
+template <RealScalar S, Executor Exec = Serial, SimdBackend Simd = DefaultSimd<S>>
 class KernelAttention {
  public:
   using Scalar = S;
