@@ -83,6 +83,14 @@ class Runner {
   twoheads::KernelAttention<Scalar, programs::Executor> kernel_;
 };
 
+/// What attention took, in words.
+std::string words_of_calls(const twoheads::SimulationCounts& counts, const Settings& settings) {
+  if (settings.engine != EngineWord::oracle)
+    return settings.engine == EngineWord::kernel ? "no calls: the kernel" : "no calls: direct evaluation";
+  return std::to_string(counts.calls) + " calls of at most " + std::to_string(settings.rows) + " rows (" +
+         std::to_string(counts.repeats) + " repeats)";
+}
+
 std::string read_text(const std::string& path) {
   std::ifstream in(path, std::ios::binary);
   if (!in || !std::filesystem::is_regular_file(path)) throw std::runtime_error(path + ": cannot be read");
@@ -151,8 +159,8 @@ void generate(const twoheads::LanguageModel<Scalar>& model, const twoheads::Toke
               << "\n";
   } else {
     std::cout << "\n";
-    std::cerr << written << " tokens, " << run.counts().calls << " calls of at most " << settings.rows << " rows, "
-              << speed << " tokens a second\n";
+    std::cerr << written << " tokens, " << words_of_calls(run.counts(), settings) << ", " << speed
+              << " tokens a second\n";
   }
 }
 
@@ -229,8 +237,7 @@ void score(const twoheads::LanguageModel<Scalar>& model, const std::vector<int>&
     return;
   }
   std::cout << "tokens           " << count << "\nnll              " << nll << " nats a token\ncalls            "
-            << run.counts().calls << " of at most " << settings.rows << " rows (" << run.counts().repeats
-            << " repeats)\nlogit error      " << error
+            << words_of_calls(run.counts(), settings) << "\nlogit error      " << error
             << " at most, against the direct float64 transformer\nargmax changed   " << changed
             << " of the rows\nspeed            " << speed << " tokens a second\n";
 }

@@ -160,8 +160,12 @@ void print(const Settings& settings, const Outcome& outcome, double unit, double
     twoheads::print(std::cout, programs::make_plan(settings.request));
   else
     programs::print(std::cout, programs::paper_figures(settings.request, settings.method));
-  std::cout << "\nsimulated\n  calls made     " << outcome.counts.calls << " (" << outcome.counts.repeats << " repeats)"
-            << "\n  largest logit  " << outcome.max_logit << "\n\n  largest relative row error against a wider scalar"
+  std::cout << "\nsimulated\n  calls made     " << outcome.counts.calls;
+  if (settings.engine == EngineWord::kernel)
+    std::cout << ": the kernel took " << outcome.counts.jobs << " tiles";
+  else
+    std::cout << " (" << outcome.counts.repeats << " repeats)";
+  std::cout << "\n  largest logit  " << outcome.max_logit << "\n\n  largest relative row error against a wider scalar"
             << "\n    simulation   " << outcome.row_errors.max << "\n    direct       " << outcome.direct_row_error;
   if (settings.request.sampling.samples == 0)
     std::cout << "\n    bound        " << bound << (outcome.row_errors.max <= bound ? "  (kept)" : "  (EXCEEDED)");

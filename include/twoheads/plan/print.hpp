@@ -198,19 +198,26 @@ inline void print(std::ostream& out, const Plan& plan) {
   const PlanRequest& request = plan.request();
   out << detail::words_of(request.mask) << " over " << detail::counted(plan.tokens(), "token");
   if (plan.keys() != plan.tokens()) out << " and " << detail::counted(plan.keys(), "key");
-  out << " on a " << name(request.oracle.kind) << " oracle of " << request.oracle.rows << " rows\n\n";
-  detail::draw_grid(out, plan);
-  out << "\n  tiles      " << plan.tiles() << " a head and layer, in " << detail::counted(plan.slots(), "slot")
-      << "\n  jobs       " << plan.jobs() << " of " << detail::counted(request.heads, "head") << " and "
-      << detail::counted(request.layers, "layer") << "\n  calls      " << plan.calls() << " of up to "
-      << detail::counted(plan.slots_per_call(), "slot") << ", anchor " << name(request.anchor) << "\n  rounds     "
-      << plan.rounds() << "\n  rows used  " << static_cast<int>(plan.rows_used() * 1000 + 0.5) / 10.0
-      << " % of the row slots carry tokens\n  exact      " << (plan.exact() ? "yes" : "no") << ", by " << plan.theorem()
-      << "\n  the paper  ";
-  if (const std::optional<Index> calls = plan.paper_calls())
-    out << *calls << " calls for the same case\n";
+  const bool kernel = request.oracle.kind == OracleKind::kernel;
+  if (kernel)
+    out << " by the kernel, in blocks of " << request.oracle.rows << " rows\n\n";
   else
-    out << "has no construction for this case\n";
+    out << " on a " << name(request.oracle.kind) << " oracle of " << request.oracle.rows << " rows\n\n";
+  detail::draw_grid(out, plan);
+  out << "\n  tiles      " << plan.tiles() << " a head and layer";
+  if (!kernel) out << ", in " << detail::counted(plan.slots(), "slot");
+  out << "\n  jobs       " << plan.jobs() << " of " << detail::counted(request.heads, "head") << " and "
+      << detail::counted(request.layers, "layer");
+  if (!kernel)
+    out << "\n  calls      " << plan.calls() << " of up to " << detail::counted(plan.slots_per_call(), "slot")
+        << ", anchor " << name(request.anchor) << "\n  rounds     " << plan.rounds() << "\n  rows used  "
+        << static_cast<int>(plan.rows_used() * 1000 + 0.5) / 10.0 << " % of the row slots carry tokens";
+  out << "\n  exact      " << (plan.exact() ? "yes" : "no") << ", by " << plan.theorem() << "\n";
+  if (kernel) return;
+  if (const std::optional<Index> calls = plan.paper_calls())
+    out << "  the paper  " << *calls << " calls for the same case\n";
+  else
+    out << "  the paper  has no construction for this case\n";
 }
 
 }  // namespace twoheads
