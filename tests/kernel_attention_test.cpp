@@ -284,6 +284,30 @@ TEST(KernelAttention, SoftCapsAreThoseOfDirectAttention) {
   }
 }
 
+TEST(KernelAttention, OraclesRefuseSoftCaps) {
+  AttentionSpec spec = spec_of(Mask::full());
+  spec.soft_cap = 5;
+  const Rowset<float> rows(spec, 20, 20);
+  OracleLimits limits;
+  limits.rows = 9;
+  SmallTransformer<float> oracle(limits);
+  GridAttention<SmallTransformer<float>> grid(oracle);
+  Matrix<float> out(20, spec.heads * spec.value_dim);
+  EXPECT_THROW(grid(projected_input(spec, view(rows.q), view(rows.k), view(rows.v)), span(out)), SpecError);
+}
+
+TEST(KernelAttention, OraclesRefuseTheKernelsPlan) {
+  OracleLimits limits;
+  limits.kind = OracleKind::kernel;
+  limits.rows = 9;
+  const AttentionSpec spec = spec_of(Mask::causal());
+  const Rowset<float> rows(spec, 20, 20);
+  SmallTransformer<float> oracle(limits);
+  GridAttention<SmallTransformer<float>> grid(oracle);
+  Matrix<float> out(20, spec.heads * spec.value_dim);
+  EXPECT_THROW(grid(projected_input(spec, view(rows.q), view(rows.k), view(rows.v)), span(out)), LimitError);
+}
+
 TEST(KernelAttention, SaysWhatDoesNotFit) {
   const AttentionSpec spec = spec_of(Mask::causal());
   Rowset<float> rows(spec, 20, 20);

@@ -69,6 +69,7 @@ class GridAttention {
   /// Part by part, for long inputs whose queries see few keys: see AttendInParts. The parts of a layer take together
   /// the calls that the layer takes as a whole.
   void begin_layer(const AttentionSpec& spec, Index layer, Index queries, Index keys) {
+    detail::require_no_soft_cap(spec);
     Sampling sampling = options_.sampling;
     sampling.layer = layer;
     plan_.emplace(PlanRequest{spec.mask, queries, keys, spec.heads, 1, oracle_.limits(), options_.anchor,

@@ -75,6 +75,18 @@ void require_shapes(const AttentionInput<Scalar>& input, const MatrixSpan<Scalar
   detail::require_shape(name("the output"), out, input.queries(), spec.heads * spec.value_dim);
 }
 
+namespace detail {
+
+/// Throws SpecError where scores are capped: an oracle gives its rows the softmax of their scores as they are.
+inline void require_no_soft_cap(const AttentionSpec& spec) {
+  if (spec.soft_cap != 0)
+    throw SpecError(text("soft_cap is ", spec.soft_cap,
+                         ": an oracle's softmax takes scores as they are; expected 0, or the kernel or direct "
+                         "attention in its place"));
+}
+
+}  // namespace detail
+
 /// The input of attention whose q, k and v are at hand, with no tokens or weights that they came from.
 ///
 ///   Shapes   q (N, heads * head_dim), k (NK, kv_heads * head_dim), v (NK, kv_heads * value_dim)

@@ -110,10 +110,11 @@ template <Machine M>
 /// Throws SpecError for a model that is not the paper's.
 inline void require_paper_layer(const ModelSpec& spec) {
   const AttentionSpec& a = spec.attention;
-  if (spec.residual || spec.norm != NormKind::none || a.output_projection || a.rope || a.head_input != HeadInput::slice)
+  if (spec.residual || spec.norm != NormKind::none || a.output_projection || a.rope || a.soft_cap != 0 ||
+      a.head_input != HeadInput::slice)
     throw SpecError(
         "the strict model runs the paper's own layer: heads that see their slice, no residual sum, no norm, no output "
-        "projection, no rotary positions (paper_layer)");
+        "projection, no rotary positions, no soft cap (paper_layer)");
 }
 
 }  // namespace detail
