@@ -73,9 +73,7 @@ void encode(Matrix<Scalar>& call, Index begin, const InstanceLayout& layout, con
   // Raw tokens are scaled by the oracle's own query weights.
   const Scalar factor = raw ? Scalar(1) : settings.factor;
   const Index tokens_begin = slice ? head * layout.input_width : 0;
-  const Index kv_head = input.spec.kv_head_of(head);
   const MatrixView<Scalar>& all_queries = raw ? input.query_tokens : input.q;
-  const MatrixView<Scalar>& all_keys = raw ? input.key_tokens : input.k;
   const auto start = [](const MatrixView<Scalar>& rows, Index row, Index col) {
     return rows.data() + row * rows.outerStride() + col;
   };
@@ -99,9 +97,10 @@ void encode(Matrix<Scalar>& call, Index begin, const InstanceLayout& layout, con
     }
 
     const bool real = carried.key != SlotMap::none;
-    const Index key = real ? input.held.key_place({carried.key, carried.key + 1}).begin : 0;
-    const Scalar* const key_from =
-        real ? start(all_keys, key, raw ? tokens_begin : kv_head * layout.head_dim) : nullptr;
+    const Rows key{carried.key, carried.key + 1};
+    const Scalar* key_from = nullptr;
+    if (real && raw) key_from = start(input.key_tokens, input.held.key_place(key).begin, tokens_begin);
+    if (real && !raw) key_from = input.key_rows(head, key).data();
     Scalar* const keyed = columns + layout.key_at();
     if (real)
       std::copy_n(key_from, query_cols, keyed);
@@ -126,7 +125,7 @@ void encode(Matrix<Scalar>& call, Index begin, const InstanceLayout& layout, con
       answer[layout.p_at()] = real ? Scalar(0) : Scalar(1);
     }
     if (!real) continue;
-    if (layout.has_values()) std::copy_n(start(input.v, key, kv_head * layout.value_dim), layout.value_dim, answer);
+    if (layout.has_values()) std::copy_n(input.value_rows(head, key).data(), layout.value_dim, answer);
     if (layout.has_keys()) std::copy_n(key_from, layout.head_dim, answer + layout.keys_at());
   }
 }
