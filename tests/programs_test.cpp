@@ -237,9 +237,33 @@ TEST(BadArguments, EndWithTwoAndNameTheFlagWhatItGotAndWhatItTakes) {
   }
 }
 
+TEST(RowsAuto, SaysHowManyAndWhy) {
+  const std::vector<std::pair<std::string, std::string>> cases{
+      {"twoheads_plan", "--mask window --window 20 --tokens 5000 --rows auto"},
+      {"twoheads_plan", "--mask causal --tokens 1 --rows auto --head-dim 3"},
+      {"twoheads_simulate", "--mask causal --tokens 100 --heads 4 --width 32 --rows auto --scalar double"},
+  };
+  for (const auto& [program, line] : cases) {
+    const ProgramRun words = run_line(program, line);
+    EXPECT_EQ(words.exit_code, 0) << line << "\nsays: " << words.err;
+    EXPECT_NE(words.out.find("rows are predicted to take"), std::string::npos) << words.out;
+    const ProgramRun run = run_line(program, line + " --json");
+    EXPECT_EQ(run.exit_code, 0) << line << "\nsays: " << run.err;
+    const nlohmann::json result = nlohmann::json::parse(run.out);
+    EXPECT_GE(result.at("rows").get<int>(), 2) << line;
+    EXPECT_LE(result.at("rows").get<int>(), 5001) << line;
+    EXPECT_NE(result.at("rows_reason").get<std::string>().find(std::to_string(result.at("rows").get<int>()) + " rows"),
+              std::string::npos);
+  }
+  for (const std::string more : {"--samples 2", "--method paper"}) {
+    const ProgramRun run = run_line("twoheads_plan", "--mask full --tokens 100 --rows auto " + more);
+    EXPECT_EQ(run.exit_code, 2) << more;
+    EXPECT_NE(run.err.find("--rows auto"), std::string::npos) << run.err;
+  }
+}
+
 TEST(LaterFeatures, AnswerNotBuiltYetWithTwo) {
   const std::vector<std::pair<std::string, std::string>> cases{
-      {"twoheads_plan", "--mask full --tokens 100 --rows auto"},
       {"twoheads_simulate", "--mask full --engine kernel --tokens 100 --rows 64"},
       {"twoheads_simulate", "--mask full --threads 2 --tokens 100 --rows 64"},
       {"twoheads_lm", "--model m --tokenizer t --generate 3 --engine kernel"},

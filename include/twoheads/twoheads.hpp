@@ -45,6 +45,7 @@
 #include <twoheads/plan/sampled.hpp>
 #include <twoheads/plan/average_case.hpp>
 #include <twoheads/plan/plan.hpp>
+#include <twoheads/plan/choose_rows.hpp>
 #include <twoheads/plan/cover.hpp>
 #include <twoheads/plan/visible.hpp>
 #include <twoheads/plan/print.hpp>
@@ -71,6 +72,7 @@
 #include <twoheads/exec/executor.hpp>
 #include <twoheads/exec/serial.hpp>
 #include <twoheads/exec/oracle_engine.hpp>
+#include <twoheads/exec/time_calls.hpp>
 
 #include <twoheads/merge/merger.hpp>
 #include <twoheads/merge/f_quantile.hpp>
