@@ -16,6 +16,7 @@
 #include "support/executor.hpp"
 #include "support/instances.hpp"
 #include "support/plan_arguments.hpp"
+#include "support/rows_choice.hpp"
 #include "support/safetensors.hpp"
 #include "support/stopwatch.hpp"
 
@@ -43,6 +44,7 @@ struct Settings {
   std::string score;
   std::string score_ids;
   std::string logits;
+  std::string rows_reason;  ///< why so many, with --rows auto
   bool json = false;
 };
 
@@ -129,6 +131,12 @@ void require_finite(const Matrix<Scalar>& logits) {
                              " hold NaN or infinity: the model exceeds the scalar");
 }
 
+void add_choice(nlohmann::ordered_json& result, const Settings& settings) {
+  if (settings.rows_reason.empty()) return;
+  result["rows"] = settings.rows;
+  result["rows_reason"] = settings.rows_reason;
+}
+
 /// Greedy: the most likely token again and again, until `count` are written or the model starts a new text.
 template <class Scalar>
 void generate(const twoheads::LanguageModel<Scalar>& model, const twoheads::Tokenizer& tokenizer,
@@ -151,12 +159,10 @@ void generate(const twoheads::LanguageModel<Scalar>& model, const twoheads::Toke
   }
   const double speed = static_cast<double>(written) / watch.seconds();
   if (settings.json) {
-    std::cout << nlohmann::ordered_json{{"ids", ids},
-                                        {"text", tokenizer.decode(ids)},
-                                        {"calls", run.counts().calls},
-                                        {"tokens_per_second", speed}}
-                     .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace)
-              << "\n";
+    nlohmann::ordered_json result{
+        {"ids", ids}, {"text", tokenizer.decode(ids)}, {"calls", run.counts().calls}, {"tokens_per_second", speed}};
+    add_choice(result, settings);
+    std::cout << result.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) << "\n";
   } else {
     std::cout << "\n";
     std::cerr << written << " tokens, " << words_of_calls(run.counts(), settings) << ", " << speed
@@ -223,17 +229,17 @@ void score(const twoheads::LanguageModel<Scalar>& model, const std::vector<int>&
   const double changed = share_of_changed(found, reference);
   const double speed = static_cast<double>(count) / seconds;
   if (settings.json) {
-    std::cout << nlohmann::ordered_json{{"tokens", count},
-                                        {"nll", nll},
-                                        {"calls", run.counts().calls},
-                                        {"tokens_per_second", speed},
-                                        {"max_logit_error",
-                                         std::isfinite(error) ? error : std::numeric_limits<double>::max()},
-                                        {"digest", twoheads::digest(logits)},
-                                        {"argmax_changed", changed},
-                                        {"repeats", run.counts().repeats}}
-                     .dump()
-              << "\n";
+    nlohmann::ordered_json result{
+        {"tokens", count},
+        {"nll", nll},
+        {"calls", run.counts().calls},
+        {"tokens_per_second", speed},
+        {"max_logit_error", std::isfinite(error) ? error : std::numeric_limits<double>::max()},
+        {"digest", twoheads::digest(logits)},
+        {"argmax_changed", changed},
+        {"repeats", run.counts().repeats}};
+    add_choice(result, settings);
+    std::cout << result.dump() << "\n";
     return;
   }
   std::cout << "tokens           " << count << "\nnll              " << nll << " nats a token\ncalls            "
@@ -242,17 +248,43 @@ void score(const twoheads::LanguageModel<Scalar>& model, const std::vector<int>&
             << " of the rows\nspeed            " << speed << " tokens a second\n";
 }
 
+/// Says why, where --rows auto leaves the rows to the program.
 template <class Scalar>
-void run(const Settings& settings) {
+void choose_rows(const twoheads::ModelSpec& spec, Index tokens, Settings& settings) {
+  twoheads::PlanRequest request;
+  request.mask = spec.attention.mask;
+  request.tokens = request.keys = tokens;
+  request.heads = spec.attention.heads;
+  request.layers = spec.layers;
+  request.anchor = settings.anchor;
+  const bool kernel = settings.engine == EngineWord::kernel;
+  request.oracle.kind = kernel ? twoheads::OracleKind::kernel : twoheads::OracleKind::causal;
+  request.oracle.heads = settings.oracle_heads;
+  request.oracle.rows = settings.rows;
+  const auto choice = programs::choose_rows_if_auto<Scalar>(request, spec.attention, kernel);
+  if (!choice) return;
+  settings.rows = choice->chosen.rows;
+  if (kernel) settings.kernel_rows = settings.rows;
+  settings.rows_reason = choice->reason();
+  if (!settings.json) std::cerr << settings.rows_reason << "\n";
+}
+
+template <class Scalar>
+void run(Settings settings) {
   auto model = twoheads::read_llama2c<Scalar>(settings.model);
   if (settings.window > 0)
     model.body.spec.attention.mask = twoheads::Mask::window_and_sinks(settings.window, settings.sinks);
   const auto tokenizer = twoheads::Tokenizer::read(settings.tokenizer, model.vocabulary());
-  if (settings.generate > 0)
+  if (settings.generate > 0) {
+    const auto prompt = static_cast<Index>(tokenizer.encode(settings.prompt).size());
+    choose_rows<Scalar>(model.body.spec, prompt + settings.generate, settings);
     generate(model, tokenizer, settings);
-  else
-    score(model, settings.score.empty() ? read_ids(settings.score_ids) : tokenizer.encode(read_text(settings.score)),
-          settings);
+    return;
+  }
+  const std::vector<int> ids =
+      settings.score.empty() ? read_ids(settings.score_ids) : tokenizer.encode(read_text(settings.score));
+  choose_rows<Scalar>(model.body.spec, static_cast<Index>(ids.size()), settings);
+  score(model, ids, settings);
 }
 
 }  // namespace

@@ -15,6 +15,7 @@
 #include "support/memory.hpp"
 #include "support/plan_arguments.hpp"
 #include "support/random_run.hpp"
+#include "support/rows_choice.hpp"
 #include "support/stopwatch.hpp"
 
 namespace {
@@ -223,12 +224,15 @@ int main(int argc, char** argv) {
     if (settings.method == programs::Method::strict && settings.layer != LayerWord::paper)
       throw programs::ArgumentError("--method strict runs the paper's own layer: it needs --layer paper");
     if (!stable) static_cast<void>(programs::paper_figures(settings.request, settings.method));
+    const twoheads::ModelSpec spec = make_spec(settings);
+    spec.require_valid();
+    const bool single = scalar == ScalarWord::float32;
+    const auto choice = single ? programs::choose_rows_if_auto<float>(settings.request, spec.attention, kernel)
+                               : programs::choose_rows_if_auto<double>(settings.request, spec.attention, kernel);
     const std::optional<twoheads::Plan> plan =
         stable ? std::optional(programs::make_plan(settings.request)) : std::nullopt;
     const std::string cover = stable ? arguments.cover(*plan) : "";
-    make_spec(settings).require_valid();
     if (stable) arguments.draw(*plan);
-    const bool single = scalar == ScalarWord::float32;
     const Outcome outcome = single ? run<float>(settings) : run<double>(settings);
     if (json) {
       nlohmann::ordered_json result{{"calls", outcome.counts.calls},
@@ -246,10 +250,13 @@ int main(int argc, char** argv) {
                                     {"peak_bytes", outcome.peak_bytes}};
       if (settings.request.sampling.samples > 0) result["samples"] = settings.request.sampling.samples;
       if (!cover.empty()) result["cover"] = cover;
+      if (choice) result["rows"] = choice->chosen.rows;
+      if (choice) result["rows_reason"] = choice->reason();
       std::cout << result.dump() << "\n";
     } else {
       print(settings, outcome, single ? 6e-8 : 1.2e-16, single ? 1e-6 : 1e-12);
       if (!cover.empty()) std::cout << "  cover          " << cover << "\n";
+      if (choice) std::cout << "  rows           " << choice->reason() << "\n";
     }
   });
 }

@@ -261,11 +261,35 @@ TEST(Threads, LeaveDigestAndCountsAsTheyAre) {
 #endif
 }
 
+TEST(RowsAuto, SaysHowManyAndWhy) {
+  const std::vector<std::pair<std::string, std::string>> cases{
+      {"twoheads_plan", "--mask window --window 20 --tokens 5000 --rows auto"},
+      {"twoheads_plan", "--mask causal --tokens 1 --rows auto --head-dim 3"},
+      {"twoheads_simulate", "--mask causal --tokens 100 --heads 4 --width 32 --rows auto --scalar double"},
+      {"twoheads_simulate", "--mask window --window 30 --tokens 300 --rows auto --engine kernel"},
+  };
+  for (const auto& [program, line] : cases) {
+    const ProgramRun words = run_line(program, line);
+    EXPECT_EQ(words.exit_code, 0) << line << "\nsays: " << words.err;
+    EXPECT_NE(words.out.find("rows are predicted to take"), std::string::npos) << words.out;
+    const ProgramRun run = run_line(program, line + " --json");
+    EXPECT_EQ(run.exit_code, 0) << line << "\nsays: " << run.err;
+    const nlohmann::json result = nlohmann::json::parse(run.out);
+    EXPECT_GE(result.at("rows").get<int>(), 2) << line;
+    EXPECT_LE(result.at("rows").get<int>(), 5001) << line;
+    EXPECT_NE(result.at("rows_reason").get<std::string>().find(std::to_string(result.at("rows").get<int>()) + " rows"),
+              std::string::npos);
+  }
+  for (const std::string more : {"--samples 2", "--method paper"}) {
+    const ProgramRun run = run_line("twoheads_plan", "--mask full --tokens 100 --rows auto " + more);
+    EXPECT_EQ(run.exit_code, 2) << more;
+    EXPECT_NE(run.err.find("--rows auto"), std::string::npos) << run.err;
+  }
+}
+
 TEST(LaterFeatures, AnswerNotBuiltYetWithTwo) {
   const std::vector<std::pair<std::string, std::string>> cases{
-      {"twoheads_plan", "--mask full --tokens 100 --rows auto"},
-      {"twoheads_simulate", "--mask full --engine kernel --tokens 100 --rows 64"},
-      {"twoheads_lm", "--model m --tokenizer t --generate 3 --engine kernel"},
+      {"twoheads_plan", "--mask full --tokens 100 --rows 64 --ranks 2"},
   };
   for (const auto& [program, line] : cases) {
     const ProgramRun run = run_line(program, line);
@@ -290,6 +314,10 @@ TEST(SimulateProgram, KeepsTheErrorBoundAndPrintsTheKeysOfTheContract) {
       "--mask causal --tokens 200 --rows 33 --logit-scale 1000",
       "--mask causal --tokens 200 --rows 33 --logit-scale 1000 --anchor gibbs --scalar double",
       "--mask full --tokens 40 --rows 64",
+      "--mask causal --tokens 300 --rows 65 --heads 4 --engine kernel",
+      "--mask full --tokens 300 --keys 77 --rows 33 --heads 2 --kv-heads 1 --engine kernel --scalar double",
+      "--mask sinks --window 50 --sinks 3 --tokens 500 --rows 64 --engine kernel --logit-scale 1000",
+      "--mask band --left 9 --right 30 --tokens 300 --rows 40 --engine kernel --oracle causal",
       "--mask causal --tokens 200 --rows 33 --heads 2 --oracle plain",
       "--mask window --window 16 --tokens 300 --rows 65 --heads 4 --kv-heads 2",
       "--mask window --window 50 --tokens 300 --rows 33 --scalar double --oracle plain",
@@ -303,9 +331,9 @@ TEST(SimulateProgram, KeepsTheErrorBoundAndPrintsTheKeysOfTheContract) {
     ASSERT_EQ(run.exit_code, 0) << line << "\n" << run.err;
     const nlohmann::json json = run.json();
     ASSERT_TRUE(json.is_object()) << run.out;
-    EXPECT_EQ(keys_of(json), (std::set<std::string>{"calls", "repeats", "rounds", "max_row_error", "mean_row_error",
-                                                    "direct_row_error", "bad_rows", "max_logit", "digest", "seconds",
-                                                    "direct_seconds", "peak_bytes"}));
+    EXPECT_EQ(keys_of(json), (std::set<std::string>{"calls", "repeats", "rounds", "jobs", "max_row_error",
+                                                    "mean_row_error", "direct_row_error", "bad_rows", "max_logit",
+                                                    "digest", "seconds", "direct_seconds", "peak_bytes"}));
     EXPECT_LE(json["max_row_error"].get<double>(), bound(json, line.find("double") == std::string::npos)) << line;
     EXPECT_EQ(json["bad_rows"], 0) << line;
     EXPECT_EQ(json["digest"].get<std::string>().size(), 16U) << line;

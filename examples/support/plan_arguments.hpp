@@ -28,14 +28,18 @@ inline CLI::Option* add_anchor(CLI::App& app, twoheads::Anchor& anchor) {
       {}, std::string("how the synthetic token's logit is chosen (default ") + twoheads::name(anchor) + ")");
 }
 
+/// What --rows auto leaves for a number of rows: the program chooses, see rows_choice.hpp.
+inline constexpr Index auto_rows = 0;
+
 inline CLI::Option* add_rows(CLI::App& app, Index& rows) {
   const auto read = [&rows](const std::string& text) {
-    if (text == "auto") throw NotBuiltYet("--rows auto");
-    rows = read_count("--rows", text, 2);
+    rows = text == "auto" ? auto_rows : read_count("--rows", text, 2);
   };
   return app
-      .add_option_function<std::string>("--rows", read, "all rows that a call may have, the synthetic one included")
-      ->type_name("INT");
+      .add_option_function<std::string>("--rows", read,
+                                        "all rows that a call may have, the synthetic one included; auto: as many as "
+                                        "a short calibration finds fastest")
+      ->type_name("INT|auto");
 }
 
 /// The flags that describe a plan, and the request that they make.
@@ -91,7 +95,7 @@ class PlanArguments {
     add_later(app, {"--ranks"});
   }
 
-  /// The request that the flags make, checked against each other.
+  /// The request that the flags make, checked against each other. Its oracle has auto_rows where --rows auto was given.
   [[nodiscard]] twoheads::PlanRequest request() const {
     twoheads::PlanRequest request = request_;
     if (request.oracle.layers > 1) {
@@ -115,7 +119,11 @@ class PlanArguments {
     if (request.mask.kind == twoheads::MaskKind::documents && request.mask.ends.back() != request.tokens)
       throw ArgumentError("--lengths", std::to_string(request.mask.ends.back()) + " tokens together",
                           "as many as --tokens " + std::to_string(request.tokens));
-    const Index key_blocks = twoheads::ceil_div(request.keys, request.oracle.rows - 1);
+    const bool chosen = request.oracle.rows == auto_rows;
+    if (chosen && (request.sampling.samples > 0 || method_ != Method::stable))
+      throw ArgumentError(
+          "--rows auto looks for speed alone: it needs --method stable and no --samples, whose error depends on rows");
+    const Index key_blocks = chosen ? request.keys : twoheads::ceil_div(request.keys, request.oracle.rows - 1);
     if (request.sampling.samples > key_blocks)
       throw ArgumentError("--samples", std::to_string(request.sampling.samples),
                           "1 to " + std::to_string(key_blocks) + ", the key blocks of calls of --rows " +

@@ -107,7 +107,10 @@ class GridAttention {
     Rows blocks{next_block_, next_block_};
     while (blocks.end < plan_->query_blocks() && plan_->queries_of(blocks.end).end <= queries.end) ++blocks.end;
     next_block_ = blocks.end;
-    const ReorderedKeys<Scalar> keys(input, plan_->key_order());
+    // Each key is read by about so many tiles of a head; from a few on, it pays to lay heads apart.
+    const Index reads = plan_->tiles() / ceil_div(plan_->keys(), plan_->block());
+    const bool by_head = reads >= 4 && spec.kv_heads > 1 && options_.encoding == TokenEncoding::projected;
+    const ReorderedKeys<Scalar> keys(input, plan_->key_order(), by_head);
     const AttentionInput<Scalar> ordered = keys.input();
     // Engines live until their calls are counted.
     std::mutex mutex;

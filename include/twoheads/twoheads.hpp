@@ -50,6 +50,7 @@
 #include <twoheads/plan/sampled.hpp>
 #include <twoheads/plan/average_case.hpp>
 #include <twoheads/plan/plan.hpp>
+#include <twoheads/plan/choose_rows.hpp>
 #include <twoheads/plan/cover.hpp>
 #include <twoheads/plan/visible.hpp>
 #include <twoheads/plan/print.hpp>
@@ -78,6 +79,8 @@
 #include <twoheads/exec/oracle_engine.hpp>
 #include <twoheads/exec/kernel_engine.hpp>
 #include <twoheads/exec/kernel_attention.hpp>
+#include <twoheads/exec/time_calls.hpp>
+#include <twoheads/exec/time_kernel.hpp>
 
 #include <twoheads/merge/merger.hpp>
 #include <twoheads/merge/f_quantile.hpp>

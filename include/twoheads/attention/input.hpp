@@ -41,19 +41,31 @@ struct AttentionInput {
   MatrixView<Scalar> query_tokens, key_tokens;
   const AttentionWeights<Scalar>& weights;
   HeldRows held = {};
+  /// k and v hold the rows of their heads one after the other: k (kv_heads * NK, head_dim), v alike. Where keys are read
+  /// again and again, rows that lie close together are read faster.
+  bool by_head = false;
 
   [[nodiscard]] Index queries() const { return q.rows(); }
-  [[nodiscard]] Index keys() const { return k.rows(); }
+  [[nodiscard]] Index keys() const { return by_head ? k.rows() / spec.kv_heads : k.rows(); }
 
   /// Rows of one query head, and of the key/value head that it reads.
   [[nodiscard]] MatrixView<Scalar> query_rows(Index head, Rows rows) const {
     return block_view(q, held.query_place(rows), head * spec.head_dim, spec.head_dim);
   }
   [[nodiscard]] MatrixView<Scalar> key_rows(Index head, Rows rows) const {
-    return block_view(k, held.key_place(rows), spec.kv_head_of(head) * spec.head_dim, spec.head_dim);
+    return rows_of_head(k, spec.kv_head_of(head), rows, spec.head_dim);
   }
   [[nodiscard]] MatrixView<Scalar> value_rows(Index head, Rows rows) const {
-    return block_view(v, held.key_place(rows), spec.kv_head_of(head) * spec.value_dim, spec.value_dim);
+    return rows_of_head(v, spec.kv_head_of(head), rows, spec.value_dim);
+  }
+
+ private:
+  [[nodiscard]] MatrixView<Scalar> rows_of_head(const MatrixView<Scalar>& all, Index kv_head, Rows rows,
+                                                Index dim) const {
+    const Rows place = held.key_place(rows);
+    if (!by_head) return block_view(all, place, kv_head * dim, dim);
+    const Index first = kv_head * keys();
+    return block_view(all, {first + place.begin, first + place.end}, 0, dim);
   }
 };
 

@@ -6,36 +6,58 @@
 
 namespace twoheads {
 
-/// An attention input whose keys and values stand in another order; without an order, the input as it is.
+/// An attention input whose keys and values stand in another order, or head after head; without either, the input as it
+/// is.
 ///
-///   Laws     row j of k, v and key_tokens is row order[j] of the input's; attention of a full mask does not change
-///   Corner   the input's own rows must outlive it. Memory: a copy of k, v and key_tokens, none where order is empty
+///   Laws     row j of k, v and key_tokens is row order[j] of the input's; attention of a full mask does not change.
+///            With `by_head` the rows of a head stand together, see AttentionInput::by_head: no bit changes.
+///   Corner   the input's own rows must outlive it. Memory: a copy of k and v, and of key_tokens where there is an
+///            order; none where order is empty and by_head is false
 template <RealScalar Scalar>
 class ReorderedKeys {
  public:
-  ReorderedKeys(const AttentionInput<Scalar>& input, const std::vector<Index>& order)
-      : input_(input),
-        k_(gather(input.k, order)),
-        v_(gather(input.v, order)),
-        key_tokens_(gather(input.key_tokens, order)),
-        reordered_(!order.empty()) {}
+  ReorderedKeys(const AttentionInput<Scalar>& input, const std::vector<Index>& order, bool by_head = false)
+      : input_(input), reordered_(!order.empty()), by_head_(by_head) {
+    if (!reordered_ && !by_head_) return;
+    const AttentionSpec& spec = input.spec;
+    k_ = gather(input.k, order, by_head_ ? spec.head_dim : input.k.cols());
+    v_ = gather(input.v, order, by_head_ ? spec.value_dim : input.v.cols());
+    if (reordered_) key_tokens_ = gather(input.key_tokens, order, input.key_tokens.cols());
+  }
 
   [[nodiscard]] AttentionInput<Scalar> input() const {
-    if (!reordered_) return input_;
-    return {input_.spec, input_.layer,        input_.q,          view(k_),
-            view(v_),    input_.query_tokens, view(key_tokens_), input_.weights};
+    if (!reordered_ && !by_head_) return input_;
+    return {input_.spec,
+            input_.layer,
+            input_.q,
+            view(k_),
+            view(v_),
+            input_.query_tokens,
+            reordered_ ? view(key_tokens_) : input_.key_tokens,
+            input_.weights,
+            reordered_ ? HeldRows{} : input_.held,
+            by_head_};
   }
 
  private:
-  [[nodiscard]] static Matrix<Scalar> gather(const MatrixView<Scalar>& rows, const std::vector<Index>& order) {
-    Matrix<Scalar> result(static_cast<Index>(order.size()), rows.cols());
-    for (Index row = 0; row < result.rows(); ++row) result.row(row) = rows.row(order[static_cast<std::size_t>(row)]);
+  /// Blocks of `cols` columns one below the other, each with its rows in order.
+  [[nodiscard]] static Matrix<Scalar> gather(const MatrixView<Scalar>& rows, const std::vector<Index>& order,
+                                             Index cols) {
+    const Index count = order.empty() ? rows.rows() : static_cast<Index>(order.size());
+    const Index blocks = rows.cols() / cols;
+    Matrix<Scalar> result(blocks * count, cols);
+    for (Index row = 0; row < count; ++row) {
+      const Index from = order.empty() ? row : order[static_cast<std::size_t>(row)];
+      for (Index block = 0; block < blocks; ++block)
+        result.row(block * count + row) = rows.row(from).segment(block * cols, cols);
+    }
     return result;
   }
 
   const AttentionInput<Scalar>& input_;
   Matrix<Scalar> k_, v_, key_tokens_;
   bool reordered_;
+  bool by_head_;
 };
 
 }  // namespace twoheads

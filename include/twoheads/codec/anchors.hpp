@@ -22,20 +22,31 @@ template <RealScalar Scalar>
   const Index rows = tile.queries.size();
   Vector<double> anchors = Vector<double>::Zero(rows);
   RowVector<double> sum = RowVector<double>::Zero(keys.cols());
-  for (Index sink = 0; sink < sinks.rows(); ++sink) sum += sinks.row(sink).template cast<double>();
+  // Casts by plain loops: Eigen 3.4 casts float to double one by one.
+  const auto add = [&](const MatrixView<Scalar>& from, Index row) {
+    const Scalar* const key = from.data() + row * from.outerStride();
+    for (Index col = 0; col < sum.size(); ++col) sum[col] += static_cast<double>(key[col]);
+  };
+  for (Index sink = 0; sink < sinks.rows(); ++sink) add(sinks, sink);
   RowVector<double> query(keys.cols());
   Rows summed{0, 0};
+  double count = 0;
+  double log_count = 0;
   const auto visit = [&](Index i) {
     const Rows seen = tile.visible_keys(i);
     const Rows wanted{seen.begin - tile.keys.begin, seen.end - tile.keys.begin};
     if (tile.keys_seen(i) == 0) return;
     // Neighbouring rows differ by one key, so the sum grows and is never recomputed.
     if (summed.empty()) summed = {wanted.begin, wanted.begin};
-    for (; summed.end < wanted.end; ++summed.end) sum += keys.row(summed.end).template cast<double>();
-    for (; summed.begin > wanted.begin; --summed.begin) sum += keys.row(summed.begin - 1).template cast<double>();
-    const auto count = static_cast<double>(tile.keys_seen(i));
-    query = queries.row(i).template cast<double>();
-    anchors[i] = scale * query.dot(sum) / count + std::log(count);
+    for (; summed.end < wanted.end; ++summed.end) add(keys, summed.end);
+    for (; summed.begin > wanted.begin; --summed.begin) add(keys, summed.begin - 1);
+    if (const auto now = static_cast<double>(tile.keys_seen(i)); now != count) {
+      count = now;
+      log_count = std::log(count);
+    }
+    const Scalar* const from = queries.data() + i * queries.outerStride();
+    for (Index col = 0; col < query.size(); ++col) query[col] = static_cast<double>(from[col]);
+    anchors[i] = scale * query.dot(sum) / count + log_count;
   };
   if (tile.shape == TileShape::strict_upper)
     for (Index i = rows - 1; i >= 0; --i) visit(i);

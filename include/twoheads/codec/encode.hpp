@@ -59,8 +59,8 @@ struct EncodeSettings {
 
 /// Writes the tiles of one slot into the rows of a call.
 ///
-///   Shapes   call (rows of the call, all columns), zero before; the slot has layout.width() of them from `begin`;
-///            anchors: (query rows) of each tile, in units of the oracle's score
+///   Shapes   call (rows of the call, all columns); the slot has layout.width() of them from `begin`, and writes all of
+///            these whatever they held; anchors: (query rows) of each tile, in units of the oracle's score
 ///   Corner   rows beyond map.rows() are padding: copies of the synthetic key, that decoding divides out again. The
 ///            synthetic key and sinks carry no code, so that every job sees them.
 ///   Source   Yu & Alman, Lemma 3.1 (plain), Claim B.6 and Theorem 3.5 (causal), Theorem 4.2 (codes)
@@ -70,45 +70,63 @@ void encode(Matrix<Scalar>& call, Index begin, const InstanceLayout& layout, con
             const EncodeSettings<Scalar>& settings) {
   const bool raw = layout.encoding == TokenEncoding::raw;
   const bool slice = input.spec.head_input == HeadInput::slice;
-  const auto tokens = [&](const MatrixView<Scalar>& all, Rows rows) {
-    return block_view(all, rows, slice ? head * layout.input_width : 0, layout.input_width);
-  };
   // Raw tokens are scaled by the oracle's own query weights.
   const Scalar factor = raw ? Scalar(1) : settings.factor;
+  const Index tokens_begin = slice ? head * layout.input_width : 0;
+  const MatrixView<Scalar>& all_queries = raw ? input.query_tokens : input.q;
+  const auto start = [](const MatrixView<Scalar>& rows, Index row, Index col) {
+    return rows.data() + row * rows.outerStride() + col;
+  };
+  const Index query_cols = layout.query_cols();
+  const Index answer_cols = raw ? 1 : layout.answer_cols();
 
+  // Rows are copied by plain loops: an Eigen block for every few numbers would take longer than the numbers.
   for (Index row = 0; row < call.rows(); ++row) {
-    auto columns = call.row(row).segment(begin, layout.width());
+    Scalar* const columns = call.data() + row * call.cols() + begin;
     const SlotMap::Row carried = map.row(row);
-    if (carried.query != SlotMap::none) {
-      const Tile& tile = map.tile(carried.job);
-      const Index query = tile.queries.begin + carried.query;
-      columns.head(layout.query_cols()) =
-          factor * (raw ? tokens(input.query_tokens, input.held.query_place({query, query + 1}))
-                        : input.query_rows(head, {query, query + 1}));
+    const auto codes_at = [&](Index col) { return call.row(row).segment(begin + col, layout.code_cols); };
+    if (carried.query == SlotMap::none) {
+      std::fill_n(columns, layout.keyed_cols(), Scalar(0));
+    } else {
+      const Index query = input.held.query_place(map.tile(carried.job).queries).begin + carried.query;
+      const Scalar* const from = start(all_queries, query, raw ? tokens_begin : head * layout.head_dim);
+      for (Index col = 0; col < query_cols; ++col) columns[col] = factor * from[col];
       columns[layout.anchor_at()] = (*anchors[static_cast<std::size_t>(carried.job)])[carried.query];
       if (layout.code_cols > 0)
-        settings.codes->write_query(carried.job, settings.amplitude,
-                                    columns.segment(layout.query_code_at(), layout.code_cols));
+        settings.codes->write_query(carried.job, settings.amplitude, codes_at(layout.query_code_at()));
     }
-    const Index key = carried.key;
-    const bool real = key != SlotMap::none;
+
+    const bool real = carried.key != SlotMap::none;
+    const Rows key{carried.key, carried.key + 1};
+    const Scalar* key_from = nullptr;
+    if (real && raw) key_from = start(input.key_tokens, input.held.key_place(key).begin, tokens_begin);
+    if (real && !raw) key_from = input.key_rows(head, key).data();
+    Scalar* const keyed = columns + layout.key_at();
     if (real)
-      columns.segment(layout.key_at(), layout.query_cols()) =
-          raw ? tokens(input.key_tokens, input.held.key_place({key, key + 1})) : input.key_rows(head, {key, key + 1});
+      std::copy_n(key_from, query_cols, keyed);
     else
-      columns[layout.synthetic_at()] = settings.synthetic;
-    if (real && layout.code_cols > 0 && carried.job != SlotMap::none)
-      settings.codes->write_key(carried.job, settings.amplitude,
-                                columns.segment(layout.key_code_at(), layout.code_cols));
+      std::fill_n(keyed, query_cols, Scalar(0));
+    columns[layout.synthetic_at()] = real ? Scalar(0) : settings.synthetic;
+    if (layout.code_cols > 0) {
+      if (real && carried.job != SlotMap::none)
+        settings.codes->write_key(carried.job, settings.amplitude, codes_at(layout.key_code_at()));
+      else
+        codes_at(layout.key_code_at()).setZero();
+    }
+
+    Scalar* const answer = columns + layout.value_at();
     if (raw) {
-      columns[layout.value_at()] = real ? Scalar(1) : Scalar(0);
+      answer[0] = real ? Scalar(1) : Scalar(0);
       continue;
     }
-    auto answer = columns.segment(layout.value_at(), layout.answer_cols());
-    if (layout.has_state()) answer[real ? layout.r_at() : layout.p_at()] = Scalar(1);
+    if (!real) std::fill_n(answer, answer_cols, Scalar(0));
+    if (layout.has_state()) {
+      answer[layout.r_at()] = real ? Scalar(1) : Scalar(0);
+      answer[layout.p_at()] = real ? Scalar(0) : Scalar(1);
+    }
     if (!real) continue;
-    if (layout.has_values()) answer.head(layout.value_dim) = input.value_rows(head, {key, key + 1});
-    if (layout.has_keys()) answer.segment(layout.keys_at(), layout.head_dim) = input.key_rows(head, {key, key + 1});
+    if (layout.has_values()) std::copy_n(input.value_rows(head, key).data(), layout.value_dim, answer);
+    if (layout.has_keys()) std::copy_n(key_from, layout.head_dim, answer + layout.keys_at());
   }
 }
 

@@ -175,7 +175,8 @@ class OracleEngine {
     const InstanceLayout columns = layout(kind);
     const StackLayout stacked = columns_of_calls(columns);
     std::vector<SmallWeights<Scalar>> weights(encoding_ == TokenEncoding::raw ? groups.size() : 0);
-    std::vector<OracleCall<Scalar>> calls(groups.size());
+    if (calls_made_.size() < groups.size()) calls_made_.resize(groups.size());
+    const std::span<OracleCall<Scalar>> calls = std::span(calls_made_).first(groups.size());
     for (std::size_t i = 0; i < groups.size(); ++i) {
       if (encoding_ == TokenEncoding::raw) {
         weights[i] = block_weights(columns, stacked, groups[i]);
@@ -185,20 +186,21 @@ class OracleEngine {
       }
       fill(calls[i].rows, columns, stacked, groups[i]);
     }
-    const std::vector<Matrix<Scalar>> answers =
-        run_all(oracle_, std::span<const OracleCall<Scalar>>(calls), [&](std::size_t call) {
-          const Task& first = groups[call].front()->tasks.front();
-          return detail::place(place(first), first.job.tile, 0) + ": ";
-        });
+    detail::run_all_into(oracle_, std::span<const OracleCall<Scalar>>(calls), answers_, [&](std::size_t call) {
+      const Task& first = groups[call].front()->tasks.front();
+      return detail::place(place(first), first.job.tile, 0) + ": ";
+    });
     calls_ += static_cast<Index>(groups.size());
     rounds_ = std::max(rounds_, ++depth_);
-    for (std::size_t i = 0; i < groups.size(); ++i) read(answers[i], calls[i], columns, stacked, groups[i]);
+    for (std::size_t i = 0; i < groups.size(); ++i) read(answers_[i], calls[i], columns, stacked, groups[i]);
   }
 
   void fill(Matrix<Scalar>& rows, const InstanceLayout& columns, const StackLayout& stacked, const Group& group) const {
     Index count = limits_.fixed_rows ? limits_.rows : 0;
     for (const Slot* slot : group) count = std::max(count, slot->map.rows());
-    rows.setZero(count, stacked.width());
+    rows.resize(count, stacked.width());
+    // Instances write all of their input columns; answer columns and those of empty instances are zero.
+    if (stacked.residual() || stacked.has_identity() || static_cast<Index>(group.size()) < instances_) rows.setZero();
     write_codes(rows, stacked);
     for (std::size_t instance = 0; instance < group.size(); ++instance) {
       const Slot* slot = group[instance];
@@ -359,6 +361,9 @@ class OracleEngine {
   Index planned_ = 0;
   Index depth_ = 0;
   Index rounds_ = 0;
+  // Memory that serves all rounds.
+  std::vector<OracleCall<Scalar>> calls_made_;
+  std::vector<Matrix<Scalar>> answers_;
   std::array<std::optional<SmallWeights<Scalar>>, 5> selectors_;
   std::array<std::vector<SmallHead<Scalar>>, 5> blocks_;
 };

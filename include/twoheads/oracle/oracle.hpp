@@ -71,6 +71,14 @@ concept HasRunBatch = requires(O& oracle, std::span<const OracleCall<typename O:
   oracle.run_batch(calls, answer);
 };
 
+/// An oracle that can write its answer into a matrix, whose memory then serves many calls. What the matrix held before
+/// and its shape mean nothing.
+template <class O>
+concept HasRunInto = requires(O& oracle, const OracleCall<typename O::Scalar>& call,
+                              Matrix<typename O::Scalar>& answer) {
+  oracle.run_into(call, answer);
+};
+
 /// A small transformer that the library may call, and nothing else: it never sees more than limits().rows rows.
 ///
 /// `run(call)` evaluates call.weights on call.rows: for each head, softmax(score_scale * q k^T) v over the rows that
@@ -83,6 +91,50 @@ concept HasRunBatch = requires(O& oracle, std::span<const OracleCall<typename O:
 template <class O>
 concept Oracle = HasScalar<O> && HasLimits<O> && HasRun<O>;
 
+namespace detail {
+
+/// Runs calls and leaves their answers, in the order of the calls, in the first matrices of `answers`, which grow where
+/// they are too few and keep their memory otherwise.
+template <Oracle O, class Place>
+void run_all_into(O& oracle, std::span<const OracleCall<typename O::Scalar>> calls,
+                  std::vector<Matrix<typename O::Scalar>>& answers, const Place& place) {
+  using Scalar = typename O::Scalar;
+  if (answers.size() < calls.size()) answers.resize(calls.size());
+  if constexpr (HasRunBatch<O>) {
+    std::vector<bool> answered(calls.size(), false);
+    oracle.run_batch(calls, [&](std::size_t index, Matrix<Scalar> rows) {
+      if (index >= calls.size())
+        throw OracleError(text("the oracle answered call ", index, " of a batch of ", calls.size()));
+      if (answered[index])
+        throw OracleError(text(place(index), "the oracle answered call ", index, " of a batch twice"));
+      answered[index] = true;
+      answers[index] = std::move(rows);
+    });
+    for (std::size_t index = 0; index < calls.size(); ++index)
+      if (!answered[index])
+        throw OracleError(text(place(index), "the oracle did not answer call ", index, " of a batch"));
+  } else if constexpr (HasRunInto<O>) {
+    for (std::size_t index = 0; index < calls.size(); ++index) oracle.run_into(calls[index], answers[index]);
+  } else {
+    for (std::size_t index = 0; index < calls.size(); ++index) answers[index] = oracle.run(calls[index]);
+  }
+}
+
+/// Throws OracleError unless the answer to a call has the shape that the call asks for; `place()` says what it was for.
+template <RealScalar Scalar, class Place>
+void require_answer(const OracleCall<Scalar>& call, const Matrix<Scalar>& rows, const Place& place) {
+  const Index cols = call.weights->output_width();
+  if (rows.rows() != call.rows.rows() || rows.cols() != cols)
+    throw OracleError(text(place(), "an oracle answered ", rows.rows(), " x ", rows.cols(), ", expected ",
+                           call.rows.rows(), " x ", cols));
+}
+template <RealScalar Scalar>
+void require_answer(const OracleCall<Scalar>& call, const Matrix<Scalar>& rows) {
+  require_answer(call, rows, [] { return std::string(); });
+}
+
+}  // namespace detail
+
 /// Runs calls and returns their answers in the order of the calls, whatever the order in which the oracle answers.
 ///
 ///   Throws   OracleError if a batch oracle answers a call twice or not at all; `place(index)` says what a call was for
@@ -90,39 +142,9 @@ template <Oracle O>
 [[nodiscard]] std::vector<Matrix<typename O::Scalar>> run_all(
     O& oracle, std::span<const OracleCall<typename O::Scalar>> calls,
     const std::function<std::string(std::size_t)>& place = [](std::size_t) { return std::string(); }) {
-  using Scalar = typename O::Scalar;
-  std::vector<Matrix<Scalar>> answers(calls.size());
-  if constexpr (HasRunBatch<O>) {
-    std::vector<bool> answered(calls.size(), false);
-    oracle.run_batch(calls, [&](std::size_t index, Matrix<Scalar> rows) {
-      if (index >= calls.size())
-        throw OracleError(detail::text("the oracle answered call ", index, " of a batch of ", calls.size()));
-      if (answered[index])
-        throw OracleError(detail::text(place(index), "the oracle answered call ", index, " of a batch twice"));
-      answered[index] = true;
-      answers[index] = std::move(rows);
-    });
-    for (std::size_t index = 0; index < calls.size(); ++index)
-      if (!answered[index])
-        throw OracleError(detail::text(place(index), "the oracle did not answer call ", index, " of a batch"));
-  } else {
-    for (std::size_t index = 0; index < calls.size(); ++index) answers[index] = oracle.run(calls[index]);
-  }
+  std::vector<Matrix<typename O::Scalar>> answers;
+  detail::run_all_into(oracle, calls, answers, place);
   return answers;
 }
 
-namespace detail {
-
-/// Throws OracleError unless the answer to a call has the shape that the call asks for; `place()` says what it was for.
-template <RealScalar Scalar>
-void require_answer(
-    const OracleCall<Scalar>& call, const Matrix<Scalar>& rows,
-    const std::function<std::string()>& place = [] { return std::string(); }) {
-  const Index cols = call.weights->output_width();
-  if (rows.rows() != call.rows.rows() || rows.cols() != cols)
-    throw OracleError(text(place(), "an oracle answered ", rows.rows(), " x ", rows.cols(), ", expected ",
-                           call.rows.rows(), " x ", cols));
-}
-
-}  // namespace detail
 }  // namespace twoheads

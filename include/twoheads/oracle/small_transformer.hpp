@@ -31,73 +31,106 @@ class SmallTransformer {
 
   /// Shapes: call.rows (n, width), result (n, output width); 1 <= n <= limits().rows.
   [[nodiscard]] Matrix<Scalar> run(const OracleCall<Scalar>& call) {
+    Matrix<Scalar> answer;
+    run_into(call, answer);
+    return answer;
+  }
+
+  /// The same into a matrix that is reused from call to call, whatever it holds.
+  void run_into(const OracleCall<Scalar>& call, Matrix<Scalar>& answer) {
     require_within(limits_, call);
     const SmallWeights<Scalar>& weights = *call.weights;
-    if (weights.layers.empty()) return call.rows;
-    Matrix<Scalar> x;
+    if (weights.layers.empty()) answer = call.rows;
     for (std::size_t l = 0; l < weights.layers.size(); ++l) {
-      const SmallLayer<Scalar>& layer = weights.layers[l];
-      const Matrix<Scalar>& input = l == 0 ? call.rows : x;
-      Matrix<Scalar> output;
-      if (limits_.residual)
-        output = input;
-      else
-        output.setZero(input.rows(), layer.output_width);
-      for (const SmallHead<Scalar>& head : layer.heads) {
-        project(input, head);
-        if (order_ == SumOrder::by_key)
-          attend_by_key();
-        else
-          attend();
-        output.middleCols(head.output_begin, out_.cols()) += out_;
-      }
-      if (layer.mlp) layer.mlp(0, span(output));
-      x = std::move(output);
+      if (l > 0) input_.swap(answer);
+      run_layer(weights.layers[l], l == 0 ? call.rows : input_, answer);
     }
-    return x;
   }
 
  private:
-  void project(const Matrix<Scalar>& x, const SmallHead<Scalar>& head) {
-    head.wq.apply(x, q_, order_);
-    head.wk.apply(x, k_, order_);
-    head.wv.apply(x, v_, order_);
+  void run_layer(const SmallLayer<Scalar>& layer, const Matrix<Scalar>& input, Matrix<Scalar>& output) {
+    output.resize(input.rows(), layer.output_width);
+    if (limits_.residual) output = input;
+    // Columns before this one hold sums, those from it on nothing yet.
+    Index written = limits_.residual ? layer.output_width : 0;
+    for (const SmallHead<Scalar>& head : layer.heads) {
+      const MatrixView<Scalar> q = head.wq.read(input, q_, order_);
+      const MatrixView<Scalar> k = head.wk.read(input, k_, order_);
+      const MatrixView<Scalar> v = head.wv.read(input, v_, order_);
+      const Index end = head.output_begin + v.cols();
+      const bool alone = head.output_begin >= written;
+      const Index empty_end = alone ? head.output_begin : end;
+      if (written < empty_end) output.middleCols(written, empty_end - written).setZero();
+      written = std::max(written, end);
+      MatrixSpan<Scalar> columns = block_span(span(output), {0, input.rows()}, head.output_begin, v.cols());
+      if (!alone) out_.resize(input.rows(), v.cols());
+      const MatrixSpan<Scalar> out = alone ? columns : span(out_);
+      if (order_ == SumOrder::by_key)
+        attend_by_key(q, k, v, out);
+      else
+        attend(q, k, v, out);
+      if (!alone) columns += out_;
+    }
+    if (written < layer.output_width) output.rightCols(layer.output_width - written).setZero();
+    if (layer.mlp) layer.mlp(0, span(output));
   }
 
-  /// Keys that a row sees: a causal oracle shows row i the rows 0..i.
-  [[nodiscard]] Index seen_by(Index row) const { return limits_.kind == OracleKind::causal ? row + 1 : q_.rows(); }
+  /// Keys that a row sees of so many: a causal oracle shows row i the rows 0..i.
+  [[nodiscard]] Index seen_by(Index row, Index rows) const {
+    return limits_.kind == OracleKind::causal ? row + 1 : rows;
+  }
 
-  /// out_ = softmax(scale q k^T) v.
-  void attend() {
-    const Index rows = q_.rows();
-    scores_.resize(rows, rows);
-    detail::multiply_transposed(span(scores_), view(q_), view(k_));
-    if (limits_.score_scale != 1.0) scores_ *= static_cast<Scalar>(limits_.score_scale);
-    sums_.resize(rows);
-    for (Index row = 0; row < rows; ++row) {
-      const Index seen = seen_by(row);
-      auto logits = scores_.row(row).head(seen);
-      logits = (logits.array() - logits.maxCoeff()).exp();
-      sums_[row] = logits.sum();
-      scores_.row(row).tail(rows - seen).setZero();
+  /// Queries are taken in panels: a causal call then leaves out most of what is hidden, and the scores of a long call
+  /// stay in the cache.
+  [[nodiscard]] Index panel_of(Index rows) const {
+    const Index most = limits_.kind == OracleKind::causal ? 64 : 256;
+    // Of one length, since a last panel of a single row would take as long as one of many. Four rows make a step of
+    // Eigen's product kernel.
+    return ceil_div(ceil_div(rows, ceil_div(rows, most + most / 4)), 4) * 4;
+  }
+
+  /// out = softmax(scale q k^T) v.
+  void attend(const MatrixView<Scalar>& q, const MatrixView<Scalar>& k, const MatrixView<Scalar>& v,
+              MatrixSpan<Scalar> out) {
+    const Index rows = q.rows();
+    const Index panel = panel_of(rows);
+    // Score rows are whole vectors, so that no exponential is left to the slow path for the ends of a row.
+    constexpr Index lanes = 16;
+    const Index stride = ceil_div(rows, lanes) * lanes;
+    if (scores_.rows() < std::min(panel, rows) || scores_.cols() != stride)
+      scores_.setZero(std::min(panel, rows), stride);
+    sums_.resize(std::min(panel, rows));
+    for (Index begin = 0; begin < rows; begin += panel) {
+      const Rows queries{begin, std::min(begin + panel, rows)};
+      const Rows own{0, queries.size()};
+      const Rows keys{0, seen_by(queries.end - 1, rows)};
+      MatrixSpan<Scalar> scores = block_span(span(scores_), own, 0, keys.size());
+      detail::multiply_transposed(scores, block_view(q, queries, 0, q.cols()), block_view(k, keys, 0, k.cols()));
+      if (limits_.score_scale != 1.0) scores *= static_cast<Scalar>(limits_.score_scale);
+      for (Index row = 0; row < own.end; ++row) {
+        const Index seen = seen_by(queries.begin + row, rows);
+        auto logits = scores_.row(row).head(ceil_div(seen, lanes) * lanes).array();
+        logits = (logits - logits.head(seen).maxCoeff()).exp();
+        scores_.row(row).tail(stride - seen).setZero();
+        sums_[row] = logits.sum();
+      }
+      MatrixSpan<Scalar> sums = block_span(out, queries, 0, out.cols());
+      detail::multiply(sums, view(scores), block_view(v, keys, 0, v.cols()));
+      sums.array().colwise() /= sums_.head(own.end).array();
     }
-    out_.resize(rows, v_.cols());
-    detail::multiply(span(out_), view(scores_), view(v_));
-    out_.array().colwise() /= sums_.array();
   }
 
   /// The same, a query at a time: a query's scores are one row of scores_, its memory O(n).
-  void attend_by_key() {
-    const Index rows = q_.rows();
-    const Matrix<Scalar> keys = k_.transpose();
+  void attend_by_key(const MatrixView<Scalar>& q, const MatrixView<Scalar>& k, const MatrixView<Scalar>& v,
+                     MatrixSpan<Scalar> out) {
+    const Index rows = q.rows();
+    keys_ = k.transpose();
     scores_.resize(1, rows);
-    out_.resize(rows, v_.cols());
     for (Index row = 0; row < rows; ++row) {
-      const Index seen = seen_by(row);
+      const Index seen = seen_by(row, rows);
       Scalar* const weights = scores_.data();
-      detail::multiply_in_order(block_span(span(scores_), {0, 1}, 0, seen),
-                                block_view(view(q_), {row, row + 1}, 0, q_.cols()),
-                                block_view(view(keys), {0, keys.rows()}, 0, seen));
+      detail::multiply_in_order(block_span(span(scores_), {0, 1}, 0, seen), block_view(q, {row, row + 1}, 0, q.cols()),
+                                block_view(view(keys_), {0, keys_.rows()}, 0, seen));
       if (limits_.score_scale != 1.0)
         for (Index key = 0; key < seen; ++key) weights[key] *= static_cast<Scalar>(limits_.score_scale);
       Scalar most = weights[0];
@@ -107,16 +140,15 @@ class SmallTransformer {
         weights[key] = std::exp(weights[key] - most);
         sum += weights[key];
       }
-      detail::multiply_in_order(block_span(span(out_), {row, row + 1}, 0, out_.cols()),
-                                block_view(view(scores_), {0, 1}, 0, seen),
-                                block_view(view(v_), {0, seen}, 0, v_.cols()));
-      for (Index col = 0; col < out_.cols(); ++col) out_(row, col) /= sum;
+      detail::multiply_in_order(block_span(out, {row, row + 1}, 0, out.cols()),
+                                block_view(view(scores_), {0, 1}, 0, seen), block_view(v, {0, seen}, 0, v.cols()));
+      for (Index col = 0; col < out.cols(); ++col) out(row, col) /= sum;
     }
   }
 
   OracleLimits limits_;
   SumOrder order_;
-  Matrix<Scalar> q_, k_, v_, scores_, out_;
+  Matrix<Scalar> input_, q_, k_, v_, keys_, scores_, out_;
   Vector<Scalar> sums_;
 };
 

@@ -18,7 +18,7 @@ enum class SumOrder { blocked, by_key };
 /// A linear map from some columns of a token row: x[begin .. begin + rows of the matrix) times the matrix.
 ///
 ///   Shapes   x (n, width), result (n, cols)
-///   Math     the matrix of a selector is the identity; it is kept as such, so that its product is a copy
+///   Math     the matrix of a selector is the identity; it is kept as such, so that its product is a view of the columns
 template <RealScalar Scalar>
 class Projection {
  public:
@@ -53,15 +53,24 @@ class Projection {
     return p;
   }
 
-  void apply(const Matrix<Scalar>& x, Matrix<Scalar>& result, SumOrder order = SumOrder::blocked) const {
-    result.resize(x.rows(), cols_);
+  /// The map's result for the rows of x: a selector shows the columns themselves, a product is left in `workspace`. The
+  /// view is good as long as both stay as they are.
+  [[nodiscard]] MatrixView<Scalar> read(const Matrix<Scalar>& x, Matrix<Scalar>& workspace,
+                                        SumOrder order = SumOrder::blocked) const {
     const MatrixView<Scalar> columns = block_view(view(x), {0, x.rows()}, begin_, count_);
-    if (!matrix_)
-      result = columns;
-    else if (order == SumOrder::by_key)
-      detail::multiply_in_order(span(result), columns, view(*matrix_));
+    if (!matrix_) return columns;
+    workspace.resize(x.rows(), cols_);
+    if (order == SumOrder::by_key)
+      detail::multiply_in_order(span(workspace), columns, view(*matrix_));
     else
-      detail::multiply(span(result), columns, view(*matrix_));
+      detail::multiply(span(workspace), columns, view(*matrix_));
+    return view(workspace);
+  }
+
+  /// The same as a matrix of its own; `result` is not x.
+  void apply(const Matrix<Scalar>& x, Matrix<Scalar>& result, SumOrder order = SumOrder::blocked) const {
+    const MatrixView<Scalar> rows = read(x, result, order);
+    if (!matrix_) result = rows;
   }
 
   /// The map as one matrix over whole rows of `width` columns, (width, cols).

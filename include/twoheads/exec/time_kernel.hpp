@@ -1,0 +1,52 @@
+#pragma once
+
+#include <chrono>
+#include <twoheads/attention/input.hpp>
+#include <twoheads/base/matrix.hpp>
+#include <twoheads/exec/kernel_attention.hpp>
+#include <twoheads/exec/time_calls.hpp>
+#include <twoheads/model/spec.hpp>
+#include <twoheads/plan/choose_rows.hpp>
+
+namespace twoheads {
+
+/// Seconds of one tile of `rows` queries and as many keys by the kernel, on rows of all heads as the model has them:
+/// how far apart they lie is part of what they cost.
+///
+///   Math     one query block and the keys of four tiles, for each head: the mean of these
+template <RealScalar Scalar>
+[[nodiscard]] double seconds_of_kernel_tile(AttentionSpec spec, Index rows) {
+  constexpr Index tiles = 4;
+  spec.mask = Mask::full();
+  const auto numbers = [](Index count, Index cols, Index step) {
+    Matrix<Scalar> matrix(count, cols);
+    for (Index i = 0; i < matrix.size(); ++i)
+      matrix.data()[i] = static_cast<Scalar>((i * step) % 101 - 50) / static_cast<Scalar>(100);
+    return matrix;
+  };
+  const Matrix<Scalar> q = numbers(rows, spec.heads * spec.head_dim, 37);
+  const Matrix<Scalar> k = numbers(tiles * rows, spec.kv_heads * spec.head_dim, 53);
+  const Matrix<Scalar> v = numbers(tiles * rows, spec.kv_heads * spec.value_dim, 71);
+  Matrix<Scalar> out(rows, spec.heads * spec.value_dim);
+  KernelAttention<Scalar> kernel({.rows = rows});
+  const AttentionInput<Scalar> input = projected_input(spec, view(q), view(k), view(v));
+  kernel(input, span(out));  // touches all memory first
+  const auto start = std::chrono::steady_clock::now();
+  kernel(input, span(out));
+  return detail::seconds_since(start) / static_cast<double>(tiles * spec.heads);
+}
+
+/// Chooses the block length of the kernel for a problem on this machine, from a few tiles of its own that take about a
+/// quarter of a second: see choose_rows().
+///
+///   Corner   a triangle counts as a tile: what it saves is the same share of the work for all row counts
+///   Throws   LimitError where no plan works
+template <RealScalar Scalar>
+[[nodiscard]] RowsChoice choose_kernel_rows(PlanRequest request, const AttentionSpec& spec) {
+  const auto seconds_of = [&](Index rows) { return seconds_of_kernel_tile<Scalar>(spec, rows); };
+  const std::vector<Index> candidates = candidate_rows(request, 1 << 12);
+  const std::vector<CallTime> times = time_calls(seconds_of, candidates.back(), {32, 128, 256, 512, 1024});
+  return choose_rows(request, fit_call_cost(times), candidates.back());
+}
+
+}  // namespace twoheads
