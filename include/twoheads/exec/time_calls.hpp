@@ -27,9 +27,8 @@ namespace detail {
 ///
 ///   Corner   the first row count is timed once at least, whatever it takes
 template <std::invocable<Index> SecondsOf>
-[[nodiscard]] std::vector<CallTime> time_calls(const SecondsOf& seconds_of, Index most,
-                                               std::vector<Index> counts = {9, 33, 129, 257, 513},
-                                               double budget = 0.25) {
+[[nodiscard]] std::vector<CallTime> time_calls(const SecondsOf& seconds_of, Index most, double budget = 0.25,
+                                               std::vector<Index> counts = {9, 33, 129, 257, 513}) {
   std::erase_if(counts, [most](Index rows) { return rows > most; });
   if (counts.empty()) counts.push_back(most);
 

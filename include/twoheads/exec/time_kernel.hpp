@@ -45,7 +45,7 @@ template <RealScalar Scalar>
 [[nodiscard]] RowsChoice choose_kernel_rows(PlanRequest request, const AttentionSpec& spec) {
   const auto seconds_of = [&](Index rows) { return seconds_of_kernel_tile<Scalar>(spec, rows); };
   const std::vector<Index> candidates = candidate_rows(request, 1 << 12);
-  const std::vector<CallTime> times = time_calls(seconds_of, candidates.back(), {32, 128, 256, 512, 1024});
+  const std::vector<CallTime> times = time_calls(seconds_of, candidates.back(), 0.25, {32, 128, 256, 512, 1024});
   return choose_rows(request, fit_call_cost(times), candidates.back());
 }
 
