@@ -2,7 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <limits>
+#include <memory>
 #include <twoheads/attention/reordered_keys.hpp>
 #include <twoheads/codec/encode.hpp>
 #include <twoheads/model/random.hpp>
@@ -76,6 +78,31 @@ TEST(Workspace, ACallThatFailedLeavesNothingBehind) {
   static_cast<void>(used.run(bad));
   const OracleCall<float> call{&weights, random.matrix<float>(9, 8)};
   EXPECT_EQ(used.run(call), SmallTransformer<float>(limits).run(call));
+}
+
+TEST(Weights, ThatAreTooSmallForANormalNumberAreZeroInCallsOfAnyLength) {
+  const auto check = [](auto zero) {
+    using Scalar = decltype(zero);
+    for (const OracleKind kind : {OracleKind::plain, OracleKind::causal})
+      for (const Index rows : {2, 7, 8, 16, 33, 300}) {
+        OracleLimits limits;
+        limits.rows = rows;
+        limits.kind = kind;
+        SmallWeights<Scalar> weights;
+        weights.width = 3;
+        using P = Projection<Scalar>;
+        weights.layers.push_back({{{P::selector(0, 1), P::selector(1, 1), P::selector(2, 1), 0}}, 1, {}});
+        // Row 0 has all the weight, and the only value of 0.
+        OracleCall<Scalar> call{&weights, Matrix<Scalar>::Ones(rows, 3)};
+        call.rows.col(1).setConstant(Scalar(-1000));
+        call.rows(0, 1) = call.rows(0, 2) = Scalar(0);
+        EXPECT_EQ(SmallTransformer<Scalar>(limits).run(call), Matrix<Scalar>::Zero(rows, 1)) << rows;
+        call.rows(0, 0) = std::numeric_limits<Scalar>::quiet_NaN();
+        EXPECT_TRUE(std::isnan(SmallTransformer<Scalar>(limits).run(call)(0, 0)));
+      }
+  };
+  check(0.0F);
+  check(0.0);
 }
 
 struct Rows3 {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <twoheads/base/matrix.hpp>
 #include <twoheads/base/product.hpp>
 #include <twoheads/oracle/oracle.hpp>
@@ -110,7 +111,10 @@ class SmallTransformer {
       for (Index row = 0; row < own.end; ++row) {
         const Index seen = seen_by(queries.begin + row, rows);
         auto logits = scores_.row(row).head(ceil_div(seen, lanes) * lanes).array();
-        logits = (logits - logits.head(seen).maxCoeff()).exp();
+        const Scalar most = logits.head(seen).maxCoeff();
+        const bool deep = logits.head(seen).minCoeff() - most < std::log(std::numeric_limits<Scalar>::min());
+        logits = (logits - most).exp();
+        if (deep) flush(&scores_(row, 0), seen);
         scores_.row(row).tail(stride - seen).setZero();
         sums_[row] = logits.sum();
       }
@@ -118,6 +122,13 @@ class SmallTransformer {
       detail::multiply(sums, view(scores), block_view(v, keys, 0, v.cols()));
       sums.array().colwise() /= sums_.head(own.end).array();
     }
+  }
+
+  /// Makes 0 of weights below the normal numbers, so that hidden keys have none: Eigen's vectorised exponential ends
+  /// above 0 (at 4e-39 in float, 5.6e-309 in float64). A NaN stays.
+  static void flush(Scalar* weights, Index count) {
+    for (Index key = 0; key < count; ++key)
+      if (weights[key] < std::numeric_limits<Scalar>::min()) weights[key] = Scalar(0);
   }
 
   /// The same, a query at a time: a query's scores are one row of scores_, its memory O(n).
