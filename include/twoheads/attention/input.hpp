@@ -53,15 +53,16 @@ struct AttentionInput {
     return block_view(q, held.query_place(rows), head * spec.head_dim, spec.head_dim);
   }
   [[nodiscard]] MatrixView<Scalar> key_rows(Index head, Rows rows) const {
-    return rows_of_head(k, spec.kv_head_of(head), rows, spec.head_dim);
+    return rows_of_head(k, head, rows, spec.head_dim);
   }
   [[nodiscard]] MatrixView<Scalar> value_rows(Index head, Rows rows) const {
-    return rows_of_head(v, spec.kv_head_of(head), rows, spec.value_dim);
+    return rows_of_head(v, head, rows, spec.value_dim);
   }
 
- private:
-  [[nodiscard]] MatrixView<Scalar> rows_of_head(const MatrixView<Scalar>& all, Index kv_head, Rows rows,
-                                                Index dim) const {
+  /// The same of any matrix that has its rows where k and v have theirs, `dim` columns a head.
+  template <class Stored>
+  [[nodiscard]] MatrixView<Stored> rows_of_head(const MatrixView<Stored>& all, Index head, Rows rows, Index dim) const {
+    const Index kv_head = spec.kv_head_of(head);
     const Rows place = held.key_place(rows);
     if (!by_head) return block_view(all, place, kv_head * dim, dim);
     const Index first = kv_head * keys();

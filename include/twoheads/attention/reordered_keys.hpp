@@ -22,7 +22,9 @@ class ReorderedKeys {
     const AttentionSpec& spec = input.spec;
     k_ = gather(input.k, order, by_head_ ? spec.head_dim : input.k.cols());
     v_ = gather(input.v, order, by_head_ ? spec.value_dim : input.v.cols());
-    if (reordered_) key_tokens_ = gather(input.key_tokens, order, input.key_tokens.cols());
+    // Rows that came projected have no tokens.
+    if (reordered_ && input.key_tokens.size() > 0)
+      key_tokens_ = gather(input.key_tokens, order, input.key_tokens.cols());
   }
 
   [[nodiscard]] AttentionInput<Scalar> input() const {

@@ -119,12 +119,10 @@ class KernelAttention {
         : input(given), k(given.k.template cast<Stored>()), v(given.v.template cast<Stored>()) {}
 
     [[nodiscard]] MatrixView<Stored> key_rows(Index head, Rows rows) const {
-      return block_view(view(k), input.held.key_place(rows), input.spec.kv_head_of(head) * input.spec.head_dim,
-                        input.spec.head_dim);
+      return input.rows_of_head(view(k), head, rows, input.spec.head_dim);
     }
     [[nodiscard]] MatrixView<Stored> value_rows(Index head, Rows rows) const {
-      return block_view(view(v), input.held.key_place(rows), input.spec.kv_head_of(head) * input.spec.value_dim,
-                        input.spec.value_dim);
+      return input.rows_of_head(view(v), head, rows, input.spec.value_dim);
     }
 
     const AttentionInput<Scalar>& input;
