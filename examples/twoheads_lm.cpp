@@ -1,17 +1,22 @@
 // A trained language model that writes or scores text through calls of at most R rows.
 
 #include <cmath>
+#include <cstdint>
 #include <filesystem>
 #include <fstream>
 #include <iostream>
 #include <iterator>
+#include <limits>
 #include <nlohmann/json.hpp>
+#include <stdexcept>
+#include <string>
 #include <twoheads/base/digest.hpp>
 #include <twoheads/exec/kernel_attention.hpp>
 #include <twoheads/model/llama2c.hpp>
 #include <twoheads/model/tokenizer.hpp>
 #include <twoheads/oracle/small_transformer.hpp>
 #include <twoheads/simulate.hpp>
+#include <vector>
 
 #include "support/executor.hpp"
 #include "support/instances.hpp"

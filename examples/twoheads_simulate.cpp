@@ -1,14 +1,19 @@
 // A random transformer, simulated through small calls and held against its direct evaluation in a wider scalar.
 
 #include <cmath>
+#include <cstdint>
 #include <iostream>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <string>
 #include <twoheads/base/digest.hpp>
 #include <twoheads/exec/kernel_attention.hpp>
 #include <twoheads/oracle/small_transformer.hpp>
 #include <twoheads/plan/print.hpp>
 #include <twoheads/simulate.hpp>
+#include <type_traits>
+#include <utility>
 
 #include "support/executor.hpp"
 #include "support/instances.hpp"

@@ -1,9 +1,7 @@
 #pragma once
 
 #include <array>
-#include <concepts>
 #include <cstdint>
-#include <type_traits>
 
 #if defined(__FAST_MATH__) || defined(_M_FP_FAST)
 #error "twoheads: -ffast-math and /fp:fast break the rounding of exp2 and the checks for NaN; build without them"

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <concepts>
 #include <twoheads/base/matrix.hpp>
 #include <twoheads/model/weights.hpp>
 

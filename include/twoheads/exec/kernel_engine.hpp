@@ -1,6 +1,5 @@
 #pragma once
 
-#include <concepts>
 #include <span>
 #include <twoheads/attention/input.hpp>
 #include <twoheads/attention/tile_kernel.hpp>

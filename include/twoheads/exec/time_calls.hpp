@@ -3,9 +3,6 @@
 #include <algorithm>
 #include <chrono>
 #include <concepts>
-#include <functional>
-#include <optional>
-#include <span>
 #include <twoheads/attention/input.hpp>
 #include <twoheads/base/matrix.hpp>
 #include <twoheads/exec/oracle_engine.hpp>

@@ -5,8 +5,8 @@
 #include <twoheads/base/matrix.hpp>
 #include <twoheads/exec/kernel_attention.hpp>
 #include <twoheads/exec/time_calls.hpp>
-#include <twoheads/model/spec.hpp>
 #include <twoheads/plan/choose_rows.hpp>
+#include <vector>
 
 namespace twoheads {
 

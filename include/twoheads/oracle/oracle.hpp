@@ -7,6 +7,7 @@
 #include <twoheads/base/matrix.hpp>
 #include <twoheads/oracle/weights.hpp>
 #include <twoheads/plan/limits.hpp>
+#include <utility>
 #include <vector>
 
 namespace twoheads {
