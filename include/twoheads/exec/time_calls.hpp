@@ -95,6 +95,7 @@ template <RealScalar Scalar, class MakeOracle>
 /// Chooses the rows of a call for an oracle on this machine, from a few calls of its own that take about a quarter of a
 /// second: see choose_rows().
 ///
+///   Laws     times are those of one thread
 ///   Throws   LimitError where no plan works; what the oracle throws
 template <RealScalar Scalar, class MakeOracle>
 [[nodiscard]] RowsChoice choose_oracle_rows(const PlanRequest& request, Index head_dim, Index value_dim,

@@ -39,6 +39,7 @@ template <RealScalar Scalar>
 /// Chooses the block length of the kernel for a problem on this machine, from a few tiles of its own that take about a
 /// quarter of a second: see choose_rows().
 ///
+///   Laws     no more than 4096 rows; times are those of one thread
 ///   Corner   a triangle counts as a tile: what it saves is the same share of the work for all row counts
 ///   Throws   LimitError where no plan works
 template <RealScalar Scalar>
