@@ -2,13 +2,14 @@
 
 #include <benchmark/benchmark.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <string>
 #include <string_view>
-#include <thread>
 #include <twoheads/simulate.hpp>
 #include <type_traits>
+#include <vector>
 
 #include "common/attention_task.hpp"
 #include "common/kernel.hpp"

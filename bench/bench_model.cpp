@@ -2,11 +2,11 @@
 
 #include <benchmark/benchmark.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <exception>
 #include <filesystem>
-#include <fstream>
 #include <iostream>
 #include <map>
 #include <optional>
@@ -14,6 +14,7 @@
 #include <twoheads/model/llama2c.hpp>
 #include <twoheads/model/random.hpp>
 #include <utility>
+#include <vector>
 
 #include "common/kernel.hpp"
 #include "common/run_benches.hpp"

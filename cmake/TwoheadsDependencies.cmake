@@ -53,7 +53,7 @@ endif()
 
 # Optional for everyone, and never fetched: oneTBB decides whether twoheads::threads exists.
 if(NOT TARGET TBB::tbb)
-  find_package(TBB QUIET)
+  find_package(TBB 2021 QUIET)
   if(NOT TARGET TBB::tbb AND PROJECT_IS_TOP_LEVEL)
     message(STATUS "twoheads: no twoheads::threads without oneTBB (libtbb-dev on Debian, tbb-devel on Fedora, tbb in "
                    "Homebrew)")

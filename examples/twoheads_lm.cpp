@@ -1,17 +1,22 @@
 // A trained language model that writes or scores text through calls of at most R rows.
 
 #include <cmath>
+#include <cstdint>
 #include <filesystem>
 #include <fstream>
 #include <iostream>
 #include <iterator>
+#include <limits>
 #include <nlohmann/json.hpp>
+#include <stdexcept>
+#include <string>
 #include <twoheads/base/digest.hpp>
 #include <twoheads/exec/kernel_attention.hpp>
 #include <twoheads/model/llama2c.hpp>
 #include <twoheads/model/tokenizer.hpp>
 #include <twoheads/oracle/small_transformer.hpp>
 #include <twoheads/simulate.hpp>
+#include <vector>
 
 #include "support/executor.hpp"
 #include "support/instances.hpp"
@@ -324,6 +329,10 @@ int main(int argc, char** argv) {
   app.add_flag("--json", settings.json, "print one JSON object and nothing else");
 
   return programs::run(app, argc, argv, [&] {
+    if (settings.engine != EngineWord::oracle)
+      programs::note_without_effect(app, {"--anchor", "--oracle-heads"}, "only the engine oracle makes calls");
+    if (settings.engine == EngineWord::direct)
+      programs::note_without_effect(app, {"--rows"}, "direct evaluation has no blocks to choose");
     if (settings.engine == EngineWord::direct && settings.threads > 1)
       throw programs::ArgumentError("--engine direct runs on one thread: leave --threads out");
     if (settings.generate == 0 && settings.score.empty() && settings.score_ids.empty())

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <iostream>
 #include <nlohmann/json.hpp>
+#include <string>
 #include <twoheads/plan/print.hpp>
 
 #include "support/plan_arguments.hpp"

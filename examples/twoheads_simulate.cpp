@@ -1,14 +1,19 @@
 // A random transformer, simulated through small calls and held against its direct evaluation in a wider scalar.
 
 #include <cmath>
+#include <cstdint>
 #include <iostream>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <string>
 #include <twoheads/base/digest.hpp>
 #include <twoheads/exec/kernel_attention.hpp>
 #include <twoheads/oracle/small_transformer.hpp>
 #include <twoheads/plan/print.hpp>
 #include <twoheads/simulate.hpp>
+#include <type_traits>
+#include <utility>
 
 #include "support/executor.hpp"
 #include "support/instances.hpp"
@@ -219,6 +224,9 @@ int main(int argc, char** argv) {
     if (kernel && !stable)
       throw programs::ArgumentError("--method paper and strict are made of calls: they need --engine oracle");
     if (kernel && !arguments.chose_oracle()) settings.request.oracle.kind = twoheads::OracleKind::kernel;
+    if (kernel)
+      programs::note_without_effect(app, {"--anchor", "--packing", "--oracle-heads", "--oracle-layers", "--encoding"},
+                                    "the kernel makes no calls");
     if (!stable && settings.threads > 1)
       throw programs::ArgumentError("--method paper and --method strict run on one thread: leave --threads out");
     if (settings.method == programs::Method::strict && settings.layer != LayerWord::paper)

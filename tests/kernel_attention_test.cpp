@@ -315,7 +315,8 @@ TEST(KernelAttention, SaysWhatDoesNotFit) {
   EXPECT_THROW(static_cast<void>(attend(spec, rows)), ShapeError);
   const Rowset<float> cross(spec, 20, 21);
   EXPECT_THROW(static_cast<void>(attend(spec, cross)), SpecError);
-  EXPECT_THROW(static_cast<void>(attend(spec, Rowset<float>(spec, 20, 20), {.rows = 1})), LimitError);
+  EXPECT_THROW(static_cast<void>(attend(spec, Rowset<float>(spec, 20, 20), {.rows = 1})), SpecError);
+  EXPECT_THROW(static_cast<void>(attend(spec, Rowset<float>(spec, 20, 20), {.rows = -5})), SpecError);
 }
 
 }  // namespace

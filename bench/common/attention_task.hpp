@@ -5,10 +5,10 @@
 #include <cstdint>
 #include <limits>
 #include <map>
-#include <string>
 #include <tuple>
 #include <twoheads/base/index.hpp>
 #include <twoheads/base/matrix.hpp>
+#include <utility>
 #include <vector>
 
 /// The attention that every benchmark of bench_attention.cpp evaluates: shapes, seeded inputs, and sampled rows of the

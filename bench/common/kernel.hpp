@@ -4,7 +4,7 @@
 #include <twoheads/exec/executor.hpp>
 #include <twoheads/exec/kernel_attention.hpp>
 #include <twoheads/simulate.hpp>
-#ifdef TWOHEADS_BENCH_THREADS
+#ifdef TWOHEADS_WITH_THREADS
 #include <twoheads/exec/threads.hpp>
 #endif
 
@@ -14,18 +14,15 @@ namespace benches {
 template <class Body>
 void with_executor(twoheads::Index threads, const Body& body) {
   if (threads == 1) return body(twoheads::Serial());
-#ifdef TWOHEADS_BENCH_THREADS
+#ifdef TWOHEADS_WITH_THREADS
   body(twoheads::Threads(threads));
 #endif
 }
 
+/// The grid of calls, one a tile.
 template <class O, class Exec>
-[[nodiscard]] auto make_grid(O& oracle, [[maybe_unused]] const Exec& executor) {
-#ifdef TWOHEADS_BENCH_THREADS
-  return twoheads::GridAttention<O, Exec>(oracle, {}, executor);
-#else
-  return twoheads::GridAttention<O>(oracle);
-#endif
+[[nodiscard]] auto make_grid(O& oracle, const Exec& executor) {
+  return twoheads::GridAttention<O, Exec>(oracle, {twoheads::Anchor::mean_key}, executor);
 }
 
 /// The kernel, with query blocks of so many rows, or of its own choice where that is 0.

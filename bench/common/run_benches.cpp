@@ -4,6 +4,7 @@
 
 #include <Eigen/Core>
 #include <fstream>
+#include <string>
 #include <thread>
 
 #include "commit.hpp"

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <exception>
 #include <iostream>
 #include <new>
 #include <stdexcept>
@@ -126,6 +127,13 @@ CLI::Option* add_choice(CLI::App& app, const std::string& flag, Value& target,
     throw ArgumentError(flag, text, "one of " + everything);
   };
   return app.add_option_function<std::string>(flag, read, help)->type_name(all);
+}
+
+/// Says on standard error which of some flags were given though they change nothing.
+inline void note_without_effect(const CLI::App& app, const std::vector<std::string>& flags, const std::string& why) {
+  for (const std::string& flag : flags)
+    if (app.get_option(flag)->count() > 0)
+      std::cerr << app.get_name() << ": " << flag << " changes nothing here: " << why << "\n";
 }
 
 /// Flags that are to come: known by name, answered with "not built yet".

@@ -6,6 +6,8 @@
 #include <twoheads/base/index.hpp>
 #include <twoheads/base/errors.hpp>
 #include <twoheads/base/checked.hpp>
+#include <twoheads/base/compiler.hpp>
+#include <twoheads/base/aligned_buffer.hpp>
 #include <twoheads/base/draws.hpp>
 #include <twoheads/base/matrix.hpp>
 #include <twoheads/base/product.hpp>
@@ -33,6 +35,8 @@
 #include <twoheads/attention/simd_vector.hpp>
 #include <twoheads/attention/simd_eigen.hpp>
 #include <twoheads/attention/simd.hpp>
+#include <twoheads/attention/panel_loops.hpp>
+#include <twoheads/attention/key_band.hpp>
 #include <twoheads/attention/tile_kernel.hpp>
 #include <twoheads/attention/average_case.hpp>
 

@@ -1,30 +1,7 @@
 #pragma once
 
 #include <array>
-#include <concepts>
 #include <cstdint>
-#include <type_traits>
-
-#if defined(__FAST_MATH__) || defined(_M_FP_FAST)
-#error "twoheads: -ffast-math and /fp:fast break the rounding of exp2 and the checks for NaN; build without them"
-#endif
-
-#if defined(_MSC_VER) && !defined(__clang__)
-#define TWOHEADS_ALWAYS_INLINE __forceinline
-#define TWOHEADS_NOINLINE __declspec(noinline)
-#define TWOHEADS_UNROLL
-#define TWOHEADS_UNROLL_TWICE
-#else
-#define TWOHEADS_ALWAYS_INLINE inline __attribute__((always_inline))
-#define TWOHEADS_NOINLINE __attribute__((noinline))
-#if defined(__clang__)
-#define TWOHEADS_UNROLL _Pragma("clang loop unroll(full)")
-#define TWOHEADS_UNROLL_TWICE _Pragma("clang loop unroll_count(2)")
-#else
-#define TWOHEADS_UNROLL _Pragma("GCC unroll 16")
-#define TWOHEADS_UNROLL_TWICE _Pragma("GCC unroll 2")
-#endif
-#endif
 
 namespace twoheads::detail {
 

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <concepts>
 #include <twoheads/base/matrix.hpp>
 #include <twoheads/model/weights.hpp>
 
@@ -41,8 +40,9 @@ struct AttentionInput {
   MatrixView<Scalar> query_tokens, key_tokens;
   const AttentionWeights<Scalar>& weights;
   HeldRows held = {};
-  /// k and v hold the rows of their heads one after the other: k (kv_heads * NK, head_dim), v alike. Where keys are read
-  /// again and again, rows that lie close together are read faster.
+  /// k and v hold the rows of their heads one after the other: k (kv_heads * NK, head_dim), v alike. Where keys are
+  /// read again and again, rows that lie close together are read faster. For engines alone: require_shapes() refuses
+  /// such an input of several key/value heads.
   bool by_head = false;
 
   [[nodiscard]] Index queries() const { return q.rows(); }

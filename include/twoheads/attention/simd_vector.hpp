@@ -1,6 +1,7 @@
 #pragma once
 
 #include <twoheads/attention/exp2_parts.hpp>
+#include <twoheads/base/compiler.hpp>
 
 #ifndef TWOHEADS_VECTOR_EXTENSIONS
 #if defined(__GNUC__) || defined(__clang__)
@@ -64,7 +65,7 @@ struct VectorExtension {
     const Vector rounder = broadcast(Parts::rounder);
     const Vector whole = x + rounder;
     const Vector rest = x - (whole - rounder);
-    const Vector power = (Vector)((Bits)whole << Parts::mantissa_bits);
+    const auto power = reinterpret_cast<Vector>(reinterpret_cast<Bits>(whole) << Parts::mantissa_bits);
     Vector p = broadcast(Parts::coefficients[0]);
     TWOHEADS_UNROLL
     for (std::size_t i = 1; i < Parts::coefficients.size(); ++i)

@@ -2,73 +2,19 @@
 
 #include <algorithm>
 #include <cmath>
+#include <concepts>
 #include <cstring>
 #include <limits>
-#include <new>
+#include <twoheads/attention/key_band.hpp>
+#include <twoheads/attention/panel_loops.hpp>
 #include <twoheads/attention/partial.hpp>
 #include <twoheads/attention/simd.hpp>
+#include <twoheads/base/aligned_buffer.hpp>
+#include <twoheads/base/compiler.hpp>
+#include <twoheads/base/errors.hpp>
 #include <twoheads/base/matrix.hpp>
-#include <utility>
 
 namespace twoheads {
-
-/// Which keys the rows of a tile see: row i those with i + from <= key < i + to, both counted from the tile's first.
-struct KeyBand {
-  static constexpr Index unlimited = std::numeric_limits<Index>::max() / 4;
-  Index from = -unlimited;
-  Index to = unlimited;
-
-  [[nodiscard]] static constexpr KeyBand all() { return {}; }
-  /// Lower triangle: keys up to the row's own number.
-  [[nodiscard]] static constexpr KeyBand lower() { return {-unlimited, 1}; }
-  /// Strict upper triangle: keys after the row's own number.
-  [[nodiscard]] static constexpr KeyBand strict_upper() { return {1, unlimited}; }
-
-  /// What row i sees of `keys` keys.
-  [[nodiscard]] constexpr Rows seen(Index i, Index keys) const {
-    const Index begin = std::clamp<Index>(i + from, 0, keys);
-    return {begin, std::clamp<Index>(i + to, begin, keys)};
-  }
-  /// Of a range of keys, those between the first and the last that one of `rows` rows sees.
-  [[nodiscard]] constexpr Rows seen_by_some(Index rows, Rows keys) const {
-    return {std::max(keys.begin, from), std::min(keys.end, rows - 1 + to)};
-  }
-};
-
-/// How scores are made of q . k.
-///
-///   Math   s = score_scale q . k, or soft_cap tanh(score_scale q . k / soft_cap) where soft_cap > 0
-struct ScoreRule {
-  double score_scale = 1.0;
-  double soft_cap = 0.0;  ///< 0: none
-};
-
-namespace detail {
-
-/// Numbers at an address that any vector may be loaded from. New room holds no particular numbers.
-template <class Scalar>
-class AlignedRoom {
- public:
-  explicit AlignedRoom(Index count = 0)
-      : numbers_(count > 0
-                     ? static_cast<Scalar*>(::operator new(static_cast<std::size_t>(count) * sizeof(Scalar), alignment))
-                     : nullptr) {}
-  AlignedRoom(AlignedRoom&& other) noexcept : numbers_(std::exchange(other.numbers_, nullptr)) {}
-  AlignedRoom& operator=(AlignedRoom&& other) noexcept {
-    std::swap(numbers_, other.numbers_);
-    return *this;
-  }
-  ~AlignedRoom() { ::operator delete(numbers_, alignment); }
-
-  [[nodiscard]] Scalar* data() { return numbers_; }
-  [[nodiscard]] const Scalar* data() const { return numbers_; }
-
- private:
-  static constexpr std::align_val_t alignment{128};
-  Scalar* numbers_;
-};
-
-}  // namespace detail
 
 /// Attention of one block of queries over tiles of keys, fused: scores, exponentials and sums in one pass, with room
 /// for the block alone. Tiles of disjoint key sets are added one after the other; what comes out is their merge.
@@ -90,7 +36,7 @@ class TileKernel {
  public:
   using Scalar = S;
   /// Queries of a panel: a block of a multiple of it leaves no lane idle.
-  static constexpr Index panel = 2 * Simd::lanes;
+  static constexpr Index panel = detail::PanelLoops<Simd>::panel;
 
   TileKernel(Index head_dim, Index value_dim, const ScoreRule& rule)
       : head_dim_(head_dim), value_dim_(value_dim), rule_(rule) {
@@ -105,9 +51,9 @@ class TileKernel {
     sign_ = static_cast<Scalar>(rule.score_scale > 0 ? 1 : rule.score_scale < 0 ? -1 : 0);
     unit_ = capped() ? 1.0 : rule.score_scale == 0 ? 1.0 : std::abs(rule.score_scale);
     factor_ = static_cast<Scalar>(unit_ * log2_e);
-    scores_ = detail::AlignedRoom<Scalar>(keys_at_once * panel);
-    limits_ = detail::AlignedRoom<Scalar>(2 * panel);
-    turned_ = detail::AlignedRoom<Scalar>(panel * turned_cols);
+    scores_ = detail::AlignedBuffer<Scalar>(keys_at_once * panel);
+    seen_bounds_ = detail::AlignedBuffer<Scalar>(2 * panel);
+    transposed_ = detail::AlignedBuffer<Scalar>(panel * transposed_cols);
   }
 
   /// Takes the next block of queries; nothing has been seen yet.
@@ -115,16 +61,16 @@ class TileKernel {
     detail::require_shape("the queries of a tile kernel", queries, queries.rows(), head_dim_);
     rows_ = queries.rows();
     panels_ = ceil_div(rows_, panel);
-    if (panels_ > room_for_) {
-      room_for_ = panels_;
-      queries_ = detail::AlignedRoom<Scalar>(panels_ * head_dim_ * panel);
-      sums_ = detail::AlignedRoom<Scalar>(panels_ * value_dim_ * panel);
-      largest_ = detail::AlignedRoom<Scalar>(panels_ * panel);
-      weights_ = detail::AlignedRoom<Scalar>(panels_ * panel);
+    if (panels_ > panel_capacity_) {
+      panel_capacity_ = panels_;
+      queries_ = detail::AlignedBuffer<Scalar>(panels_ * head_dim_ * panel);
+      sums_ = detail::AlignedBuffer<Scalar>(panels_ * value_dim_ * panel);
+      largest_ = detail::AlignedBuffer<Scalar>(panels_ * panel);
+      weights_ = detail::AlignedBuffer<Scalar>(panels_ * panel);
     }
     for (Index p = 0; p < panels_; ++p)
-      for (Index begin = 0; begin < head_dim_; begin += turned_cols)
-        turn_queries(queries, p, {begin, std::min(begin + turned_cols, head_dim_)});
+      for (Index begin = 0; begin < head_dim_; begin += transposed_cols)
+        transpose_queries(queries, p, {begin, std::min(begin + transposed_cols, head_dim_)});
     seen_.setZero(rows_);
     joined_ = false;
     clear();
@@ -157,10 +103,10 @@ class TileKernel {
       const Rows block{first, std::min(first + keys_at_once, count)};
       const Rows seen = band.seen_by_some(rows.size(), block);
       if (seen.empty()) continue;
-      const Strided near_keys = rows_near(keys, seen, panels.size(), near_keys_);
-      const Strided near_values = rows_near(values, seen, panels.size(), near_values_);
+      const Strided packed_keys = packed_rows(keys, seen, panels.size(), packed_keys_);
+      const Strided packed_values = packed_rows(values, seen, panels.size(), packed_values_);
       for (Index p = panels.begin; p < panels.end; ++p)
-        add_to_panel(p, rows, seen, near_keys, near_values, band, finite_values);
+        add_to_panel(p, rows, seen, packed_keys, packed_values, band, finite_values);
     }
   }
 
@@ -177,7 +123,7 @@ class TileKernel {
       }
       return;
     }
-    read(out, [&](Index row, double log_weight) {
+    write_found(out, [&](Index row, double log_weight) {
       if (log_weight == -std::numeric_limits<double>::infinity() && seen_[row]) mark_undefined(out, row, log_weight);
       if (log_weights != nullptr) log_weights[row] = log_weight;
     });
@@ -191,16 +137,15 @@ class TileKernel {
   }
 
  private:
+  using Loops = detail::PanelLoops<Simd>;
   using V = typename Simd::Vector;
-  static constexpr int vectors = 2;
-  static constexpr int lanes = Simd::lanes;
-  /// Keys, or columns of values, of a register tile: with two vectors each, the sums leave registers for operands.
-  static constexpr int tile_rows = Simd::registers >= 32 ? 8 : 6;
+  static constexpr int vectors = Loops::vectors;
+  static constexpr int lanes = Loops::lanes;
+  static constexpr int tile_rows = Loops::tile_rows;
   static constexpr Index keys_at_once = 128;
-  static constexpr Index turned_cols = 64;
+  static constexpr Index transposed_cols = 64;
   static constexpr Index keys_of_a_join = 4096;
   static constexpr double log2_e = 1.4426950408889634074;
-  static constexpr Scalar unseen = -std::numeric_limits<Scalar>::infinity();
 
   [[nodiscard]] bool capped() const { return rule_.soft_cap > 0; }
 
@@ -223,16 +168,16 @@ class TileKernel {
   // nearest cache: single numbers, one every few pages, would wait for memory one by one.
 
   /// Copies some columns of a panel's queries to their place, transposed.
-  void turn_queries(const MatrixView<Scalar>& queries, Index p, Rows cols) {
+  void transpose_queries(const MatrixView<Scalar>& queries, Index p, Rows cols) {
     const Index first = p * panel;
     const Index rows = std::min(panel, rows_ - first);
-    Scalar* const near = turned_.data();
+    Scalar* const near = transposed_.data();
     for (Index lane = 0; lane < rows; ++lane)
-      std::memcpy(near + lane * turned_cols, queries.data() + (first + lane) * queries.outerStride() + cols.begin,
+      std::memcpy(near + lane * transposed_cols, queries.data() + (first + lane) * queries.outerStride() + cols.begin,
                   static_cast<std::size_t>(cols.size()) * sizeof(Scalar));
     Scalar* const to = queries_.data() + (p * head_dim_ + cols.begin) * panel;
     for (Index col = 0; col < cols.size(); ++col) {
-      for (Index lane = 0; lane < rows; ++lane) to[col * panel + lane] = sign_ * near[lane * turned_cols + col];
+      for (Index lane = 0; lane < rows; ++lane) to[col * panel + lane] = sign_ * near[lane * transposed_cols + col];
       for (Index lane = rows; lane < panel; ++lane) to[col * panel + lane] = Scalar(0);
     }
   }
@@ -244,7 +189,7 @@ class TileKernel {
     const Scalar* const weights = weights_.data() + first;
     const Scalar* const sums = sums_.data() + (p * value_dim_ + cols.begin) * panel;
     Scalar* const divided = scores_.data();
-    Scalar* const near = turned_.data();
+    Scalar* const near = transposed_.data();
     for (Index col = 0; col < cols.size(); ++col)
       for (int v = 0; v < vectors; ++v)
         Simd::store(divided + col * panel + v * lanes,
@@ -252,19 +197,19 @@ class TileKernel {
     for (Index lane = 0; lane < rows; ++lane) {
       const bool empty = weights[lane] == Scalar(0);
       for (Index col = 0; col < cols.size(); ++col)
-        near[lane * turned_cols + col] = empty ? Scalar(0) : divided[col * panel + lane];
+        near[lane * transposed_cols + col] = empty ? Scalar(0) : divided[col * panel + lane];
     }
     for (Index lane = 0; lane < rows; ++lane)
-      std::memcpy(out.data() + (first + lane) * out.outerStride() + cols.begin, near + lane * turned_cols,
+      std::memcpy(out.data() + (first + lane) * out.outerStride() + cols.begin, near + lane * transposed_cols,
                   static_cast<std::size_t>(cols.size()) * sizeof(Scalar));
   }
 
   /// Writes the rows of out, and calls use(row, log weight).
   template <class Use>
-  void read(MatrixSpan<Scalar>& out, const Use& use) {
+  void write_found(MatrixSpan<Scalar>& out, const Use& use) {
     for (Index p = 0; p < panels_; ++p)
-      for (Index begin = 0; begin < value_dim_; begin += turned_cols)
-        write_rows(out, p, {begin, std::min(begin + turned_cols, value_dim_)});
+      for (Index begin = 0; begin < value_dim_; begin += transposed_cols)
+        write_rows(out, p, {begin, std::min(begin + transposed_cols, value_dim_)});
     for (Index row = 0; row < rows_; ++row) {
       const double weight = static_cast<double>(weights_.data()[row]);
       use(row, weight == 0 ? -std::numeric_limits<double>::infinity()
@@ -277,7 +222,7 @@ class TileKernel {
     found_.value.resize(rows_, value_dim_);
     found_.log_weight.resize(rows_);
     MatrixSpan<Scalar> value = span(found_.value);
-    read(value, [&](Index row, double log_weight) { found_.log_weight[row] = log_weight; });
+    write_found(value, [&](Index row, double log_weight) { found_.log_weight[row] = log_weight; });
     if (!joined_) {
       sum_.value.setZero(rows_, value_dim_);
       sum_.log_weight.setConstant(rows_, -std::numeric_limits<double>::infinity());
@@ -296,13 +241,13 @@ class TileKernel {
   /// Some rows of keys or values for several panels. Where they lie apart, as those of one head among others do, or are
   /// stored in another scalar, they are copied once: rows a power of two apart would share few places of the cache.
   template <class Stored>
-  [[nodiscard]] Strided rows_near(const MatrixView<Stored>& matrix, Rows rows, Index panels,
-                                  detail::AlignedRoom<Scalar>& room) const {
+  [[nodiscard]] Strided packed_rows(const MatrixView<Stored>& matrix, Rows rows, Index panels,
+                                    detail::AlignedBuffer<Scalar>& room) const {
     const Index cols = matrix.cols();
     const Stored* const from = matrix.data() + rows.begin * matrix.outerStride();
     if constexpr (std::same_as<Stored, Scalar>)
       if (matrix.outerStride() == cols || panels == 1) return {from, matrix.outerStride()};
-    if (room.data() == nullptr) room = detail::AlignedRoom<Scalar>(keys_at_once * cols);
+    if (room.data() == nullptr) room = detail::AlignedBuffer<Scalar>(keys_at_once * cols);
     for (Index row = 0; row < rows.size(); ++row) {
       Scalar* const to = room.data() + row * cols;
       if constexpr (std::same_as<Stored, Scalar>)
@@ -339,153 +284,41 @@ class TileKernel {
     const Scalar* const first_key = keys.first + (begin - block.begin) * keys.stride;
     const Scalar* const queries = queries_.data() + p * head_dim_ * panel;
     V largest[vectors];
-    for (int v = 0; v < vectors; ++v) largest[v] = Simd::broadcast(unseen);
-    score(first_key, keys.stride, queries, scores, open, largest);
+    for (int v = 0; v < vectors; ++v) largest[v] = Simd::broadcast(Loops::unseen);
+    Loops::score(first_key, keys.stride, queries, head_dim_, scores, open, largest);
     const Rows sides[2] = {{0, open.begin}, {open.end, count}};
     if (!all_seen) {
       V with_hidden[vectors];
-      for (int v = 0; v < vectors; ++v) with_hidden[v] = Simd::broadcast(unseen);
-      for (const Rows& side : sides) score(first_key, keys.stride, queries, scores, side, with_hidden);
+      for (int v = 0; v < vectors; ++v) with_hidden[v] = Simd::broadcast(Loops::unseen);
+      for (const Rows& side : sides)
+        Loops::score(first_key, keys.stride, queries, head_dim_, scores, side, with_hidden);
     }
     if (capped()) {
       cap(scores, count);
-      for (int v = 0; v < vectors; ++v) largest[v] = Simd::broadcast(unseen);
-      find_largest(scores, open, largest);
+      for (int v = 0; v < vectors; ++v) largest[v] = Simd::broadcast(Loops::unseen);
+      Loops::find_largest(scores, open, largest);
     }
     if (!all_seen) {
-      set_limits(p, rows, {begin, end}, band);
+      set_seen_bounds(p, rows, {begin, end}, band);
       for (const Rows& side : sides) {
-        hide(scores, side);
-        find_largest(scores, side, largest);
+        Loops::hide(scores, seen_bounds_.data(), side);
+        Loops::find_largest(scores, side, largest);
       }
     }
     V rescale[vectors];
-    weigh(scores, largest_.data() + p * panel, weights_.data() + p * panel, largest, rescale, count);
+    Loops::weigh(scores, largest_.data() + p * panel, weights_.data() + p * panel, factor_, largest, rescale, count);
     const Scalar* const first_value = values.first + (begin - block.begin) * values.stride;
     Scalar* const sums = sums_.data() + p * value_dim_ * panel;
     if (all_seen || finite_values)
-      sum_values(first_value, values.stride, scores, sums, rescale, count);
+      Loops::sum_values(first_value, values.stride, value_dim_, scores, sums, rescale, count);
     else
       sum_seen_values(first_value, values.stride, scores, sums, rescale, count);
-  }
-
-  /// sums[i][v] += a[i * row_step + k * step] * b[k][v] for all k: the product that all time goes to.
-  template <int Count>
-  TWOHEADS_ALWAYS_INLINE static void multiply(V (&sums)[Count][vectors], const Scalar* a, Index row_step, Index step,
-                                              const Scalar* b, Index terms) {
-    TWOHEADS_UNROLL_TWICE
-    for (Index k = 0; k < terms; ++k) {
-      V x[vectors];
-      TWOHEADS_UNROLL
-      for (int v = 0; v < vectors; ++v) x[v] = Simd::load(b + k * panel + v * lanes);
-      TWOHEADS_UNROLL
-      for (int i = 0; i < Count; ++i) {
-        const V factor = Simd::broadcast(a[i * row_step + k * step]);
-        TWOHEADS_UNROLL
-        for (int v = 0; v < vectors; ++v) sums[i][v] = Simd::multiply_add(factor, x[v], sums[i][v]);
-      }
-    }
-  }
-
-  template <int Count>
-  TWOHEADS_ALWAYS_INLINE void score_keys(const Scalar* keys, Index stride, const Scalar* queries, Scalar* scores,
-                                         V* largest) const {
-    V sums[Count][vectors];
-    TWOHEADS_UNROLL
-    for (int i = 0; i < Count; ++i) {
-      TWOHEADS_UNROLL
-      for (int v = 0; v < vectors; ++v) sums[i][v] = Simd::broadcast(Scalar(0));
-    }
-    multiply<Count>(sums, keys, stride, 1, queries, head_dim_);
-    TWOHEADS_UNROLL
-    for (int i = 0; i < Count; ++i) {
-      TWOHEADS_UNROLL
-      for (int v = 0; v < vectors; ++v) {
-        Simd::store(scores + i * panel + v * lanes, sums[i][v]);
-        largest[v] = Simd::max(largest[v], sums[i][v]);
-      }
-    }
-  }
-
-  /// Rows `part` of scores (keys, panel) = keys queries^T, and the largest of each lane.
-  TWOHEADS_NOINLINE void score(const Scalar* keys, Index stride, const Scalar* queries, Scalar* scores, Rows part,
-                               V* found) const {
-    V largest[vectors];
-    TWOHEADS_UNROLL
-    for (int v = 0; v < vectors; ++v) largest[v] = found[v];
-    Index i = part.begin;
-    for (; i + tile_rows <= part.end; i += tile_rows)
-      score_keys<tile_rows>(keys + i * stride, stride, queries, scores + i * panel, largest);
-    for (; i + 2 <= part.end; i += 2) score_keys<2>(keys + i * stride, stride, queries, scores + i * panel, largest);
-    for (; i < part.end; ++i) score_keys<1>(keys + i * stride, stride, queries, scores + i * panel, largest);
-    TWOHEADS_UNROLL
-    for (int v = 0; v < vectors; ++v) found[v] = largest[v];
-  }
-
-  /// Scores become weights exp(score - largest so far); `rescale` is what older sums must be multiplied by.
-  TWOHEADS_NOINLINE void weigh(Scalar* scores, Scalar* largest, Scalar* weights, const V* found, V* rescale,
-                               Index count) const {
-    const V factor = Simd::broadcast(factor_);
-    V top[vectors];
-    V sum[vectors];
-    TWOHEADS_UNROLL
-    for (int v = 0; v < vectors; ++v) {
-      const V before = Simd::load(largest + v * lanes);
-      top[v] = Simd::max(before, found[v]);
-      // The difference is taken first: it is exact where it matters, and 0 where the largest score stays.
-      rescale[v] = Simd::exp2(Simd::multiply(Simd::subtract(before, top[v]), factor));
-      Simd::store(largest + v * lanes, top[v]);
-      sum[v] = Simd::broadcast(Scalar(0));
-    }
-    TWOHEADS_UNROLL_TWICE
-    for (Index j = 0; j < count; ++j) {
-      TWOHEADS_UNROLL
-      for (int v = 0; v < vectors; ++v) {
-        Scalar* const at = scores + j * panel + v * lanes;
-        const V weight = Simd::exp2(Simd::multiply(Simd::subtract(Simd::load(at), top[v]), factor));
-        sum[v] = Simd::add(sum[v], weight);
-        Simd::store(at, weight);
-      }
-    }
-    TWOHEADS_UNROLL
-    for (int v = 0; v < vectors; ++v)
-      Simd::store(weights + v * lanes, Simd::multiply_add(Simd::load(weights + v * lanes), rescale[v], sum[v]));
-  }
-
-  template <int Count>
-  TWOHEADS_ALWAYS_INLINE static void sum_columns(const Scalar* values, Index stride, const Scalar* weights,
-                                                 Scalar* totals, const V* rescale, Index count) {
-    V sums[Count][vectors];
-    TWOHEADS_UNROLL
-    for (int i = 0; i < Count; ++i) {
-      TWOHEADS_UNROLL
-      for (int v = 0; v < vectors; ++v) sums[i][v] = Simd::broadcast(Scalar(0));
-    }
-    multiply<Count>(sums, values, 1, stride, weights, count);
-    TWOHEADS_UNROLL
-    for (int i = 0; i < Count; ++i) {
-      TWOHEADS_UNROLL
-      for (int v = 0; v < vectors; ++v) {
-        Scalar* const at = totals + i * panel + v * lanes;
-        Simd::store(at, Simd::multiply_add(Simd::load(at), rescale[v], sums[i][v]));
-      }
-    }
-  }
-
-  /// sums (value_dim, panel) = sums * rescale + values^T weights.
-  TWOHEADS_NOINLINE void sum_values(const Scalar* values, Index stride, const Scalar* weights, Scalar* sums,
-                                    const V* rescale, Index count) const {
-    Index i = 0;
-    for (; i + tile_rows <= value_dim_; i += tile_rows)
-      sum_columns<tile_rows>(values + i, stride, weights, sums + i * panel, rescale, count);
-    for (; i + 2 <= value_dim_; i += 2) sum_columns<2>(values + i, stride, weights, sums + i * panel, rescale, count);
-    for (; i < value_dim_; ++i) sum_columns<1>(values + i, stride, weights, sums + i * panel, rescale, count);
   }
 
   // --- panels that see a part of the keys, and soft caps: away from the loop that counts ---
 
   /// For each lane the first and last + 1 of the keys [block.begin, block.end) that it sees, counted from block.begin.
-  void set_limits(Index p, Rows rows, Rows block, const KeyBand& band) {
+  void set_seen_bounds(Index p, Rows rows, Rows block, const KeyBand& band) {
     for (Index lane = 0; lane < panel; ++lane) {
       const Index row = p * panel + lane;
       Rows seen{0, 0};
@@ -494,27 +327,9 @@ class TileKernel {
         seen = {std::clamp(i + band.from, block.begin, block.end) - block.begin,
                 std::clamp(i + band.to, block.begin, block.end) - block.begin};
       }
-      limits_.data()[lane] = static_cast<Scalar>(seen.begin);
-      limits_.data()[panel + lane] = static_cast<Scalar>(seen.end);
+      seen_bounds_.data()[lane] = static_cast<Scalar>(seen.begin);
+      seen_bounds_.data()[panel + lane] = static_cast<Scalar>(seen.end);
     }
-  }
-
-  TWOHEADS_NOINLINE void hide(Scalar* scores, Rows part) const {
-    const V hidden = Simd::broadcast(unseen);
-    for (int v = 0; v < vectors; ++v) {
-      const V first = Simd::load(limits_.data() + v * lanes);
-      const V last = Simd::load(limits_.data() + panel + v * lanes);
-      for (Index j = part.begin; j < part.end; ++j) {
-        Scalar* const at = scores + j * panel + v * lanes;
-        Simd::store(at, Simd::select(Simd::load(at), hidden, Simd::broadcast(static_cast<Scalar>(j)), first, last));
-      }
-    }
-  }
-
-  TWOHEADS_NOINLINE static void find_largest(const Scalar* scores, Rows part, V* largest) {
-    for (int v = 0; v < vectors; ++v)
-      for (Index j = part.begin; j < part.end; ++j)
-        largest[v] = Simd::max(largest[v], Simd::load(scores + j * panel + v * lanes));
   }
 
   TWOHEADS_NOINLINE void cap(Scalar* scores, Index count) const {
@@ -531,8 +346,8 @@ class TileKernel {
       std::copy_n(reinterpret_cast<const Scalar*>(&rescale[v]), lanes, factors + v * lanes);
     for (Index col = 0; col < value_dim_; ++col)
       for (Index lane = 0; lane < panel; ++lane) {
-        const auto first = static_cast<Index>(limits_.data()[lane]);
-        const auto last = std::min(static_cast<Index>(limits_.data()[panel + lane]), count);
+        const auto first = static_cast<Index>(seen_bounds_.data()[lane]);
+        const auto last = std::min(static_cast<Index>(seen_bounds_.data()[panel + lane]), count);
         Scalar sum = 0;
         for (Index j = first; j < last; ++j) sum += weights[j * panel + lane] * values[j * stride + col];
         Scalar& total = sums[col * panel + lane];
@@ -548,18 +363,18 @@ class TileKernel {
   Scalar factor_ = 1;  ///< the same in powers of two
   Index rows_ = 0;
   Index panels_ = 0;
-  Index room_for_ = 0;  ///< panels that there is room for
+  Index panel_capacity_ = 0;  ///< panels that there is room for
   Index keys_since_join_ = 0;
   double log_factor_ = 0;
   bool joined_ = false;
-  detail::AlignedRoom<Scalar> queries_;                  ///< (panels, head_dim, panel)
-  detail::AlignedRoom<Scalar> sums_;                     ///< (panels, value_dim, panel)
-  detail::AlignedRoom<Scalar> largest_, weights_;        ///< (panels, panel)
-  detail::AlignedRoom<Scalar> scores_;                   ///< (keys_at_once, panel)
-  detail::AlignedRoom<Scalar> limits_;                   ///< (2, panel)
-  detail::AlignedRoom<Scalar> turned_;                   ///< (panel, turned_cols)
-  detail::AlignedRoom<Scalar> near_keys_, near_values_;  ///< (keys_at_once, their dim)
-  Vector<bool> seen_;                                    ///< whether a row has seen a key
+  detail::AlignedBuffer<Scalar> queries_;                      ///< (panels, head_dim, panel)
+  detail::AlignedBuffer<Scalar> sums_;                         ///< (panels, value_dim, panel)
+  detail::AlignedBuffer<Scalar> largest_, weights_;            ///< (panels, panel)
+  detail::AlignedBuffer<Scalar> scores_;                       ///< (keys_at_once, panel)
+  detail::AlignedBuffer<Scalar> seen_bounds_;                  ///< (2, panel)
+  detail::AlignedBuffer<Scalar> transposed_;                   ///< (panel, transposed_cols)
+  detail::AlignedBuffer<Scalar> packed_keys_, packed_values_;  ///< (keys_at_once, their dim)
+  Vector<bool> seen_;                                          ///< whether a row has seen a key
   Partial<Scalar> found_;
   Partial<SumScalar<Scalar>> sum_;
 };

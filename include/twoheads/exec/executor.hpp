@@ -38,8 +38,8 @@ concept Executor = std::copy_constructible<E> &&
   exec.in_order(sample.make_local, sample.next, sample.work, sample.take);
 };
 
-/// Runs them one after the other, on the thread that asks for it. Threads, behind twoheads::threads, runs several at
-/// once.
+/// Runs pieces of work one after the other, on the thread that asks for them. Threads, behind twoheads::threads, runs
+/// several at once.
 class Serial {
  public:
   static constexpr bool concurrent = false;

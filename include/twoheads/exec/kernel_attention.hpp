@@ -2,33 +2,34 @@
 
 #include <Eigen/Core>
 #include <algorithm>
-#include <limits>
 #include <optional>
 #include <twoheads/attention/input.hpp>
 #include <twoheads/attention/reordered_keys.hpp>
 #include <twoheads/exec/executor.hpp>
 #include <twoheads/exec/kernel_engine.hpp>
 #include <twoheads/plan/plan.hpp>
+#include <utility>
 
 namespace twoheads {
 
 /// In which scalar the kernel reads keys and values: as they are given, or rounded once to 16 bits and widened again as
-/// they are read. Half of the memory is read, at the price of 8 (bfloat16) or 11 (half) bits of precision, and keys or
-/// values above 65504 become infinite as half.
+/// they are read: at 8 (bfloat16) or 11 (half) bits of precision, and keys or values above 65504 become infinite as half.
+/// Less memory is read, but the rounded rows are a copy beside those given.
 enum class KeyStorage { as_given, bfloat16, half };
 
 struct KernelOptions {
-  Index rows = 0;  ///< queries of a block; 0: kernel_rows() chooses
+  Index rows = 0;  ///< queries of a block, 2 or more; 0: kernel_rows() chooses
   KeyStorage storage = KeyStorage::as_given;
   Sampling sampling = {};    ///< with samples >= 1 the rows are estimates: see SampledTiling
   bool log_weights = false;  ///< keep the log-sum-exp of each row
-  std::optional<OracleKind> plan_for =
-      {};  ///< evaluate the plan of an oracle of `rows` rows instead of the kernel's own
+  /// Evaluates the plan of an oracle of `rows` rows instead of the kernel's own.
+  std::optional<OracleKind> plan_for = {};
 };
 
 /// Queries of a block for a problem, whatever the number of threads, since bits depend on it. Long blocks read keys less
 /// often (a page of memory holds few rows of many heads, and finding it costs as much as reading it); some 16 blocks
-/// and heads together keep several threads busy; a block's own numbers stay at about a MiB.
+/// and heads together keep several threads busy; a block's own numbers stay at 2^18. Whole panels of any vector
+/// divide 128.
 [[nodiscard]] inline Index kernel_rows(Index queries, const AttentionSpec& spec) {
   constexpr Index step = 128;
   constexpr Index shares = 16;
@@ -50,8 +51,8 @@ class KernelAttention {
  public:
   using Scalar = S;
 
-  explicit KernelAttention(const KernelOptions& options = {}, Exec executor = {})
-      : options_(options), executor_(std::move(executor)) {}
+  explicit KernelAttention(const KernelOptions& options = {}, Exec exec = {})
+      : options_(options), exec_(std::move(exec)) {}
 
   void operator()(const AttentionInput<Scalar>& input, MatrixSpan<Scalar> out) {
     require_shapes(input, out);
@@ -62,6 +63,9 @@ class KernelAttention {
 
   /// Part by part, for long inputs whose queries see few keys: see AttendInParts.
   void begin_layer(const AttentionSpec& spec, Index layer, Index queries, Index keys) {
+    if (options_.rows < 0 || options_.rows == 1)
+      throw SpecError(detail::text("the rows of a kernel's block are ", options_.rows,
+                                   ", expected 2 or more, or 0 to have them chosen"));
     OracleLimits limits;
     limits.kind = options_.plan_for.value_or(OracleKind::kernel);
     limits.rows = options_.rows > 0 ? options_.rows : kernel_rows(queries, spec);
@@ -150,7 +154,7 @@ class KernelAttention {
       KernelEngine<Scalar, Simd, Keys> engine;
       Vector<double> log_weights;
     };
-    executor_.for_each(
+    exec_.for_each(
         blocks.size() * spec.heads,
         [&] {
           return Local{{*plan_, input, keys, finite}, {}};
@@ -170,7 +174,7 @@ class KernelAttention {
   }
 
   KernelOptions options_;
-  Exec executor_;
+  Exec exec_;
   std::optional<Plan> plan_;
   Index next_block_ = 0;
   Index tiles_ = 0;

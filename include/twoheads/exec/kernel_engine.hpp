@@ -1,6 +1,5 @@
 #pragma once
 
-#include <concepts>
 #include <span>
 #include <twoheads/attention/input.hpp>
 #include <twoheads/attention/tile_kernel.hpp>
@@ -64,10 +63,7 @@ class KernelEngine {
     kernel_.finish(out, log_weights);
   }
 
-  // --- as an Engine: tiles in, partials out ---
-
-  [[nodiscard]] Index slots_at_once() const { return 1; }
-
+  /// As an Engine: tiles in, partials out, for whoever merges them, a host of several machines for one.
   [[nodiscard]] std::vector<Partial<Scalar>> evaluate(std::span<const Job> jobs) {
     std::vector<Partial<Scalar>> partials;
     partials.reserve(jobs.size());

@@ -19,6 +19,7 @@
 #include <twoheads/codec/stack.hpp>
 #include <twoheads/oracle/oracle.hpp>
 #include <twoheads/plan/plan.hpp>
+#include <utility>
 #include <vector>
 
 namespace twoheads {

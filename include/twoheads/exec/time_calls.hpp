@@ -3,9 +3,6 @@
 #include <algorithm>
 #include <chrono>
 #include <concepts>
-#include <functional>
-#include <optional>
-#include <span>
 #include <twoheads/attention/input.hpp>
 #include <twoheads/base/matrix.hpp>
 #include <twoheads/exec/oracle_engine.hpp>
@@ -18,6 +15,15 @@ namespace detail {
 
 [[nodiscard]] inline double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+/// Numbers about 0, the same each time.
+template <RealScalar Scalar>
+[[nodiscard]] Matrix<Scalar> rows_to_time(Index rows, Index cols, Index step) {
+  Matrix<Scalar> matrix(rows, cols);
+  for (Index i = 0; i < matrix.size(); ++i)
+    matrix.data()[i] = static_cast<Scalar>((i * step) % 101 - 50) / static_cast<Scalar>(100);
+  return matrix;
 }
 
 }  // namespace detail
@@ -72,15 +78,9 @@ template <RealScalar Scalar, class MakeOracle>
   spec.value_dim = value_dim;
   spec.score_scale = request.oracle.score_scale;
   spec.mask = request.mask;
-  const auto numbers = [&](Index cols, Index step) {
-    Matrix<Scalar> matrix(request.tokens, cols);
-    for (Index i = 0; i < matrix.size(); ++i)
-      matrix.data()[i] = static_cast<Scalar>((i * step) % 101 - 50) / static_cast<Scalar>(100);
-    return matrix;
-  };
-  const Matrix<Scalar> q = numbers(request.heads * head_dim, 37);
-  const Matrix<Scalar> k = numbers(request.heads * head_dim, 53);
-  const Matrix<Scalar> v = numbers(request.heads * value_dim, 71);
+  const Matrix<Scalar> q = detail::rows_to_time<Scalar>(request.tokens, request.heads * head_dim, 37);
+  const Matrix<Scalar> k = detail::rows_to_time<Scalar>(request.tokens, request.heads * head_dim, 53);
+  const Matrix<Scalar> v = detail::rows_to_time<Scalar>(request.tokens, request.heads * value_dim, 71);
   const AttentionWeights<Scalar> weights;
   const AttentionInput<Scalar> input{spec, 0, view(q), view(k), view(v), view(q), view(k), weights};
   std::vector<Job> jobs;
@@ -98,6 +98,7 @@ template <RealScalar Scalar, class MakeOracle>
 /// Chooses the rows of a call for an oracle on this machine, from a few calls of its own that take about a quarter of a
 /// second: see choose_rows().
 ///
+///   Laws     times are those of one thread
 ///   Throws   LimitError where no plan works; what the oracle throws
 template <RealScalar Scalar, class MakeOracle>
 [[nodiscard]] RowsChoice choose_oracle_rows(const PlanRequest& request, Index head_dim, Index value_dim,

@@ -5,8 +5,8 @@
 #include <twoheads/base/matrix.hpp>
 #include <twoheads/exec/kernel_attention.hpp>
 #include <twoheads/exec/time_calls.hpp>
-#include <twoheads/model/spec.hpp>
 #include <twoheads/plan/choose_rows.hpp>
+#include <vector>
 
 namespace twoheads {
 
@@ -18,15 +18,9 @@ template <RealScalar Scalar>
 [[nodiscard]] double seconds_of_kernel_tile(AttentionSpec spec, Index rows) {
   constexpr Index tiles = 4;
   spec.mask = Mask::full();
-  const auto numbers = [](Index count, Index cols, Index step) {
-    Matrix<Scalar> matrix(count, cols);
-    for (Index i = 0; i < matrix.size(); ++i)
-      matrix.data()[i] = static_cast<Scalar>((i * step) % 101 - 50) / static_cast<Scalar>(100);
-    return matrix;
-  };
-  const Matrix<Scalar> q = numbers(rows, spec.heads * spec.head_dim, 37);
-  const Matrix<Scalar> k = numbers(tiles * rows, spec.kv_heads * spec.head_dim, 53);
-  const Matrix<Scalar> v = numbers(tiles * rows, spec.kv_heads * spec.value_dim, 71);
+  const Matrix<Scalar> q = detail::rows_to_time<Scalar>(rows, spec.heads * spec.head_dim, 37);
+  const Matrix<Scalar> k = detail::rows_to_time<Scalar>(tiles * rows, spec.kv_heads * spec.head_dim, 53);
+  const Matrix<Scalar> v = detail::rows_to_time<Scalar>(tiles * rows, spec.kv_heads * spec.value_dim, 71);
   Matrix<Scalar> out(rows, spec.heads * spec.value_dim);
   KernelAttention<Scalar> kernel({.rows = rows});
   const AttentionInput<Scalar> input = projected_input(spec, view(q), view(k), view(v));
@@ -39,6 +33,7 @@ template <RealScalar Scalar>
 /// Chooses the block length of the kernel for a problem on this machine, from a few tiles of its own that take about a
 /// quarter of a second: see choose_rows().
 ///
+///   Laws     no more than 4096 rows; times are those of one thread
 ///   Corner   a triangle counts as a tile: what it saves is the same share of the work for all row counts
 ///   Throws   LimitError where no plan works
 template <RealScalar Scalar>

@@ -7,6 +7,7 @@
 #include <twoheads/base/matrix.hpp>
 #include <twoheads/oracle/weights.hpp>
 #include <twoheads/plan/limits.hpp>
+#include <utility>
 #include <vector>
 
 namespace twoheads {
@@ -87,7 +88,7 @@ concept HasRunInto = requires(O& oracle, const OracleCall<typename O::Scalar>& c
 ///
 /// An oracle that also has `run_batch(calls, answer)` is handed several calls at once. It calls `answer(index, rows)`
 /// once for each of them, in any order, from one thread at a time and before it returns; what `answer` throws must
-/// pass through.
+/// pass through. One that has `run_into(call, answer)` instead is asked to write into a matrix that serves many calls.
 template <class O>
 concept Oracle = HasScalar<O> && HasLimits<O> && HasRun<O>;
 

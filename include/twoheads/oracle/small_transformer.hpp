@@ -26,6 +26,8 @@ class SmallTransformer {
   explicit SmallTransformer(const OracleLimits& limits, SumOrder order = SumOrder::blocked)
       : limits_(limits), order_(order) {
     limits_.require_valid();
+    if (limits_.kind == OracleKind::kernel)
+      throw LimitError("a small transformer of the kind kernel: expected plain or causal");
   }
 
   [[nodiscard]] OracleLimits limits() const { return limits_; }

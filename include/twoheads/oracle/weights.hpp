@@ -4,6 +4,7 @@
 #include <twoheads/base/matrix.hpp>
 #include <twoheads/base/product.hpp>
 #include <twoheads/model/row_function.hpp>
+#include <utility>
 #include <vector>
 
 namespace twoheads {

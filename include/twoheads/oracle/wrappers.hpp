@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <span>
 #include <twoheads/oracle/oracle.hpp>
+#include <utility>
 
 namespace twoheads {
 

@@ -131,8 +131,9 @@ struct RowsChoice {
       std::snprintf(digits.data(), digits.size(), "%.3g %s", small ? value * 1e3 : value, small ? "ms" : "s");
       return std::string(digits.data());
     };
-    std::string words = detail::text(kernel ? "blocks of " : "calls of ", chosen.rows, " rows are predicted to take ",
-                                     seconds(chosen.seconds), " (", chosen.calls, kernel ? " tiles)" : " calls)");
+    std::string words =
+        detail::text(kernel ? "blocks of " : "calls of ", chosen.rows, " rows are predicted to take ",
+                     seconds(chosen.seconds), " on one thread (", chosen.calls, kernel ? " tiles)" : " calls)");
     for (std::size_t i = 0; i < candidates.size(); ++i) {
       const bool neighbour = (i + 1 < candidates.size() && candidates[i + 1].rows == chosen.rows) ||
                              (i > 0 && candidates[i - 1].rows == chosen.rows);

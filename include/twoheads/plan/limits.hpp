@@ -1,7 +1,6 @@
 #pragma once
 
 #include <limits>
-#include <string>
 #include <twoheads/base/errors.hpp>
 #include <twoheads/base/index.hpp>
 

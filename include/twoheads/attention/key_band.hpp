@@ -1,0 +1,40 @@
+#pragma once
+
+#include <algorithm>
+#include <limits>
+#include <twoheads/base/index.hpp>
+
+namespace twoheads {
+
+/// Which keys the rows of a tile see: row i those with i + from <= key < i + to, both counted from the tile's first.
+struct KeyBand {
+  static constexpr Index unlimited = std::numeric_limits<Index>::max() / 4;
+  Index from = -unlimited;
+  Index to = unlimited;
+
+  [[nodiscard]] static constexpr KeyBand all() { return {}; }
+  /// Lower triangle: keys up to the row's own number.
+  [[nodiscard]] static constexpr KeyBand lower() { return {-unlimited, 1}; }
+  /// Strict upper triangle: keys after the row's own number.
+  [[nodiscard]] static constexpr KeyBand strict_upper() { return {1, unlimited}; }
+
+  /// What row i sees of `keys` keys.
+  [[nodiscard]] constexpr Rows seen(Index i, Index keys) const {
+    const Index begin = std::clamp<Index>(i + from, 0, keys);
+    return {begin, std::clamp<Index>(i + to, begin, keys)};
+  }
+  /// Of a range of keys, those between the first and the last that one of `rows` rows sees.
+  [[nodiscard]] constexpr Rows seen_by_some(Index rows, Rows keys) const {
+    return {std::max(keys.begin, from), std::min(keys.end, rows - 1 + to)};
+  }
+};
+
+/// How scores are made of q . k.
+///
+///   Math   s = score_scale q . k, or soft_cap tanh(score_scale q . k / soft_cap) where soft_cap > 0
+struct ScoreRule {
+  double score_scale = 1.0;
+  double soft_cap = 0.0;  ///< 0: none
+};
+
+}  // namespace twoheads
