@@ -134,7 +134,7 @@ void add_subject(const std::string& label, const Subject& subject, Index tokens)
               limits.kind = OracleKind::causal;
               limits.rows = rows;
               SmallTransformer<float> oracle(limits);
-              run_model(state, name, *p, tokens, [&] { return make_grid(oracle, executor); });
+              run_model(state, name, *p, tokens, [&] { return make_grid(oracle, executor, Anchor::adaptive); });
             });
       }
     });

@@ -262,6 +262,7 @@ void choose_rows(const twoheads::ModelSpec& spec, Index tokens, Settings& settin
   request.heads = spec.attention.heads;
   request.layers = spec.layers;
   request.anchor = settings.anchor;
+  if (settings.engine == EngineWord::direct) return;
   const bool kernel = settings.engine == EngineWord::kernel;
   request.oracle.kind = kernel ? twoheads::OracleKind::kernel : twoheads::OracleKind::causal;
   request.oracle.heads = settings.oracle_heads;

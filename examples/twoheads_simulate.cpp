@@ -125,6 +125,8 @@ Outcome run(const Settings& settings) {
   Outcome outcome;
   twoheads::OracleLimits limits = request.oracle;
   limits.score_scale = model.spec.attention.score_scale;
+  // The kernel calls none.
+  if (settings.engine == EngineWord::kernel) limits.kind = twoheads::OracleKind::plain;
   twoheads::SmallTransformer<Scalar> oracle(limits);
   Matrix<Scalar> rows = x;  // becomes the output
   const programs::PeakMemory peak;

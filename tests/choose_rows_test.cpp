@@ -106,7 +106,8 @@ TEST(ChooseRows, SaysWhyWithTheNeighbours) {
   choice.candidates = {{9, 100, 3.0}, {17, 50, 2.0}, {33, 20, 0.5}, {65, 10, 0.75}, {129, 5, 9.0}};
   choice.chosen = choice.candidates[2];
   EXPECT_EQ(choice.reason(),
-            "calls of 33 rows are predicted to take 500 ms (20 calls), of 17 rows 2 s (50), of 65 rows 750 ms (10)");
+            "calls of 33 rows are predicted to take 500 ms on one thread (20 calls), of 17 rows 2 s (50), of 65 rows "
+            "750 ms (10)");
 }
 
 TEST(TimeCalls, TakesMediansOfShortCallsFirst) {

@@ -300,12 +300,9 @@ TEST(KernelAttention, OraclesRefuseTheKernelsPlan) {
   OracleLimits limits;
   limits.kind = OracleKind::kernel;
   limits.rows = 9;
-  const AttentionSpec spec = spec_of(Mask::causal());
-  const Rowset<float> rows(spec, 20, 20);
-  SmallTransformer<float> oracle(limits);
-  GridAttention<SmallTransformer<float>> grid(oracle);
-  Matrix<float> out(20, spec.heads * spec.value_dim);
-  EXPECT_THROW(grid(projected_input(spec, view(rows.q), view(rows.k), view(rows.v)), span(out)), LimitError);
+  EXPECT_THROW(SmallTransformer<float>{limits}, LimitError);
+  const Tile tile{{0, 4}, {0, 4}, TileShape::lower};
+  EXPECT_THROW(SlotMap(tile, OracleKind::kernel, false), LimitError);
 }
 
 TEST(KernelAttention, SaysWhatDoesNotFit) {

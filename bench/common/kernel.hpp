@@ -19,10 +19,10 @@ void with_executor(twoheads::Index threads, const Body& body) {
 #endif
 }
 
-/// The grid of calls, one a tile.
+/// The grid of calls.
 template <class O, class Exec>
-[[nodiscard]] auto make_grid(O& oracle, const Exec& executor) {
-  return twoheads::GridAttention<O, Exec>(oracle, {twoheads::Anchor::mean_key}, executor);
+[[nodiscard]] auto make_grid(O& oracle, const Exec& executor, twoheads::Anchor anchor) {
+  return twoheads::GridAttention<O, Exec>(oracle, {anchor}, executor);
 }
 
 /// The kernel, with query blocks of so many rows, or of its own choice where that is 0.

@@ -28,7 +28,8 @@ namespace twoheads {
 ///            found is joined into sums of SumScalar: the error does not grow with the number of keys.
 ///   Corner   as IEEE direct evaluation: NaN and infinity reach the rows that see them and no other, where add() is
 ///            told of values that are not finite; a row that sees no key is zero with log weight -inf. Weights below
-///            the scalar's normal numbers are 0.
+///            the scalar's normal numbers are 0, also where an infinite value makes NaN of that. Values beyond a
+///            hundredth of the scalar's range may overflow a sum before larger scores make little of it.
 ///   Source   Yu & Alman, Lemma 3.1 joins tiles; the fused pass is FlashAttention's (Dao et al., 2022)
 template <RealScalar S, SimdBackend Simd = DefaultSimd<S>>
 requires std::same_as<S, typename Simd::Scalar>
@@ -50,7 +51,9 @@ class TileKernel {
     // Scores are held unscaled, so that queries are not rounded; their order must be that of the scaled ones.
     sign_ = static_cast<Scalar>(rule.score_scale > 0 ? 1 : rule.score_scale < 0 ? -1 : 0);
     unit_ = capped() ? 1.0 : rule.score_scale == 0 ? 1.0 : std::abs(rule.score_scale);
-    factor_ = static_cast<Scalar>(unit_ * log2_e);
+    // Neither 0 nor infinite: a hidden score is -inf, and a difference of scores may be 0.
+    factor_ = static_cast<Scalar>(
+        std::clamp<double>(unit_ * log2_e, std::numeric_limits<Scalar>::min(), std::numeric_limits<Scalar>::max()));
     scores_ = detail::AlignedBuffer<Scalar>(keys_at_once * panel);
     seen_bounds_ = detail::AlignedBuffer<Scalar>(2 * panel);
     transposed_ = detail::AlignedBuffer<Scalar>(panel * transposed_cols);
@@ -92,9 +95,9 @@ class TileKernel {
     if (rows.begin < 0 || rows.end > rows_)
       throw ShapeError(detail::text("a tile of rows ", rows.begin, "..", rows.end - 1, " of a block of ", rows_));
     if (rows.empty() || count == 0) return;
-    if (keys_since_join_ > 0 && (log_factor != log_factor_ || keys_since_join_ >= keys_of_a_join)) join();
-    log_factor_ = log_factor;
-    keys_since_join_ += count;
+    if (!std::isfinite(log_factor))
+      throw SpecError(detail::text("the log factor of a tile is ", log_factor, ", expected a finite number"));
+    if (keys_since_join_ > 0 && log_factor != log_factor_) join();
     for (Index row = rows.begin; row < rows.end; ++row)
       if (!band.seen(row - rows.begin, count).empty()) seen_[row] = true;
 
@@ -103,6 +106,9 @@ class TileKernel {
       const Rows block{first, std::min(first + keys_at_once, count)};
       const Rows seen = band.seen_by_some(rows.size(), block);
       if (seen.empty()) continue;
+      if (keys_since_join_ >= keys_of_a_join) join();
+      log_factor_ = log_factor;
+      keys_since_join_ += seen.size();
       const Strided packed_keys = packed_rows(keys, seen, panels.size(), packed_keys_);
       const Strided packed_values = packed_rows(values, seen, panels.size(), packed_values_);
       for (Index p = panels.begin; p < panels.end; ++p)
@@ -111,28 +117,23 @@ class TileKernel {
   }
 
   /// What the block has found: writes the rows of out, and a log weight in nats for each where `log_weights` is given.
+  ///
+  ///   Corner   a row whose scores are all -inf is NaN, as IEEE evaluation subtracts an infinity from itself
   void finish(MatrixSpan<Scalar> out, double* log_weights = nullptr) {
     detail::require_shape("the output of a tile kernel", out, rows_, value_dim_);
-    if (joined_ || log_factor_ != 0) {
-      join();
-      out = sum_.value.template cast<Scalar>();
-      for (Index row = 0; row < rows_; ++row) {
-        const bool empty = sum_.log_weight[row] == -std::numeric_limits<double>::infinity();
-        if (empty && seen_[row]) mark_undefined(out, row, sum_.log_weight[row]);
-        if (log_weights != nullptr) log_weights[row] = sum_.log_weight[row];
+    find(out, [&](Index row, double log_weight) {
+      if (log_weight <= no_weight && seen_[row]) {
+        out.row(row).setConstant(std::numeric_limits<Scalar>::quiet_NaN());
+        log_weight = std::numeric_limits<double>::quiet_NaN();
       }
-      return;
-    }
-    write_found(out, [&](Index row, double log_weight) {
-      if (log_weight == -std::numeric_limits<double>::infinity() && seen_[row]) mark_undefined(out, row, log_weight);
       if (log_weights != nullptr) log_weights[row] = log_weight;
     });
   }
 
-  /// The same as a partial.
+  /// The same as a partial. A row whose scores are all -inf has no weight in it: other tiles may have what it sees.
   [[nodiscard]] Partial<Scalar> finish() {
     Partial<Scalar> partial{Matrix<Scalar>(rows_, value_dim_), Vector<double>(rows_)};
-    finish(span(partial.value), partial.log_weight.data());
+    find(span(partial.value), [&](Index row, double log_weight) { partial.log_weight[row] = log_weight; });
     return partial;
   }
 
@@ -145,6 +146,8 @@ class TileKernel {
   static constexpr Index keys_at_once = 128;
   static constexpr Index transposed_cols = 64;
   static constexpr Index keys_of_a_join = 4096;
+  /// The log weight of a row that has found nothing but NaN of values without weight.
+  static constexpr double no_weight = std::numeric_limits<double>::lowest();
   static constexpr double log2_e = 1.4426950408889634074;
 
   [[nodiscard]] bool capped() const { return rule_.soft_cap > 0; }
@@ -156,12 +159,6 @@ class TileKernel {
     std::fill_n(weights_.data(), panels_ * panel, Scalar(0));
     keys_since_join_ = 0;
     log_factor_ = 0;
-  }
-
-  /// All scores were -inf: IEEE evaluation subtracts an infinity from itself.
-  void mark_undefined(MatrixSpan<Scalar>& out, Index row, double& log_weight) {
-    out.row(row).setConstant(std::numeric_limits<Scalar>::quiet_NaN());
-    log_weight = std::numeric_limits<double>::quiet_NaN();
   }
 
   // Rows of one head among others lie pages apart. They come and go whole, by way of a small square that stays in the
@@ -197,32 +194,47 @@ class TileKernel {
     for (Index lane = 0; lane < rows; ++lane) {
       const bool empty = weights[lane] == Scalar(0);
       for (Index col = 0; col < cols.size(); ++col)
-        near[lane * transposed_cols + col] = empty ? Scalar(0) : divided[col * panel + lane];
+        near[lane * transposed_cols + col] =
+            empty ? undefined_or_zero(sums[col * panel + lane]) : divided[col * panel + lane];
     }
     for (Index lane = 0; lane < rows; ++lane)
       std::memcpy(out.data() + (first + lane) * out.outerStride() + cols.begin, near + lane * transposed_cols,
                   static_cast<std::size_t>(cols.size()) * sizeof(Scalar));
   }
 
-  /// Writes the rows of out, and calls use(row, log weight).
+  /// A sum without weight: 0, or NaN where a value that is not finite was multiplied by a weight of 0.
+  [[nodiscard]] static Scalar undefined_or_zero(Scalar sum) { return sum - sum; }
+
+  /// Writes what was found since the last join, and calls use(row, log weight).
   template <class Use>
-  void write_found(MatrixSpan<Scalar>& out, const Use& use) {
+  void find_since_join(MatrixSpan<Scalar> out, const Use& use) {
     for (Index p = 0; p < panels_; ++p)
       for (Index begin = 0; begin < value_dim_; begin += transposed_cols)
         write_rows(out, p, {begin, std::min(begin + transposed_cols, value_dim_)});
     for (Index row = 0; row < rows_; ++row) {
       const double weight = static_cast<double>(weights_.data()[row]);
-      use(row, weight == 0 ? -std::numeric_limits<double>::infinity()
-                           : static_cast<double>(largest_.data()[row]) * unit_ + std::log(weight));
+      if (weight != 0)
+        use(row, static_cast<double>(largest_.data()[row]) * unit_ + std::log(weight));
+      else
+        // The least weight that is one carries a NaN through a merge.
+        use(row, (out.row(row).array() == Scalar(0)).all() ? -std::numeric_limits<double>::infinity() : no_weight);
     }
+  }
+
+  /// Writes all that was found, and calls use(row, log weight).
+  template <class Use>
+  void find(MatrixSpan<Scalar> out, const Use& use) {
+    if (!joined_ && log_factor_ == 0) return find_since_join(out, use);
+    join();
+    out = sum_.value.template cast<Scalar>();
+    for (Index row = 0; row < rows_; ++row) use(row, sum_.log_weight[row]);
   }
 
   /// Joins what was found since the last time into sums of a wider scalar.
   void join() {
     found_.value.resize(rows_, value_dim_);
     found_.log_weight.resize(rows_);
-    MatrixSpan<Scalar> value = span(found_.value);
-    write_found(value, [&](Index row, double log_weight) { found_.log_weight[row] = log_weight; });
+    find_since_join(span(found_.value), [&](Index row, double log_weight) { found_.log_weight[row] = log_weight; });
     if (!joined_) {
       sum_.value.setZero(rows_, value_dim_);
       sum_.log_weight.setConstant(rows_, -std::numeric_limits<double>::infinity());
@@ -334,7 +346,8 @@ class TileKernel {
 
   TWOHEADS_NOINLINE void cap(Scalar* scores, Index count) const {
     const auto cap = static_cast<Scalar>(rule_.soft_cap);
-    const auto scale = static_cast<Scalar>(std::abs(rule_.score_scale) / rule_.soft_cap);
+    const auto scale = static_cast<Scalar>(
+        std::min<double>(std::abs(rule_.score_scale) / rule_.soft_cap, std::numeric_limits<Scalar>::max()));
     for (Index at = 0; at < count * panel; ++at) scores[at] = cap * std::tanh(scores[at] * scale);
   }
 

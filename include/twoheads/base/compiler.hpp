@@ -2,7 +2,8 @@
 
 // What the library asks of a compiler beyond the language: hints for loops that must be unrolled or kept apart.
 
-#if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__) || defined(_M_FP_FAST)
+#if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__) || \
+    defined(__ASSOCIATIVE_MATH__) || defined(_M_FP_FAST)
 #error "twoheads: -ffast-math and its like break roundings and the checks for NaN; build without them"
 #endif
 
