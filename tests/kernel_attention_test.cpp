@@ -192,6 +192,66 @@ TEST(KernelAttention, AnEngineOfTilesMergesToTheSame) {
   }
 }
 
+TEST(KernelAttention, ATileOfScoresAllMinusInfiniteHasNoWeightAmongPartials) {
+  // As in place: what follows must not be lost in the NaN of a tile that has no weight.
+  const Mask mask = Mask::causal();
+  const AttentionSpec spec = spec_of(mask);
+  Rowset<float> rows(spec, 130, 130);
+  rows.q = rows.q.cwiseAbs();
+  rows.k.topRows(50).setConstant(-std::numeric_limits<float>::infinity());
+  OracleLimits limits;
+  limits.kind = OracleKind::kernel;
+  limits.rows = 32;
+  const Plan plan({mask, 130, 0, spec.heads, 1, limits});
+  const AttentionInput<float> input = projected_input(spec, view(rows.q), view(rows.k), view(rows.v));
+  KernelEngine<float> engine(plan, input, input, true);
+  Matrix<float> out = Matrix<float>::Constant(130, spec.heads * spec.value_dim, 7);
+  Merger<float> merger(span(out), spec.value_dim);
+  plan.for_each_job([&](const Job& job) { merger(job, engine.evaluate(std::span(&job, 1)).front()); });
+  merger.finish();
+  const Matrix<float> in_place = attend(spec, rows, {.rows = 32});
+  EXPECT_TRUE(in_place.bottomRows(80).allFinite());
+  EXPECT_LE((out - in_place).bottomRows(80).cwiseAbs().maxCoeff<Eigen::PropagateNaN>(), 3e-6F);
+}
+
+TEST(KernelAttention, TinyScoreScalesWeighKeysAlike) {
+  // Below the scalar's numbers a scale is 0: a hidden score of -inf must not be multiplied by it.
+  for (const double scale : {1e-46, -1e-60, 1e-300}) {
+    AttentionSpec spec = spec_of(Mask::causal());
+    const Rowset<float> rows(spec, 70, 70);
+    spec.score_scale = 0;
+    const Matrix<float> alike = attend(spec, rows);
+    spec.score_scale = scale;
+    EXPECT_LE((attend(spec, rows) - alike).cwiseAbs().maxCoeff<Eigen::PropagateNaN>(), 1e-6F) << scale;
+  }
+}
+
+TEST(KernelAttention, TinySoftCapsWeighKeysAlike) {
+  // The scale over the cap is beyond the scalar's range: a score of 0 must not be multiplied by it.
+  AttentionSpec spec = spec_of(Mask::causal());
+  Rowset<float> rows(spec, 70, 70);
+  rows.q.row(3).setZero();
+  spec.score_scale = 0;
+  const Matrix<float> alike = attend(spec, rows);
+  spec.score_scale = 1;
+  for (const double cap : {1e-30, 1e-39, 1e-44}) {
+    spec.soft_cap = cap;
+    EXPECT_LE((attend(spec, rows) - alike).cwiseAbs().maxCoeff<Eigen::PropagateNaN>(), 1e-6F) << cap;
+  }
+}
+
+TEST(KernelAttention, TheErrorDoesNotGrowWithTheNumberOfKeys) {
+  // Equal keys and values make rounding add up where sums are long.
+  AttentionSpec spec;
+  spec.head_dim = spec.value_dim = 4;
+  for (const Index keys : {Index{1} << 12, Index{1} << 16, Index{1} << 20}) {
+    Rowset<float> rows(spec, 2, keys);
+    rows.k.setZero();
+    rows.v.setConstant(0.7F);
+    EXPECT_LE((attend(spec, rows).array() - 0.7F).abs().maxCoeff<Eigen::PropagateNaN>(), 1e-6F) << keys;
+  }
+}
+
 TEST(KernelAttention, DrawsTheSampleThatTheGridDraws) {
   for (const Mask& mask : {Mask::full(), Mask::causal()}) {
     const AttentionSpec spec = spec_of(mask);

@@ -418,6 +418,19 @@ TYPED_TEST(TileKernelNaN, AKeyOfMinusInfiniteScoreHasNoWeight) {
   EXPECT_EQ(marks(evaluate<TypeParam>(p, n.q, n.k, n.v).value), marks(by_ieee(p, n.q, n.k, n.v)));
 }
 
+TYPED_TEST(TileKernelNaN, OutliveAJoinWithoutWeight) {
+  // 4500 keys score -inf, one of them with a NaN value: 0 NaN is NaN, also where these keys are joined by themselves.
+  const Index keys = 9000;
+  const Problem p{3, keys, 4, 3, {{{0, 3}, {0, 4500}, KeyBand::all()}, {{0, 3}, {4500, keys}, KeyBand::all()}}};
+  for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+    Numbers n = random_numbers(p);
+    n.q.col(0).setConstant(1);
+    n.k.col(0).head(4500).setConstant(-std::numeric_limits<float>::infinity());
+    n.v(7, 1) = bad;
+    EXPECT_EQ(marks(evaluate<TypeParam>(p, n.q, n.k, n.v, 0, false).value), marks(by_ieee(p, n.q, n.k, n.v))) << bad;
+  }
+}
+
 TYPED_TEST(TileKernelNaN, ARowThatSeesNoKeyIsZeroWithoutWeight) {
   const Problem p{66, 10, 4, 3, {{{10, 66}, {0, 10}, KeyBand::strict_upper()}}};
   const Numbers n = random_numbers(p);
