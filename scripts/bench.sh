@@ -112,18 +112,18 @@ if $quick; then
   run bench_blocks blocks 1 0.01 .
   run bench_model model 1 0.01 'N:512/'
 else
-  for round in 1 2 3; do
-    run bench_attention "attention-short-$round" 3 0.05 "^($peers/(full|causal)/N:(1024|4096)/|$sgemm)"
+  for round in 1 2; do
+    run bench_attention "attention-short-$round" 2 0.05 "^($peers/(full|causal)/N:(1024|4096)/|$sgemm)"
     if $node; then run_node "onnxruntime-$round" 3 1024 4096; fi
     run bench_attention "attention-long-$round" 1 0.05 \
       "^(BM_Kernel/(full|causal)/N:16384/|BM_OneDnnStrips/(full|causal)/N:16384/threads:1|BM_Kernel/window/.*/threads:1|$sgemm)"
     if $node; then run_node "onnxruntime-$round" 1 16384; fi
   done
-  run bench_attention attention-once 3 0.05 \
+  run bench_attention attention-once 2 0.05 \
     "^(BM_Kernel/(head_dim|value_dim|double|eigen_arrays|full).*/N:4096/threads:1|$sgemm)"
   run bench_attention attention-slow 1 0.05 \
-    "^(BM_Kernel/(sinks/.*/threads:|window/.*/threads:2)|BM_OracleGrid/(full|causal)/N:(1024|4096)/|BM_OracleGrid/(causal/N:16384|window/N:(16384|32768))/M:1025/threads:1|BM_EigenBlocks/(full|causal)/N:16384/threads:1|BM_(EigenBlocks|OneDnnStrips)/window/.*/threads:1)"
-  run bench_blocks blocks 3 0.02 .
+    "^(BM_Kernel/(sinks/.*/threads:|window/.*/threads:2)|BM_OracleGrid/(full|causal)/N:(1024|4096)/|BM_OracleGrid/window/N:(16384|32768)/M:1025/threads:1|BM_(EigenBlocks|OneDnnStrips)/window/.*/threads:1)"
+  run bench_blocks blocks 1 0.02 .
   run bench_model model 1 0.02 .
 fi
 
