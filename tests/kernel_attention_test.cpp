@@ -7,6 +7,7 @@
 #include <string>
 #include <twoheads/attention/direct.hpp>
 #include <twoheads/exec/kernel_attention.hpp>
+#include <twoheads/exec/time_kernel.hpp>
 #include <twoheads/model/random.hpp>
 #include <twoheads/plan/cover.hpp>
 #include <twoheads/simulate.hpp>
@@ -342,6 +343,18 @@ TEST(KernelAttention, SoftCapsAreThoseOfDirectAttention) {
     spec.soft_cap = 0;
     EXPECT_GT((attend(spec, rows) - direct).cwiseAbs().maxCoeff(), 1e-2F);
   }
+}
+
+TEST(KernelAttention, BlocksChosenForItFillTheirPanels) {
+  const AttentionSpec spec = spec_of(Mask::causal());
+  PlanRequest request;
+  request.mask = spec.mask;
+  request.tokens = request.keys = 3000;
+  request.heads = spec.heads;
+  request.oracle.kind = OracleKind::kernel;
+  const RowsChoice choice = choose_kernel_rows<float>(request, spec);
+  EXPECT_GE(choice.chosen.rows, TileKernel<float>::panel);
+  EXPECT_EQ(choice.reason().rfind("blocks of ", 0), 0U) << choice.reason();
 }
 
 TEST(KernelAttention, OraclesRefuseSoftCaps) {

@@ -41,7 +41,14 @@ template <RealScalar Scalar>
   const auto seconds_of = [&](Index rows) { return seconds_of_kernel_tile<Scalar>(spec, rows); };
   const std::vector<Index> candidates = candidate_rows(request, 1 << 12);
   const std::vector<CallTime> times = time_calls(seconds_of, candidates.back(), 0.25, {32, 128, 256, 512, 1024});
-  return choose_rows(request, fit_call_cost(times), candidates.back());
+  const CallCost cost = fit_call_cost(times);
+  // A block that is no multiple of a panel takes as long as the panels that it begins.
+  constexpr Index panel = TileKernel<Scalar>::panel;
+  const auto seconds_of_tile = [&](Index rows) {
+    const double panels = static_cast<double>(ceil_div(rows, panel) * panel) / static_cast<double>(rows);
+    return panels * cost(rows);
+  };
+  return choose_rows(request, seconds_of_tile, candidates.back());
 }
 
 }  // namespace twoheads
