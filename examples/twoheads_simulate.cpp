@@ -101,6 +101,22 @@ twoheads::Simulation<Scalar> by_kernel(const twoheads::Model<Scalar>& model, Mat
   return result;
 }
 
+/// Calls of the small transformer on Eigen, by the chosen method.
+template <class Scalar>
+twoheads::Simulation<Scalar> by_oracle(const twoheads::Model<Scalar>& model, Matrix<Scalar> x, const Settings& settings,
+                                       const Matrix<Scalar>* memory) {
+  const twoheads::PlanRequest& request = settings.request;
+  twoheads::OracleLimits limits = request.oracle;
+  limits.score_scale = model.spec.attention.score_scale;
+  twoheads::SmallTransformer<Scalar> oracle(limits);
+  if (settings.method != programs::Method::stable)
+    return programs::run_paper(model, std::move(x), oracle, settings.method, settings.encoding, request.sampling,
+                               memory);
+  return twoheads::simulate(model, std::move(x), oracle,
+                            {request.anchor, settings.encoding, request.packing, request.sampling}, memory,
+                            programs::Executor(settings.threads));
+}
+
 /// Simulation, direct evaluation in the same scalar, and the reference in a wider one.
 template <class Scalar>
 Outcome run(const Settings& settings) {
@@ -123,23 +139,13 @@ Outcome run(const Settings& settings) {
   }
 
   Outcome outcome;
-  twoheads::OracleLimits limits = request.oracle;
-  limits.score_scale = model.spec.attention.score_scale;
-  // The kernel calls none.
-  if (settings.engine == EngineWord::kernel) limits.kind = twoheads::OracleKind::plain;
-  twoheads::SmallTransformer<Scalar> oracle(limits);
   Matrix<Scalar> rows = x;  // becomes the output
   const programs::PeakMemory peak;
   const programs::Stopwatch watch;
   const Matrix<Scalar>* const sources = cross ? &memory : nullptr;
   const twoheads::Simulation<Scalar> simulation =
       settings.engine == EngineWord::kernel ? by_kernel(model, std::move(rows), request, settings.threads, sources)
-      : settings.method != programs::Method::stable
-          ? programs::run_paper(model, std::move(rows), oracle, settings.method, settings.encoding, request.sampling,
-                                sources)
-          : twoheads::simulate(model, std::move(rows), oracle,
-                               {request.anchor, settings.encoding, request.packing, request.sampling}, sources,
-                               programs::Executor(settings.threads));
+                                            : by_oracle(model, std::move(rows), settings, sources);
   outcome.seconds = watch.seconds();
   outcome.peak_bytes = peak.bytes();
   outcome.counts = simulation.counts;

@@ -174,20 +174,26 @@ TEST(KernelAttention, GivesLogWeights) {
   }
 }
 
+/// The tiles of blocks of 32 rows as partials, merged.
+Matrix<float> merged_partials(const AttentionSpec& spec, const Rowset<float>& rows) {
+  OracleLimits limits;
+  limits.kind = OracleKind::kernel;
+  limits.rows = 32;
+  const Plan plan({spec.mask, rows.q.rows(), 0, spec.heads, 1, limits});
+  const AttentionInput<float> input = projected_input(spec, view(rows.q), view(rows.k), view(rows.v));
+  KernelEngine<float> engine(plan, input, input, true);
+  Matrix<float> out = Matrix<float>::Constant(rows.q.rows(), spec.heads * spec.value_dim, 7);
+  Merger<float> merger(span(out), spec.value_dim);
+  plan.for_each_job([&](const Job& job) { merger(job, engine.evaluate(std::span(&job, 1)).front()); });
+  merger.finish();
+  return out;
+}
+
 TEST(KernelAttention, AnEngineOfTilesMergesToTheSame) {
   for (const Mask& mask : masks(130)) {
     const AttentionSpec spec = spec_of(mask);
     const Rowset<float> rows(spec, 130, 130);
-    OracleLimits limits;
-    limits.kind = OracleKind::kernel;
-    limits.rows = 32;
-    const Plan plan({mask, 130, 0, spec.heads, 1, limits});
-    const AttentionInput<float> input = projected_input(spec, view(rows.q), view(rows.k), view(rows.v));
-    KernelEngine<float> engine(plan, input, input, true);
-    Matrix<float> out = Matrix<float>::Constant(130, spec.heads * spec.value_dim, 7);
-    Merger<float> merger(span(out), spec.value_dim);
-    plan.for_each_job([&](const Job& job) { merger(job, engine.evaluate(std::span(&job, 1)).front()); });
-    merger.finish();
+    const Matrix<float> out = merged_partials(spec, rows);
     const Matrix<float> in_place = attend(spec, rows, {.rows = 32});
     EXPECT_LE((out - in_place).cwiseAbs().maxCoeff<Eigen::PropagateNaN>(), 3e-6F) << text_of(mask);
   }
@@ -195,21 +201,11 @@ TEST(KernelAttention, AnEngineOfTilesMergesToTheSame) {
 
 TEST(KernelAttention, ATileOfScoresAllMinusInfiniteHasNoWeightAmongPartials) {
   // As in place: what follows must not be lost in the NaN of a tile that has no weight.
-  const Mask mask = Mask::causal();
-  const AttentionSpec spec = spec_of(mask);
+  const AttentionSpec spec = spec_of(Mask::causal());
   Rowset<float> rows(spec, 130, 130);
   rows.q = rows.q.cwiseAbs();
   rows.k.topRows(50).setConstant(-std::numeric_limits<float>::infinity());
-  OracleLimits limits;
-  limits.kind = OracleKind::kernel;
-  limits.rows = 32;
-  const Plan plan({mask, 130, 0, spec.heads, 1, limits});
-  const AttentionInput<float> input = projected_input(spec, view(rows.q), view(rows.k), view(rows.v));
-  KernelEngine<float> engine(plan, input, input, true);
-  Matrix<float> out = Matrix<float>::Constant(130, spec.heads * spec.value_dim, 7);
-  Merger<float> merger(span(out), spec.value_dim);
-  plan.for_each_job([&](const Job& job) { merger(job, engine.evaluate(std::span(&job, 1)).front()); });
-  merger.finish();
+  const Matrix<float> out = merged_partials(spec, rows);
   const Matrix<float> in_place = attend(spec, rows, {.rows = 32});
   EXPECT_TRUE(in_place.bottomRows(80).allFinite());
   EXPECT_LE((out - in_place).bottomRows(80).cwiseAbs().maxCoeff<Eigen::PropagateNaN>(), 3e-6F);

@@ -104,8 +104,7 @@ class GridAttention {
     require_finite(input, "key", input.k, spec.head_dim, key_at);
     require_finite(input, "value", input.v, spec.value_dim, key_at);
 
-    Rows blocks{next_block_, next_block_};
-    while (blocks.end < plan_->query_blocks() && plan_->queries_of(blocks.end).end <= queries.end) ++blocks.end;
+    const Rows blocks = plan_->blocks_until(next_block_, queries.end);
     next_block_ = blocks.end;
     // Each key is read by about so many tiles of a head; from a few on, it pays to lay heads apart.
     const Index reads = plan_->tiles() / ceil_div(plan_->keys(), plan_->block());

@@ -88,8 +88,7 @@ class KernelAttention {
   void operator()(const AttentionInput<Scalar>& input, Rows queries, MatrixSpan<Scalar> out) {
     TWOHEADS_ASSERT(plan_);
     detail::require_shape("the output of a part", out, queries.size(), input.spec.heads * input.spec.value_dim);
-    Rows blocks{next_block_, next_block_};
-    while (blocks.end < plan_->query_blocks() && plan_->queries_of(blocks.end).end <= queries.end) ++blocks.end;
+    const Rows blocks = plan_->blocks_until(next_block_, queries.end);
     next_block_ = blocks.end;
     const ReorderedKeys<Scalar> keys(input, plan_->key_order());
     const AttentionInput<Scalar> ordered = keys.input();

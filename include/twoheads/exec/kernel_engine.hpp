@@ -63,7 +63,7 @@ class KernelEngine {
     kernel_.finish(out, log_weights);
   }
 
-  /// As an Engine: tiles in, partials out, for whoever merges them, a host of several machines for one.
+  /// As an Engine: tiles in, partials out, for those who merge keys from several places.
   [[nodiscard]] std::vector<Partial<Scalar>> evaluate(std::span<const Job> jobs) {
     std::vector<Partial<Scalar>> partials;
     partials.reserve(jobs.size());

@@ -88,6 +88,13 @@ class Plan {
     return std::visit([&](const auto& t) { return t.queries_of(query_block); }, tiling_);
   }
 
+  /// The query blocks from `first` on that end at a position or before it.
+  [[nodiscard]] Rows blocks_until(Index first, Index position) const {
+    Rows blocks{first, first};
+    while (blocks.end < query_blocks() && queries_of(blocks.end).end <= position) ++blocks.end;
+    return blocks;
+  }
+
   /// Tiles of one head of one layer, and the slots that they take.
   [[nodiscard]] Index tiles() const { return counts_.tiles; }
   [[nodiscard]] Index slots() const { return counts_.slots; }
