@@ -27,7 +27,7 @@ const std::map<std::string, std::set<std::string>> table{
     {"model", {"base"}},
     {"attention", {"base", "model"}},
     {"plan", {"base", "model/mask.hpp"}},
-    {"oracle", {"base", "model", "attention", "plan/limits.hpp"}},
+    {"oracle", {"base", "model", "attention", "plan/limits.hpp", "plan/precision.hpp"}},
     {"codec", {"base", "attention", "plan", "oracle"}},
     {"exec", {"base", "attention", "plan", "oracle", "codec"}},
     {"merge", {"base", "attention", "plan"}},
@@ -36,7 +36,7 @@ const std::map<std::string, std::set<std::string>> table{
 };
 
 /// Folders with dependencies of their own: they may include any of ours, nothing outside may include them.
-const std::set<std::string> optional_folders{"io", "mpi", "onnx"};
+const std::set<std::string> optional_folders{"io", "mpi", "onnx", "remote"};
 
 /// Single headers with dependencies of their own: the table holds for them, nothing else may include them.
 const std::set<std::string> optional_headers{"exec/threads.hpp"};

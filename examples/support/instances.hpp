@@ -1,6 +1,7 @@
 #pragma once
 
 #include <twoheads/exec/kernel_attention.hpp>
+#include <twoheads/oracle/any_oracle.hpp>
 #include <twoheads/oracle/small_transformer.hpp>
 #include <twoheads/simulate.hpp>
 
@@ -20,23 +21,26 @@
   prefix template Matrix<Scalar> forward(const Model<Scalar>&, Matrix<Scalar>, DirectAttention<Scalar>&&,          \
                                          const Matrix<Scalar>*)
 
-#define TWOHEADS_GRID(prefix, Scalar, Exec)                                    \
-  prefix template class GridAttention<SmallTransformer<Scalar>, Exec>;         \
-  prefix template Matrix<Scalar> forward(const Model<Scalar>&, Matrix<Scalar>, \
-                                         GridAttention<SmallTransformer<Scalar>, Exec>&, const Matrix<Scalar>*)
+#define TWOHEADS_GRID(prefix, O, Exec)                                                                           \
+  prefix template class GridAttention<O, Exec>;                                                                  \
+  prefix template Matrix<O::Scalar> forward(const Model<O::Scalar>&, Matrix<O::Scalar>, GridAttention<O, Exec>&, \
+                                            const Matrix<O::Scalar>*)
 
 #define TWOHEADS_KERNEL(prefix, Scalar, Exec)                                                                  \
   prefix template class KernelAttention<Scalar, Exec>;                                                         \
   prefix template Matrix<Scalar> forward(const Model<Scalar>&, Matrix<Scalar>, KernelAttention<Scalar, Exec>&, \
                                          const Matrix<Scalar>*)
 
-#define TWOHEADS_SIMULATION(prefix, Scalar)                     \
-  prefix template class SmallTransformer<Scalar>;               \
-  TWOHEADS_KERNEL(prefix, Scalar, Serial);                      \
-  TWOHEADS_KERNEL(prefix, Scalar, programs::Executor);          \
-  prefix template class OracleEngine<SmallTransformer<Scalar>>; \
-  TWOHEADS_GRID(prefix, Scalar, Serial);                        \
-  TWOHEADS_GRID(prefix, Scalar, programs::Executor)
+#define TWOHEADS_SIMULATION(prefix, Scalar)                            \
+  prefix template class SmallTransformer<Scalar>;                      \
+  TWOHEADS_KERNEL(prefix, Scalar, Serial);                             \
+  TWOHEADS_KERNEL(prefix, Scalar, programs::Executor);                 \
+  prefix template class OracleEngine<SmallTransformer<Scalar>>;        \
+  TWOHEADS_GRID(prefix, SmallTransformer<Scalar>, Serial);             \
+  TWOHEADS_GRID(prefix, SmallTransformer<Scalar>, programs::Executor); \
+  prefix template class AnyOracle<Scalar>;                             \
+  prefix template class OracleEngine<AnyOracle<Scalar>>;               \
+  TWOHEADS_GRID(prefix, AnyOracle<Scalar>, Serial)
 
 namespace twoheads {
 TWOHEADS_PRODUCTS(extern, float);

@@ -40,6 +40,7 @@
 #include <twoheads/attention/tile_kernel.hpp>
 #include <twoheads/attention/average_case.hpp>
 
+#include <twoheads/plan/precision.hpp>
 #include <twoheads/plan/limits.hpp>
 #include <twoheads/plan/packing.hpp>
 #include <twoheads/plan/anchor.hpp>
@@ -65,6 +66,8 @@
 #include <twoheads/oracle/weights.hpp>
 #include <twoheads/oracle/oracle.hpp>
 #include <twoheads/oracle/small_transformer.hpp>
+#include <twoheads/oracle/core.hpp>
+#include <twoheads/oracle/any_oracle.hpp>
 #include <twoheads/oracle/wrappers.hpp>
 
 #include <twoheads/codec/row_map.hpp>

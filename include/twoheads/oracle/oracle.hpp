@@ -19,7 +19,22 @@ template <RealScalar Scalar>
 struct OracleCall {
   const SmallWeights<Scalar>* weights = nullptr;
   Matrix<Scalar> rows;
+  /// What speaks against an answer of the right shape, or an empty text. None: nothing is known of the answer.
+  std::function<std::string(const Matrix<Scalar>&)> fault = {};
 };
+
+namespace detail {
+
+/// The row counts of an oracle in words.
+[[nodiscard]] inline std::string rows_taken(const OracleLimits& limits) {
+  if (limits.fixed_rows) return text("exactly ", limits.rows);
+  if (limits.row_counts.empty()) return text("1 to ", limits.rows);
+  std::string words;
+  for (const Index count : limits.row_counts) words += text(words.empty() ? "" : " or ", count);
+  return words;
+}
+
+}  // namespace detail
 
 /// Checks a call against an oracle's limits, and its weights and rows against each other.
 ///
@@ -30,9 +45,8 @@ void require_within(const OracleLimits& limits, const OracleCall<Scalar>& call) 
   if (call.weights == nullptr) throw ShapeError("an oracle call has no weights");
   const SmallWeights<Scalar>& weights = *call.weights;
   const Index rows = call.rows.rows();
-  if (rows < 1 || rows > limits.rows || (limits.fixed_rows && rows != limits.rows))
-    throw LimitError(detail::text("an oracle call has ", rows, " rows, the oracle takes ",
-                                  limits.fixed_rows ? "exactly " : "1 to ", limits.rows));
+  if (!limits.takes_rows(rows))
+    throw LimitError(detail::text("an oracle call has ", rows, " rows, the oracle takes ", detail::rows_taken(limits)));
   if (weights.width > limits.width)
     throw LimitError(detail::text("an oracle call has ", weights.width, " columns, the oracle takes ", limits.width));
   if (static_cast<Index>(weights.layers.size()) > limits.layers)
@@ -43,6 +57,14 @@ void require_within(const OracleLimits& limits, const OracleCall<Scalar>& call) 
     if (layer.output_width > limits.width)
       throw LimitError(
           detail::text("a layer yields ", layer.output_width, " columns, the oracle takes ", limits.width));
+    for (const SmallHead<Scalar>& head : layer.heads) {
+      const auto require_cols = [](const char* what, Index cols, Index most) {
+        if (cols > most)
+          throw LimitError(detail::text("a head has ", cols, " columns of ", what, ", the oracle takes ", most));
+      };
+      require_cols("queries and keys", head.wq.cols(), limits.key_cols);
+      require_cols("values", head.wv.cols(), limits.value_cols);
+    }
   }
   detail::require_shape("the rows of an oracle call", call.rows, rows, weights.width);
   require_valid(weights, limits.residual);
@@ -132,6 +154,19 @@ void require_answer(const OracleCall<Scalar>& call, const Matrix<Scalar>& rows, 
 template <RealScalar Scalar>
 void require_answer(const OracleCall<Scalar>& call, const Matrix<Scalar>& rows) {
   require_answer(call, rows, [] { return std::string(); });
+}
+
+/// What speaks against an answer, or an empty text: its shape, NaN or infinity, or what the call itself knows.
+template <RealScalar Scalar>
+[[nodiscard]] std::string fault_of(const OracleCall<Scalar>& call, const Matrix<Scalar>& rows) {
+  try {
+    require_answer(call, rows);
+  } catch (const OracleError& error) {
+    return error.what();
+  }
+  if (const Index row = first_row_not_finite(rows); row >= 0)
+    return text("an oracle answered NaN or infinity in row ", row);
+  return call.fault ? call.fault(rows) : std::string();
 }
 
 }  // namespace detail
