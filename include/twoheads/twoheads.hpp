@@ -66,6 +66,7 @@
 #include <twoheads/oracle/weights.hpp>
 #include <twoheads/oracle/oracle.hpp>
 #include <twoheads/oracle/small_transformer.hpp>
+#include <twoheads/oracle/rounding.hpp>
 #include <twoheads/oracle/core.hpp>
 #include <twoheads/oracle/any_oracle.hpp>
 #include <twoheads/oracle/wrappers.hpp>
