@@ -78,12 +78,15 @@
 #include <twoheads/codec/head_weights.hpp>
 #include <twoheads/codec/stack.hpp>
 #include <twoheads/codec/converse.hpp>
+#include <twoheads/codec/checks.hpp>
+#include <twoheads/codec/score_bound.hpp>
 #include <twoheads/codec/encode.hpp>
 #include <twoheads/codec/decode.hpp>
 #include <twoheads/codec/anchors.hpp>
 
 #include <twoheads/exec/executor.hpp>
 #include <twoheads/exec/execute.hpp>
+#include <twoheads/exec/oracle_tasks.hpp>
 #include <twoheads/exec/oracle_engine.hpp>
 #include <twoheads/exec/kernel_engine.hpp>
 #include <twoheads/exec/kernel_attention.hpp>
