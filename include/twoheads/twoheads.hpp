@@ -88,6 +88,9 @@
 #include <twoheads/exec/execute.hpp>
 #include <twoheads/exec/oracle_tasks.hpp>
 #include <twoheads/exec/oracle_engine.hpp>
+#include <twoheads/exec/pool_work.hpp>
+#include <twoheads/exec/pool_worker.hpp>
+#include <twoheads/exec/pool.hpp>
 #include <twoheads/exec/kernel_engine.hpp>
 #include <twoheads/exec/kernel_attention.hpp>
 #include <twoheads/exec/time_calls.hpp>
