@@ -108,8 +108,13 @@ struct DeclaredRounding {
     const auto least = [&](Precision p) {
       return std::max(static_cast<double>(std::numeric_limits<S>::min()), facts_of(p).least_normal) * unit(p);
     };
-    return {unit(declared.tokens), unit(declared.scores), unit(declared.weights), unit(declared.answers),
-            least(declared.weights), least(declared.answers), own};
+    return {unit(declared.tokens),
+            unit(declared.scores),
+            unit(declared.weights),
+            unit(declared.answers),
+            least(declared.weights),
+            least(declared.answers),
+            own};
   }
 
   /// Bound of the relative error of a share of attention over so many keys: the weights, their sum, and the answer.

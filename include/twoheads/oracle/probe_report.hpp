@@ -17,18 +17,18 @@ struct MeasuredRounding {
 /// What crafted calls found of an oracle, beside what it declares.
 struct ProbeReport {
   OracleLimits declared;
-  Index calls = 0;                         ///< calls made, those of batches included
-  std::optional<OracleKind> kind;          ///< which rows see which
-  Index rows = 0;                          ///< rows that are attended to and answered
-  std::vector<Index> row_counts = {};      ///< counts of rows that were tried and found right
-  std::optional<bool> residual;            ///< the tokens are added to the answer
-  std::optional<double> score_scale;       ///< what q . k is multiplied by
-  std::optional<double> largest_score;     ///< scores up to this size were tried and found right
-  std::optional<double> soft_cap;          ///< c of scores c tanh(s / c)
-  std::optional<bool> depends_on_position; ///< the same queries and keys score otherwise in other rows
+  Index calls = 0;                          ///< calls made, those of batches included
+  std::optional<OracleKind> kind;           ///< which rows see which
+  Index rows = 0;                           ///< rows that are attended to and answered
+  std::vector<Index> row_counts = {};       ///< counts of rows that were tried and found right
+  std::optional<bool> residual;             ///< the tokens are added to the answer
+  std::optional<double> score_scale;        ///< what q . k is multiplied by
+  std::optional<double> largest_score;      ///< scores up to this size were tried and found right
+  std::optional<double> soft_cap;           ///< c of scores c tanh(s / c)
+  std::optional<bool> depends_on_position;  ///< the same queries and keys score otherwise in other rows
   MeasuredRounding tokens, scores, weights, answers;
-  std::vector<std::string> faults = {};    ///< what contradicts the declared limits
-  std::vector<std::string> notes = {};     ///< what was not examined, or could not be told apart
+  std::vector<std::string> faults = {};  ///< what contradicts the declared limits
+  std::vector<std::string> notes = {};   ///< what was not examined, or could not be told apart
 
   [[nodiscard]] bool honest() const { return faults.empty(); }
 };
@@ -49,8 +49,8 @@ namespace detail {
 
 /// A report in lines of text.
 [[nodiscard]] inline std::string to_text(const ProbeReport& report) {
-  std::string lines = detail::text("probed with ", report.calls, " calls: ",
-                                   report.honest() ? "as declared" : "not as declared", "\n");
+  std::string lines =
+      detail::text("probed with ", report.calls, " calls: ", report.honest() ? "as declared" : "not as declared", "\n");
   const auto line = [&](const char* what, const auto& found) { lines += detail::text("  ", what, "  ", found, "\n"); };
   if (report.kind) line("kind         ", name(*report.kind));
   line("rows         ", report.rows);

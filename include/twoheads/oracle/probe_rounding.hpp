@@ -162,8 +162,9 @@ class ProbeRounding {
       const double truth = a * column.a + b * column.b;
       const double error = std::abs(column.found - truth);
       const double lost = s_.unit.answers * std::abs(truth) + 2 * s_.unit.least_answer;
-      const double allowed = size * (2 * s_.unit.weights + 4 * (s_.unit.scores + s_.unit.tokens) * score + 32 * s_.unit.scalar) +
-                             2 * lost + s_.unit.least_weight * (std::abs(column.a) + std::abs(column.b));
+      const double allowed =
+          size * (2 * s_.unit.weights + 4 * (s_.unit.scores + s_.unit.tokens) * score + 32 * s_.unit.scalar) +
+          2 * lost + s_.unit.least_weight * (std::abs(column.a) + std::abs(column.b));
       most = std::max(most, (error - lost) / size);
       if (!(error <= allowed)) missed = true;
     }

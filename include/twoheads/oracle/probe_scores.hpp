@@ -101,7 +101,8 @@ class ProbeScores {
         rungs[i].found = std::log(shares(row, 0) / shares(row, 1)) - std::log(more);
         const double least = 1 / (1 + std::exp(rungs[i].expected) * more);
         rungs[i].error = log_ratio_error(s_.unit, seen, least) +
-                         4 * (s_.unit.scores + s_.unit.tokens) * rungs[i].expected + 4 * s_.unit.scores * size_of(rungs[i]);
+                         4 * (s_.unit.scores + s_.unit.tokens) * rungs[i].expected +
+                         4 * s_.unit.scores * size_of(rungs[i]);
       }
     }
     return true;
@@ -111,7 +112,8 @@ class ProbeScores {
   [[nodiscard]] bool examine_size(const std::vector<Rung>& small, std::vector<Rung> large) {
     const double base = small.front().found;
     if (!(base > 0.2 * small.front().expected)) return false;
-    std::stable_sort(large.begin(), large.end(), [this](const Rung& a, const Rung& b) { return size_of(a) < size_of(b); });
+    std::stable_sort(large.begin(), large.end(),
+                     [this](const Rung& a, const Rung& b) { return size_of(a) < size_of(b); });
     const auto share = [&](const Rung& rung) { return rung.found / base; };
     const auto good = [&](const Rung& rung) { return std::abs(share(rung) - 1) <= 0.1 + 2 * rung.error / base; };
     const auto first_bad = std::find_if_not(large.begin(), large.end(), good);
@@ -121,8 +123,10 @@ class ProbeScores {
     const double scale_found = base / small.front().expected;
     s_.report.largest_score = right * scale_found;
     if (first_bad == large.end()) {
-      if (0.2 * base / right <= 64 * s_.unit.scores) s_.report.scores = {precision_of(s_.unit.scores), s_.unit.scores};
-      else s_.note("the rounding of scores cannot be told from scores of at most ", right);
+      if (0.2 * base / right <= 64 * s_.unit.scores)
+        s_.report.scores = {precision_of(s_.unit.scores), s_.unit.scores};
+      else
+        s_.note("the rounding of scores cannot be told from scores of at most ", right);
       return false;
     }
     const double tried = s_.limits.largest_score;
@@ -191,7 +195,8 @@ class ProbeScores {
     s_.report.score_scale = factor * s_.limits.score_scale;
     if (capped || std::abs(factor - 1) <= 2 * least) return true;
     if (!common && std::abs(factor - 1) < 0.1) {
-      if (s_.coarse.empty()) s_.coarse = text("logarithms of shares of attention are off by up to ", std::abs(factor - 1));
+      if (s_.coarse.empty())
+        s_.coarse = text("logarithms of shares of attention are off by up to ", std::abs(factor - 1));
       return true;
     }
     s_.fault("the score scale is ", *s_.report.score_scale, ", declared is ", s_.limits.score_scale);

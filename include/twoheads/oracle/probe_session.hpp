@@ -68,8 +68,10 @@ class ProbeSession {
     try {
       const Matrix<Scalar> rows = oracle.run(crafted.call);
       require_answer(crafted.call, rows);
-      if (const Index row = nan_expected ? -1 : first_row_not_finite(rows); row < 0) return rows.template cast<double>();
-      else why = text("it answered NaN or infinity in row ", row);
+      if (const Index row = nan_expected ? -1 : first_row_not_finite(rows); row < 0)
+        return rows.template cast<double>();
+      else
+        why = text("it answered NaN or infinity in row ", row);
     } catch (const std::exception& error) {
       why = error.what();
     } catch (...) {

@@ -51,9 +51,7 @@ class ProbeStructure {
     return s_.craft_one(score > 0 ? "equal keys" : "scores of 0", std::move(head));
   }
 
-  [[nodiscard]] Index groups(Index rows) const {
-    return s_.value_cols(std::min<Index>(rows, 256), s_.key_cols());
-  }
+  [[nodiscard]] Index groups(Index rows) const { return s_.value_cols(std::min<Index>(rows, 256), s_.key_cols()); }
 
   [[nodiscard]] bool stateless(const Matrix<double>& first, const Matrix<double>& again) {
     const double most = (first - again).cwiseAbs().maxCoeff();
@@ -67,8 +65,8 @@ class ProbeStructure {
     const double size = 4 * first.cwiseAbs().maxCoeff();
     const double most = (scaled - 4 * first).cwiseAbs().maxCoeff();
     if (most <= 0.02 * size) return true;
-    s_.fault("answers are not linear in the values: 4 times the values gave ", scaled.cwiseAbs().maxCoeff(),
-             " where ", size, " was expected: a norm before or after the attention");
+    s_.fault("answers are not linear in the values: 4 times the values gave ", scaled.cwiseAbs().maxCoeff(), " where ",
+             size, " was expected: a norm before or after the attention");
     return false;
   }
 
@@ -195,7 +193,8 @@ class ProbeStructure {
     if (!(last > 0.5)) return false;
     for (Index row = 0; row < rows; ++row) {
       const double sum = shares.row(row).sum();
-      if (!(sum > 0) || std::abs(extra(row, sum) - last) > 0.05 * last + 4 * s_.unit.share(rows) * (last + static_cast<double>(rows)))
+      if (!(sum > 0) ||
+          std::abs(extra(row, sum) - last) > 0.05 * last + 4 * s_.unit.share(rows) * (last + static_cast<double>(rows)))
         return false;
       if ((shares.row(row) - sum * wanted.row(row)).cwiseAbs().maxCoeff() > 0x1p-6) return false;
     }
