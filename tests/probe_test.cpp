@@ -57,7 +57,7 @@ void expect_honest(AnyOracle<S> oracle, Index most_calls = 24) {
   ASSERT_TRUE(report.score_scale && report.largest_score && report.weights.precision);
   EXPECT_NEAR(*report.score_scale / limits.score_scale, 1, limits.precision == OraclePrecision{} ? 1e-6 : 1e-2);
   EXPECT_LE(*report.largest_score, limits.largest_score * 1.01);
-  EXPECT_GE(*report.largest_score, std::min(1e4, 0.8 * limits.largest_score));
+  EXPECT_GE(*report.largest_score, std::min(1e4, 0.6 * limits.largest_score));
   EXPECT_EQ(report.residual, limits.residual);
   EXPECT_FALSE(report.soft_cap);
   EXPECT_EQ(report.depends_on_position, false);
@@ -314,16 +314,15 @@ TEST_P(Liar, WhoseAnswersDependOnPosition) {
   EXPECT_SAYS(core_with(limits, {.causal = causal, .rotary = true}), "(rotary positions)");
   EXPECT_SAYS(core_with(limits, {.causal = causal, .slope = 0.25}), "depend on position: with all scores 0");
   EXPECT_SAYS(core_with(limits, {.causal = causal, .slope = 0.004}), "depend on position: with all scores 0");
-  OracleLimits inner = limits;
   // Learned positions, added to every column of the tokens.
-  EXPECT_SAYS(changed(limits, inner, {},
+  EXPECT_SAYS(changed(limits, limits, {},
                       [](const Matrix<float>& rows) {
                         Matrix<float> moved = rows;
                         for (Index row = 0; row < rows.rows(); ++row)
                           moved.row(row).array() += std::sin(0.3F * static_cast<float>(row * row));
                         return moved;
                       }),
-              "");
+              "something is added to the tokens or to the answer (learned positions, a bias)");
 }
 
 TEST_P(Liar, ThatClampsOrCapsScores) {
@@ -420,9 +419,8 @@ TEST_P(Liar, ThatKeepsStateBetweenCalls) {
 }
 
 TEST_P(Liar, WhoseRowsOrHeadsAreOutOfPlace) {
-  AnyOracle<float> reversed = core_with(limits, {.reversed = true});
-  EXPECT_NE(joined(probe(reversed).faults).find(""), std::string::npos);
-  EXPECT_FALSE(probe(reversed).honest());
+  AnyOracle<float> reversed = core_with(limits, {.causal = causal, .reversed = true});
+  EXPECT_SAYS(reversed, "rows are out of order: ");
   limits.heads = 4;
   EXPECT_SAYS(changed(limits, limits,
                       [](const OracleCall<float>& call, Matrix<float>& rows) {

@@ -31,6 +31,17 @@ class ProbeCalls {
 
   explicit ProbeCalls(ProbeSession<O>& session) : s_(session), random_(1) {}
 
+  /// Whether each row's answer stands in its row, as far as answers are those of some row.
+  void examine_row_order() {
+    const CraftedCall<Scalar> call = s_.craft_one("random rows", random_head(2));
+    const std::optional<Matrix<double>> answer = s_.ask(call);
+    if (!answer) return;
+    const Matrix<double> truth = evaluate_in_double(s_.limits, call.call);
+    const double error = amplitude() * allowed(truth.rows());
+    if (const auto rows = other_rows(s_.head_of(call, *answer), s_.head_of(call, truth), error); rows)
+      s_.fault("rows are out of order: row ", rows->first, " holds the answer to row ", rows->second);
+  }
+
   /// Random calls against the declared attention in float64.
   void examine_values() {
     const Index heads = heads_that_fit();
@@ -41,11 +52,13 @@ class ProbeCalls {
     compare(craft<Scalar>(text("random rows, ", heads, heads == 1 ? " head" : " heads"), s_.limits, several), 1);
     const Index layers = std::min<Index>(s_.limits.layers, 8);
     if (layers == 1 || !s_.report.honest()) return;
-    const ProbeHead deep = random_head(2);
-    if (s_.limits.residual && s_.limits.width < 4 + 2 * (1 + layers)) {
+    ProbeHead deep = random_head(2);
+    const Index cols = s_.limits.residual ? (s_.limits.width - 4) / (1 + layers) : deep.v.cols();
+    if (cols < 1) {
       s_.note("layers beyond the first were not tried: the width is too small");
       return;
     }
+    deep.v = deep.v.leftCols(std::min<Index>(cols, deep.v.cols())).eval();
     compare(craft<Scalar>(text("random rows, ", layers, " layers"), s_.limits, std::span(&deep, 1), layers), layers);
   }
 
@@ -126,24 +139,9 @@ class ProbeCalls {
       for (std::size_t other = 0; other < call.answers.size(); ++other)
         if ((found - s_.head_of(call, wanted, other)).cwiseAbs().maxCoeff() <= error)
           return says(text(": it is head ", other, "'s"));
-      if (const auto rows_of = other_rows(found, truth, error); rows_of)
-        return says(text(": row ", rows_of->first, " is the answer to row ", rows_of->second));
       if (found.cwiseAbs().maxCoeff() == 0) return says(": it is all zeros");
       return says("");
     }
-  }
-
-  /// A row that holds the answer to another one, where all rows hold an answer.
-  [[nodiscard]] static std::optional<std::pair<Index, Index>> other_rows(const Matrix<double>& found,
-                                                                         const Matrix<double>& truth, double error) {
-    std::optional<std::pair<Index, Index>> moved;
-    for (Index row = 0; row < found.rows(); ++row) {
-      Index holds = 0;
-      while (holds < truth.rows() && (found.row(row) - truth.row(holds)).cwiseAbs().maxCoeff() > error) ++holds;
-      if (holds == truth.rows()) return std::nullopt;
-      if (holds != row && !moved) moved = {row, holds};
-    }
-    return moved;
   }
 
   void examine_batch(const std::vector<CraftedCall<Scalar>>& crafted, const std::vector<Matrix<double>>& alone) {
@@ -206,18 +204,19 @@ template <Oracle O>
     return nothing;
   }
   detail::ProbeSession<O> session(oracle);
+  detail::ProbeCalls<O> calls(session);
   const bool readable = detail::ProbeStructure<O>(session).examine();
-  if (readable) {
+  if (readable) calls.examine_row_order();
+  if (readable && session.report.honest()) {
     const bool scaled = detail::ProbeScores<O>(session).examine();
     if (scaled) detail::ProbeRounding<O>(session).examine();
     if (session.report.honest() && !session.coarse.empty()) session.fault(session.coarse);
   }
-  detail::ProbeCalls<O> calls(session);
   if (session.report.honest())
     calls.examine_values();
   else
     session.note("not everything was examined: the faults hide it");
-  calls.examine_order();
+  if (!session.stateful) calls.examine_order();
   return session.report;
 }
 

@@ -127,13 +127,15 @@ class ProbeRounding {
   }
 
   void examine_bits(const char* what, MeasuredRounding& measured, Precision declared, double unit,
-                    const std::vector<int>& bits, std::size_t begin, const std::vector<Column>& columns, double half) {
+                    const std::vector<int>& bits, std::size_t begin, const std::vector<Column>& columns, double shift) {
+    // What dead keys of no great distance leave to the two.
+    const double live = 2 * columns.front().found;
     int last = 0;
     bool lost = false;
     bool missed = false;
     for (std::size_t i = 0; i < bits.size(); ++i) {
       const double wanted = std::exp2(-bits[i] - 1);
-      const double share = (columns[begin + i].found - half) / wanted;
+      const double share = (columns[begin + i].found - shift) / (wanted * live);
       const bool kept = share > 0.25 && share < 4;
       if (!kept) lost = true;
       if (kept && !lost) last = bits[i];
@@ -151,6 +153,7 @@ class ProbeRounding {
 
   void examine_weights(const std::vector<Column>& columns, std::size_t begin) {
     const double scale = s_.limits.score_scale;
+    const double answers = std::max(s_.unit.answers, 2 * s_.report.answers.unit_roundoff);
     double most = 0;
     bool missed = false;
     for (std::size_t i = begin; i < columns.size(); ++i) {
@@ -161,13 +164,14 @@ class ProbeRounding {
       const double size = a * std::abs(column.a) + b * std::abs(column.b);
       const double truth = a * column.a + b * column.b;
       const double error = std::abs(column.found - truth);
-      const double lost = s_.unit.answers * std::abs(truth) + 2 * s_.unit.least_answer;
+      const double lost = answers * std::abs(truth) + 2 * s_.unit.least_answer;
       const double allowed =
           size * (2 * s_.unit.weights + 4 * (s_.unit.scores + s_.unit.tokens) * score + 32 * s_.unit.scalar) +
           2 * lost + s_.unit.least_weight * (std::abs(column.a) + std::abs(column.b));
       most = std::max(most, (error - lost) / size);
       if (!(error <= allowed)) missed = true;
     }
+    most = std::max(most, s_.unit.scalar / 8);
     s_.report.weights = {precision_of(most), most};
     if (missed)
       s_.fault("attention weights are rounded to ", name(precision_of(most)), " or so (relative errors of up to ", most,

@@ -111,7 +111,10 @@ class ProbeScores {
   /// Whether large scores are lost before the declared size.
   [[nodiscard]] bool examine_size(const std::vector<Rung>& small, std::vector<Rung> large) {
     const double base = small.front().found;
-    if (!(base > 0.2 * small.front().expected)) return false;
+    if (!(base > 0.2 * small.front().expected) || uneven(small)) {
+      s_.note("the size of scores was not examined: small ones already disagree");
+      return false;
+    }
     std::stable_sort(large.begin(), large.end(),
                      [this](const Rung& a, const Rung& b) { return size_of(a) < size_of(b); });
     const auto share = [&](const Rung& rung) { return rung.found / base; };
@@ -150,6 +153,15 @@ class ProbeScores {
     } else {
       s_.fault("scores are clamped or lost beyond about ", *s_.report.largest_score, ": ", declared);
     }
+    return false;
+  }
+
+  /// Whether small scores say different scales, by more than a soft cap of 20 would.
+  [[nodiscard]] bool uneven(const std::vector<Rung>& small) const {
+    for (const Rung& rung : small)
+      if (!(std::abs(rung.share() - small.front().share()) <=
+            0.06 * small.front().share() + 2 * rung.error / rung.expected))
+        return true;
     return false;
   }
 

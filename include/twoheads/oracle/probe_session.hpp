@@ -37,6 +37,7 @@ class ProbeSession {
   ProbeReport report;
   /// Answers are off by little, which rounding may explain: a fault unless a step finds which.
   std::string coarse;
+  bool stateful = false;  ///< calls change what later calls are answered
 
   template <class... Parts>
   void fault(const Parts&... parts) {
@@ -91,6 +92,25 @@ class ProbeSession {
     return craft<Scalar>(std::move(name), limits, std::span(&head, 1));
   }
 };
+
+/// The first row that holds the answer to another one, where each row holds the answer to a row of its own.
+[[nodiscard]] inline std::optional<std::pair<Index, Index>> other_rows(const Matrix<double>& found,
+                                                                       const Matrix<double>& truth, double error) {
+  std::optional<std::pair<Index, Index>> moved;
+  std::vector<bool> held(static_cast<std::size_t>(truth.rows()), false);
+  const auto holds = [&](Index row, Index other) {
+    return !held[static_cast<std::size_t>(other)] && (found.row(row) - truth.row(other)).cwiseAbs().maxCoeff() <= error;
+  };
+  for (Index row = 0; row < found.rows(); ++row) {
+    Index other = row;
+    if (!holds(row, row))
+      for (other = 0; other < truth.rows() && !holds(row, other);) ++other;
+    if (other == truth.rows()) return std::nullopt;
+    held[static_cast<std::size_t>(other)] = true;
+    if (other != row && !moved) moved = {row, other};
+  }
+  return moved;
+}
 
 /// How many nats an answer's logarithm of two shares may be off, each of at least so much.
 [[nodiscard]] inline double log_ratio_error(const DeclaredRounding& unit, Index keys, double least_share) {

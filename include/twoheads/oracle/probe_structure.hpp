@@ -34,7 +34,7 @@ class ProbeStructure {
     if (!right(rows, plain, *first)) return false;
     s_.report.rows = rows;
     s_.report.row_counts = {rows};
-    return s_.report.honest() && same_everywhere(rows) && other_counts();
+    return s_.report.honest() && same_everywhere(rows, s_.head_of(plain, *first)) && other_counts();
   }
 
  private:
@@ -56,6 +56,7 @@ class ProbeStructure {
   [[nodiscard]] bool stateless(const Matrix<double>& first, const Matrix<double>& again) {
     const double most = (first - again).cwiseAbs().maxCoeff();
     if (most <= 4 * s_.unit.share(first.rows()) * first.cwiseAbs().maxCoeff()) return true;
+    s_.stateful = true;
     s_.fault("the same call was answered otherwise after another call, by up to ", most,
              ": the oracle keeps state between calls");
     return false;
@@ -65,8 +66,19 @@ class ProbeStructure {
     const double size = 4 * first.cwiseAbs().maxCoeff();
     const double most = (scaled - 4 * first).cwiseAbs().maxCoeff();
     if (most <= 0.02 * size) return true;
-    s_.fault("answers are not linear in the values: 4 times the values gave ", scaled.cwiseAbs().maxCoeff(), " where ",
-             size, " was expected: a norm before or after the attention");
+    // What is added to tokens or answers keeps the differences between sizes; a norm undoes the sizes.
+    const CraftedCall<Scalar> largest = equal_scores(first.rows(), 0, 16);
+    const std::optional<Matrix<double>> third = s_.ask(largest);
+    const double step = (scaled - first).cwiseAbs().maxCoeff();
+    if (third && step * static_cast<double>(first.rows()) > 1 &&
+        (*third - scaled - 4 * (scaled - first)).cwiseAbs().maxCoeff() <= 0.1 * step) {
+      s_.fault(
+          "something is added to the tokens or to the answer (learned positions, a bias): 4 times the values gave ",
+          scaled.cwiseAbs().maxCoeff(), " where ", size, " was expected");
+    } else {
+      s_.fault("answers are not linear in the values: 4 times the values gave ", scaled.cwiseAbs().maxCoeff(),
+               " where ", size, " was expected: a norm before or after the attention");
+    }
     return false;
   }
 
@@ -91,6 +103,11 @@ class ProbeStructure {
     if (near(shares, wanted)) {
       s_.report.kind = s_.limits.kind;
       return passes_on(call, answer);
+    }
+    if (const auto moved = other_rows(shares, wanted, s_.unit.share(rows) * wanted.maxCoeff()); moved) {
+      s_.fault("rows are out of order: of ", rows, " rows, row ", moved->first, " holds the answer to row ",
+               moved->second);
+      return false;
     }
     const OracleKind other = s_.causal() ? OracleKind::plain : OracleKind::causal;
     if (near(shares, expected(other, rows))) {
@@ -212,12 +229,13 @@ class ProbeStructure {
   [[nodiscard]] double equal_score() const { return std::min(4.0, 0.9 * s_.limits.largest_score); }
 
   /// Equal queries and equal keys, none of them zero: rotary positions would tell them apart.
-  [[nodiscard]] bool same_everywhere(Index rows) {
+  [[nodiscard]] bool same_everywhere(Index rows, const Matrix<double>& without_scores) {
     const CraftedCall<Scalar> call = equal_scores(rows, equal_score(), 1);
     const std::optional<Matrix<double>> answer = s_.ask(call);
     if (!answer) return false;
     const Matrix<double> shares = s_.head_of(call, *answer);
-    const Matrix<double> wanted = expected(s_.limits.kind, rows);
+    // Weights that are rounded coarsely are so for any score.
+    const Matrix<double> wanted = s_.coarse.empty() ? expected(s_.limits.kind, rows) : without_scores;
     const double most = ((shares - wanted).array() / wanted.array().max(1e-300)).abs().matrix().maxCoeff();
     const bool bad = s_.coarse.empty() ? !near(shares, wanted, 32 * s_.unit.scores) : !(most <= 0.05);
     s_.report.depends_on_position = bad;
