@@ -156,7 +156,7 @@ TYPED_TEST(Checkpoint, ResumesAtEveryByteWithTheSameBits) {
   Index taken = 0;
   const std::size_t step = sanitized ? 37 : 11;
   for (std::size_t bytes = 0; bytes <= whole.size(); bytes += step) {
-    const fs::path torn = c.folder.write("torn", std::string_view(whole).substr(0, bytes));
+    const fs::path torn = c.folder.write("torn" + std::to_string(bytes), std::string_view(whole).substr(0, bytes));
     const auto found = c.run(torn);
     ASSERT_EQ(found.rows, expected) << bytes << " bytes";
     ASSERT_EQ(bytes_of(torn), whole) << bytes << " bytes";
@@ -174,7 +174,7 @@ TYPED_TEST(Checkpoint, AFlippedBitIsRefused) {
   for (std::size_t byte = 0; byte < whole.size(); byte += sanitized ? 29 : 7) {
     std::string flipped = whole;
     flipped[byte] = static_cast<char>(flipped[byte] ^ (1 << (byte % 8)));
-    const fs::path path = c.folder.write("flipped", flipped);
+    const fs::path path = c.folder.write("flipped" + std::to_string(byte), flipped);
     const std::string message = message_of<FormatError>([&] { static_cast<void>(c.run(path)); });
     ASSERT_TRUE(contains(message, path.string())) << "byte " << byte << ": " << message;
   }
@@ -350,7 +350,7 @@ TEST(CheckpointFile, HoldsPartsOfWindowsThatAreCutForTheirLength) {
   EXPECT_TRUE((clean - expected).cwiseAbs().maxCoeff() <= 1e-5F * expected.cwiseAbs().maxCoeff());
   const std::string whole = bytes_of(c.folder / "whole");
   for (std::size_t bytes = 0; bytes <= whole.size(); bytes += 1009) {
-    const fs::path torn = c.folder.write("torn", std::string_view(whole).substr(0, bytes));
+    const fs::path torn = c.folder.write("torn" + std::to_string(bytes), std::string_view(whole).substr(0, bytes));
     EXPECT_EQ(run(torn), clean) << bytes << " bytes";
   }
 }
