@@ -61,10 +61,12 @@ class OracleEngine {
         next_number_(options.first_number),
         instances_(std::min(plan.slots_per_call(), plan.slots_per_layer())),
         codes_(plan.jobs_per_slot()) {
-    if (options_.encoding == TokenEncoding::raw && input_.spec.rope)
-      throw SpecError("raw tokens cannot carry rotary positions, which differ by row: expected projected tokens");
-    if (options_.encoding == TokenEncoding::raw && options_.checksums)
-      throw SpecError("raw tokens carry no checksums: expected projected tokens");
+    if (options_.encoding == TokenEncoding::raw) {
+      detail::require_tokens(input_);
+      if (input_.spec.rope)
+        throw SpecError("raw tokens cannot carry rotary positions, which differ by row: expected projected tokens");
+      if (options_.checksums) throw SpecError("raw tokens carry no checksums: expected projected tokens");
+    }
     // The first call of a job is the widest.
     const InstanceLayout first = layout(first_kind());
     static_cast<void>(detail::checked_product("the width of a call", first.width() + first.answer_cols(), instances_));
