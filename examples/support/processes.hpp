@@ -35,6 +35,7 @@ inline void add_processes(CLI::App& app, ProcessFlags& flags) {
     if (text.empty()) throw ArgumentError("--oracle-command", text, "a shell command");
     flags.command = text;
 #else
+    static_cast<void>(flags);
     throw ArgumentError("--oracle-command", text,
                         "nothing in this build, which was made without Boost: install libboost-dev and "
                         "libboost-filesystem-dev (Debian) and build again");
