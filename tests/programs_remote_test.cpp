@@ -154,13 +154,17 @@ TEST(Frame, WithAnyBodyIsRefusedOrWrittenAgainAsItStands) {
 TEST(Frame, AsksForNoMemoryThatItsBytesDoNotHold) {
   Bytes body = tensors_frame(FrameKind::answer, 0, std::vector{tensor<double>({1, 1}, {1})});
   body.erase(body.begin(), body.begin() + FrameHeader::bytes);
-  // 2^40 x 2^40, and 2^60 x 1.
-  for (const std::pair<int, int>& high : {std::pair{5, 5}, std::pair{7, 0}}) {
-    Bytes huge = body;
-    huge[12] = huge[20] = std::byte(0);
-    huge[12 + static_cast<std::size_t>(high.first)] = std::byte(16);
-    huge[20 + static_cast<std::size_t>(high.second)] = std::byte(1);
-    EXPECT_PRED2(contains, message_of<OracleError>([&] { static_cast<void>(read_tensors(FrameKind::answer, huge)); }),
+  const auto set = [&](std::size_t dim, int byte, int value) {
+    body[12 + 8 * dim + static_cast<std::size_t>(byte)] = std::byte(value);
+  };
+  // 2^40 x 2^40, 2^60 x 1, and 2^61 x 1, whose bytes are 0 in 64 bits.
+  for (const auto& [byte, first, second] : {std::array{5, 1, 1}, std::array{7, 16, 0}, std::array{7, 32, 0}}) {
+    for (const int i : {0, 5, 7}) {
+      set(0, i, i == byte ? first : 0);
+      set(1, i, i == byte ? second : 0);
+    }
+    set(1, 0, second == 0 ? 1 : 0);
+    EXPECT_PRED2(contains, message_of<OracleError>([&] { static_cast<void>(read_tensors(FrameKind::answer, body)); }),
                  "8 bytes left for numbers");
   }
 }
@@ -251,6 +255,7 @@ TEST(Session, TakesAnswersInAnyOrderAndGoesOnAfterAFailure) {
 
 TEST(Session, SaysWhatAWrongAnswerWas) {
   EXPECT_PRED2(contains, said_to_a_run({answer(7, 1, 2)}), "it answered run 7, which is not in flight");
+  EXPECT_PRED2(contains, said_to_a_run({failure_frame(0, "lost the device")}), "it failed: lost the device");
   EXPECT_PRED2(contains, said_to_a_run({hello_frame()}), "a frame of the kind hello, expected an answer");
   EXPECT_PRED2(contains, said_to_a_run({tensors_frame(FrameKind::answer, 1, two_tensors)}), "a body of");
   EXPECT_PRED2(contains, said_to_a_run({tensors_frame(FrameKind::answer, 1, std::vector{tensor<float>({1}, {1})})}),
