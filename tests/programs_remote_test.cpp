@@ -62,8 +62,6 @@ struct Frame {
   Description description;
   std::vector<Tensor> tensors;
   std::string failure;
-
-  friend bool operator==(const Frame&, const Frame&) = default;
 };
 
 Frame read_frame(std::span<const std::byte> bytes) {
