@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -302,6 +303,35 @@ TEST(Session, RefusesAProcessThatIsNoOracle) {
   EXPECT_PRED2(contains, said(Speaker({answer(1, 2, 3)}).command()), "expected a description");
   EXPECT_PRED2(contains, said(Speaker({failure_frame(0, "no device")}).command()), "it failed: no device");
   EXPECT_PRED2(contains, message_of<LimitError>([] { Session({"true"}, {.in_flight = 0}); }), "0 runs in flight");
+}
+
+TEST(Session, AProcessTakesOverNoBlockedSignalsAndNoFiles) {
+  const auto said = [](const std::string& line) {
+    return message_of<OracleError>([&] { Session({"sh", "-c", line}); });
+  };
+  sigset_t term, before;
+  sigemptyset(&term);
+  sigaddset(&term, SIGTERM);
+  ASSERT_EQ(::pthread_sigmask(SIG_BLOCK, &term, &before), 0);
+  const std::string message = said("kill -TERM $$; exit 6");
+  ASSERT_EQ(::pthread_sigmask(SIG_SETMASK, &before, nullptr), 0);
+  EXPECT_PRED2(contains, message, "was ended by signal 15 (SIGTERM)");
+#ifdef __GLIBC_PREREQ
+#if __GLIBC_PREREQ(2, 34)
+  const int file = ::dup2(STDERR_FILENO, 77);
+  ASSERT_EQ(file, 77);
+  EXPECT_PRED2(contains, said("test -e /proc/self/fd/77 && exit 6; exit 5"), "ended with exit status 5");
+  ::close(file);
+#endif
+#endif
+}
+
+TEST(Session, WaitsForNoAnswerLongerThanAClockCanTell) {
+  const Speaker speaker({description_frame(two_in_two_out), answer(1, 3, 4)});
+  Session session(speaker.command(),
+                  {.start = std::chrono::milliseconds::max(), .call = std::chrono::milliseconds::max()});
+  EXPECT_EQ(session.submit(numbers(1, 2)), 1U);
+  EXPECT_EQ(session.receive().outputs, numbers(3, 4));
 }
 
 // --- our own program -------------------------------------------------------------------------------------------------

@@ -45,7 +45,7 @@ class Session {
     child_ = std::make_unique<Child>(command_);
     child_->write(hello_frame());
     description_ = guarded([&] {
-      const Clock::time_point deadline = Clock::now() + options_.start;
+      const Clock::time_point deadline = after(options_.start);
       const FrameHeader header = next_header(deadline, "no description of its graph", options_.start);
       if (header.kind != FrameKind::description && header.kind != FrameKind::failure)
         throw OracleError(text("it sent a frame of the kind ", name(header.kind), ", expected a description"));
@@ -87,7 +87,7 @@ class Session {
     require_alive();
     if (in_flight_.empty()) throw OracleError("a session was asked for a reply, and no run is in flight");
     return guarded([&] {
-      const Clock::time_point deadline = Clock::now() + options_.call;
+      const Clock::time_point deadline = after(options_.call);
       const FrameHeader header = next_header(deadline, "no answer", options_.call);
       if (header.kind != FrameKind::answer && header.kind != FrameKind::failure)
         throw OracleError(text("it sent a frame of the kind ", name(header.kind), ", expected an answer"));
@@ -145,6 +145,11 @@ class Session {
   template <class... Parts>
   [[nodiscard]] static std::string text(const Parts&... parts) {
     return detail::text(parts...);
+  }
+
+  /// A clock cannot be set to any time.
+  [[nodiscard]] static Clock::time_point after(std::chrono::milliseconds patience) {
+    return Clock::now() + std::min<std::chrono::milliseconds>(patience, std::chrono::hours(24 * 365));
   }
 
   void require_alive() const {
