@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -62,8 +63,6 @@ struct Frame {
   Description description;
   std::vector<Tensor> tensors;
   std::string failure;
-
-  friend bool operator==(const Frame&, const Frame&) = default;
 };
 
 Frame read_frame(std::span<const std::byte> bytes) {
@@ -154,13 +153,17 @@ TEST(Frame, WithAnyBodyIsRefusedOrWrittenAgainAsItStands) {
 TEST(Frame, AsksForNoMemoryThatItsBytesDoNotHold) {
   Bytes body = tensors_frame(FrameKind::answer, 0, std::vector{tensor<double>({1, 1}, {1})});
   body.erase(body.begin(), body.begin() + FrameHeader::bytes);
-  // 2^40 x 2^40, and 2^60 x 1.
-  for (const std::pair<int, int>& high : {std::pair{5, 5}, std::pair{7, 0}}) {
-    Bytes huge = body;
-    huge[12] = huge[20] = std::byte(0);
-    huge[12 + static_cast<std::size_t>(high.first)] = std::byte(16);
-    huge[20 + static_cast<std::size_t>(high.second)] = std::byte(1);
-    EXPECT_PRED2(contains, message_of<OracleError>([&] { static_cast<void>(read_tensors(FrameKind::answer, huge)); }),
+  const auto set = [&](std::size_t dim, int byte, int value) {
+    body[12 + 8 * dim + static_cast<std::size_t>(byte)] = std::byte(value);
+  };
+  // 2^40 x 2^40, 2^60 x 1, and 2^61 x 1, whose bytes are 0 in 64 bits.
+  for (const auto& [byte, first, second] : {std::array{5, 1, 1}, std::array{7, 16, 0}, std::array{7, 32, 0}}) {
+    for (const int i : {0, 5, 7}) {
+      set(0, i, i == byte ? first : 0);
+      set(1, i, i == byte ? second : 0);
+    }
+    set(1, 0, second == 0 ? 1 : 0);
+    EXPECT_PRED2(contains, message_of<OracleError>([&] { static_cast<void>(read_tensors(FrameKind::answer, body)); }),
                  "8 bytes left for numbers");
   }
 }
@@ -251,6 +254,7 @@ TEST(Session, TakesAnswersInAnyOrderAndGoesOnAfterAFailure) {
 
 TEST(Session, SaysWhatAWrongAnswerWas) {
   EXPECT_PRED2(contains, said_to_a_run({answer(7, 1, 2)}), "it answered run 7, which is not in flight");
+  EXPECT_PRED2(contains, said_to_a_run({failure_frame(0, "lost the device")}), "it failed: lost the device");
   EXPECT_PRED2(contains, said_to_a_run({hello_frame()}), "a frame of the kind hello, expected an answer");
   EXPECT_PRED2(contains, said_to_a_run({tensors_frame(FrameKind::answer, 1, two_tensors)}), "a body of");
   EXPECT_PRED2(contains, said_to_a_run({tensors_frame(FrameKind::answer, 1, std::vector{tensor<float>({1}, {1})})}),
@@ -299,6 +303,35 @@ TEST(Session, RefusesAProcessThatIsNoOracle) {
   EXPECT_PRED2(contains, said(Speaker({answer(1, 2, 3)}).command()), "expected a description");
   EXPECT_PRED2(contains, said(Speaker({failure_frame(0, "no device")}).command()), "it failed: no device");
   EXPECT_PRED2(contains, message_of<LimitError>([] { Session({"true"}, {.in_flight = 0}); }), "0 runs in flight");
+}
+
+TEST(Session, AProcessTakesOverNoBlockedSignalsAndNoFiles) {
+  const auto said = [](const std::string& line) {
+    return message_of<OracleError>([&] { Session({"sh", "-c", line}); });
+  };
+  sigset_t term, before;
+  sigemptyset(&term);
+  sigaddset(&term, SIGTERM);
+  ASSERT_EQ(::pthread_sigmask(SIG_BLOCK, &term, &before), 0);
+  const std::string message = said("kill -TERM $$; exit 6");
+  ASSERT_EQ(::pthread_sigmask(SIG_SETMASK, &before, nullptr), 0);
+  EXPECT_PRED2(contains, message, "was ended by signal 15 (SIGTERM)");
+#ifdef __GLIBC_PREREQ
+#if __GLIBC_PREREQ(2, 34)
+  const int file = ::dup2(STDERR_FILENO, 77);
+  ASSERT_EQ(file, 77);
+  EXPECT_PRED2(contains, said("test -e /proc/self/fd/77 && exit 6; exit 5"), "ended with exit status 5");
+  ::close(file);
+#endif
+#endif
+}
+
+TEST(Session, WaitsForNoAnswerLongerThanAClockCanTell) {
+  const Speaker speaker({description_frame(two_in_two_out), answer(1, 3, 4)});
+  Session session(speaker.command(),
+                  {.start = std::chrono::milliseconds::max(), .call = std::chrono::milliseconds::max()});
+  EXPECT_EQ(session.submit(numbers(1, 2)), 1U);
+  EXPECT_EQ(session.receive().outputs, numbers(3, 4));
 }
 
 // --- our own program -------------------------------------------------------------------------------------------------

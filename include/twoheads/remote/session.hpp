@@ -22,7 +22,7 @@ namespace twoheads {
 
 struct SessionOptions {
   std::chrono::milliseconds start = std::chrono::seconds(60);  ///< until the process has described its graph
-  /// Without an answer, while calls are in flight: since the last answer, or since the first of them was sent.
+  /// For the next answer, whichever run it answers; what is still to be sent is sent meanwhile.
   std::chrono::milliseconds call = std::chrono::seconds(60);
   Index in_flight = 2;                      ///< runs sent before the first one is answered
   std::uint64_t largest_body = 1ULL << 30;  ///< bytes of an answer whose graph leaves its size open
@@ -44,9 +44,8 @@ class Session {
       throw LimitError(text("a session has ", options_.in_flight, " runs in flight, expected 1 or more"));
     child_ = std::make_unique<Child>(command_);
     child_->write(hello_frame());
-    waiting_since_ = Clock::now();
     description_ = guarded([&] {
-      const Clock::time_point deadline = waiting_since_ + options_.start;
+      const Clock::time_point deadline = after(options_.start);
       const FrameHeader header = next_header(deadline, "no description of its graph", options_.start);
       if (header.kind != FrameKind::description && header.kind != FrameKind::failure)
         throw OracleError(text("it sent a frame of the kind ", name(header.kind), ", expected a description"));
@@ -70,7 +69,6 @@ class Session {
   std::uint64_t submit(std::span<const Tensor> inputs) {
     require_alive();
     require_fit("a run", description_.inputs, inputs);
-    if (in_flight_.empty()) waiting_since_ = Clock::now();
     const std::uint64_t id = ++last_id_;
     child_->write(tensors_frame(FrameKind::run, id, inputs));
     in_flight_.insert(id);
@@ -89,25 +87,25 @@ class Session {
     require_alive();
     if (in_flight_.empty()) throw OracleError("a session was asked for a reply, and no run is in flight");
     return guarded([&] {
-      const Clock::time_point deadline = waiting_since_ + options_.call;
+      const Clock::time_point deadline = after(options_.call);
       const FrameHeader header = next_header(deadline, "no answer", options_.call);
       if (header.kind != FrameKind::answer && header.kind != FrameKind::failure)
         throw OracleError(text("it sent a frame of the kind ", name(header.kind), ", expected an answer"));
-      if (in_flight_.count(header.id) == 0)
-        throw OracleError(text("it answered run ", header.id, ", which is not in flight"));
       Reply reply;
       reply.id = header.id;
       reply.failed = header.kind == FrameKind::failure;
+      const bool known = in_flight_.count(header.id) > 0;
+      if (!known && !reply.failed) throw OracleError(text("it answered run ", header.id, ", which is not in flight"));
       const std::vector<std::byte> body =
           body_of(header, reply.failed ? FrameLimits::failure_bytes : largest_answer_, deadline);
       if (reply.failed) {
         reply.failure = read_failure(body);
+        if (!known) throw OracleError(text("it failed: ", reply.failure));
       } else {
         reply.outputs = read_tensors(header.kind, body);
         require_fit("it answered a run", description_.outputs, reply.outputs);
       }
       in_flight_.erase(header.id);
-      waiting_since_ = Clock::now();
       return reply;
     });
   }
@@ -147,6 +145,11 @@ class Session {
   template <class... Parts>
   [[nodiscard]] static std::string text(const Parts&... parts) {
     return detail::text(parts...);
+  }
+
+  /// A clock cannot be set to any time.
+  [[nodiscard]] static Clock::time_point after(std::chrono::milliseconds patience) {
+    return Clock::now() + std::min<std::chrono::milliseconds>(patience, std::chrono::hours(24 * 365));
   }
 
   void require_alive() const {
@@ -224,7 +227,6 @@ class Session {
   std::uint64_t largest_answer_ = 0;
   std::uint64_t last_id_ = 0;
   std::set<std::uint64_t> in_flight_;
-  Clock::time_point waiting_since_;
   std::string gone_;  ///< why the session is of no more use; empty while it is
 };
 
