@@ -43,8 +43,8 @@ const crcTable = new Uint32Array(256).map((_, byte) => {
 // Node 20.15 has it built in.
 const crc32 =
   zlib.crc32 ||
-  (bytes => {
-    let crc = 0xffffffff;
+  ((bytes, before = 0) => {
+    let crc = before ^ 0xffffffff;
     for (let i = 0; i < bytes.length; ++i) crc = crcTable[(crc ^ bytes[i]) & 0xff] ^ (crc >>> 8);
     return (crc ^ 0xffffffff) >>> 0;
   });
@@ -60,9 +60,10 @@ function bodyBuffer(bytes) {
 function frame(kind, id, parts) {
   let crc = 0;
   let bytes = 0;
-  for (const part of parts) bytes += part.length;
-  const body = parts.length === 1 ? parts[0] : Buffer.concat(parts, bytes);
-  crc = crc32(body);
+  for (const part of parts) {
+    crc = crc32(part, crc);
+    bytes += part.length;
+  }
   const header = Buffer.alloc(headerBytes);
   header.writeUInt32LE(magic, 0);
   header.writeUInt32LE(kind, 4);
@@ -70,7 +71,7 @@ function frame(kind, id, parts) {
   header.writeBigUInt64LE(BigInt(bytes), 16);
   header.writeUInt32LE(crc, 24);
   header.writeUInt32LE(crc32(header.subarray(0, 28)), 28);
-  return [header, body];
+  return [header, ...parts];
 }
 
 function readHeader(bytes) {
@@ -202,21 +203,33 @@ function readOptions(words) {
   return options;
 }
 
-// Writes in order, without waiting for a reader that is itself still writing to us.
+// Writes in order, and waits for nobody: whoever reads may itself still be writing to us.
 class Output {
-  constructor() {
-    this.last = Promise.resolve();
+  constructor(fail) {
+    this.stream = process.stdout;
+    this.waiting = 0;
+    this.flushed = () => {};
+    this.stream.on('error', error => {
+      fail(new Error(`standard output cannot be written: ${error.message}`));
+      this.waiting = 0;
+      this.flushed();
+    });
   }
 
+  // All parts of a frame go out in one write.
   write(buffers) {
-    this.last = this.last.then(async () => {
-      for (const buffer of buffers) {
-        for (let at = 0; at < buffer.length; ) at += await new Promise((resolve, reject) => {
-          fs.write(1, buffer, at, buffer.length - at, (error, count) => (error ? reject(error) : resolve(count)));
-        });
-      }
-    });
-    return this.last;
+    this.stream.cork();
+    for (const buffer of buffers) {
+      ++this.waiting;
+      this.stream.write(buffer, () => {
+        if (--this.waiting === 0) this.flushed();
+      });
+    }
+    this.stream.uncork();
+  }
+
+  async flush() {
+    if (this.waiting > 0) await new Promise(resolve => (this.flushed = resolve));
   }
 }
 
@@ -280,7 +293,7 @@ async function main() {
     loadError = new Error(`${options.model} cannot be loaded: ${error.message.split('\n')[0]}`);
   }
 
-  const output = new Output();
+  const output = new Output(end);
   const counts = {calls: 0, failures: 0, runNanoseconds: 0n};
   let firstCall = null;
   let lastAnswer = null;
@@ -293,14 +306,14 @@ async function main() {
     const whole = queue.shift();
     if (loadError) {
       // Whoever asks is told the reason before the program ends.
-      await output.write(frame(kinds.failure, whole.id, [Buffer.from(loadError.message, 'utf8')]));
+      output.write(frame(kinds.failure, whole.id, [Buffer.from(loadError.message, 'utf8')]));
       break;
     }
     if (whole.kind === kinds.run && firstCall === null) firstCall = process.hrtime.bigint();
-    output.write(await answer(whole, session, ort.Tensor, counts)).catch(end);
+    output.write(await answer(whole, session, ort.Tensor, counts));
     lastAnswer = process.hrtime.bigint();
   }
-  await output.last;
+  await output.flush();
   if (options.report) {
     const seconds = nanoseconds => Number(nanoseconds) * 1e-9;
     const whole = firstCall === null ? 0 : seconds(lastAnswer - firstCall);
