@@ -60,6 +60,19 @@ if(NOT TARGET TBB::tbb)
   endif()
 endif()
 
+# Likewise Boost, of which Asio is used and no library: it decides whether twoheads::remote exists. Boost's own package
+# file is asked for, since CMake's module for it is on its way out.
+if(NOT TARGET Boost::headers)
+  find_package(Boost 1.74 CONFIG QUIET)
+  if(NOT TARGET Boost::headers AND PROJECT_IS_TOP_LEVEL)
+    message(STATUS "twoheads: no twoheads::remote without Boost (libboost-dev on Debian, boost-devel on Fedora, boost in "
+                   "Homebrew)")
+  endif()
+endif()
+if(TARGET Boost::headers AND NOT TARGET Threads::Threads)
+  find_package(Threads REQUIRED)
+endif()
+
 # Optional for everyone, and never fetched: ONNX's own C++ library decides whether twoheads::onnx exists. Its package
 # names the targets of protobuf without looking for them.
 if(NOT TARGET onnx_proto)

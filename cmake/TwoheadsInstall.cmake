@@ -19,6 +19,11 @@ if(TARGET twoheads_threads)
   install(EXPORT twoheadsThreadsTargets NAMESPACE twoheads:: DESTINATION "${twoheads_package_dir}")
 endif()
 
+if(TARGET twoheads_remote)
+  install(TARGETS twoheads_remote EXPORT twoheadsRemoteTargets FILE_SET HEADERS)
+  install(EXPORT twoheadsRemoteTargets NAMESPACE twoheads:: DESTINATION "${twoheads_package_dir}")
+endif()
+
 if(TARGET twoheads_onnx)
   install(TARGETS twoheads_onnx EXPORT twoheadsOnnxTargets FILE_SET HEADERS)
   install(EXPORT twoheadsOnnxTargets NAMESPACE twoheads:: DESTINATION "${twoheads_package_dir}")

@@ -101,7 +101,7 @@ TEST_P(Exported, TakesAndGivesTheDeclaredShapesAndNoMask) {
   std::map<std::string, Shape> outputs{{"o", {2, 3, 8, 4}}};
   if (GetParam().graph == Graph::transformer) {
     inputs = {{"rows", {2, 8, 6}}, {"wq", {3, 6, 5}}, {"wk", {3, 6, 5}}, {"wv", {3, 6, 4}}};
-    outputs = {{"answers", {2, 8, 12}}};
+    outputs = {{"output", {2, 8, 12}}};
   }
   EXPECT_EQ(shapes_of(model_.graph().input(), spec_.number), inputs);
   EXPECT_EQ(shapes_of(model_.graph().output(), spec_.number), outputs);
@@ -430,7 +430,7 @@ TEST_F(Runner, DescribesTheGraph) {
   EXPECT_EQ(reader.next<std::uint32_t>(), 4u);
   EXPECT_EQ(reader.next<std::uint32_t>(), 1u);
   const std::vector<std::pair<std::string, Shape>> values{
-      {"rows", {2, 8, 6}}, {"wq", {3, 6, 5}}, {"wk", {3, 6, 5}}, {"wv", {3, 6, 4}}, {"answers", {2, 8, 12}}};
+      {"rows", {2, 8, 6}}, {"wq", {3, 6, 5}}, {"wk", {3, 6, 5}}, {"wv", {3, 6, 4}}, {"output", {2, 8, 12}}};
   for (const auto& value : values) {
     EXPECT_EQ(reader.text(reader.next<std::uint32_t>()), value.first);
     EXPECT_EQ(reader.next<std::uint32_t>(), 1u) << "float32";

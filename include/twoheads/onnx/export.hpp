@@ -95,7 +95,7 @@ inline void add_attention(OnnxGraph& graph, const OnnxSpec& spec, const std::str
 /// One layer of the small transformer as an ONNX model: rows and the weights of its heads in, answers out.
 ///
 ///   Shapes   inputs rows (batch, rows, width), wq, wk (heads, width, key_cols), wv (heads, width, value_cols);
-///            output answers (batch, rows, heads * value_cols), head h in the columns from h * value_cols
+///            output (batch, rows, heads * value_cols), head h in the columns from h * value_cols
 ///   Throws   SpecError as OnnxSpec::require_valid
 [[nodiscard]] inline ::onnx::ModelProto export_transformer(const OnnxSpec& spec) {
   spec.require_valid(true);
@@ -111,8 +111,8 @@ inline void add_attention(OnnxGraph& graph, const OnnxSpec& spec, const std::str
   const std::string v = graph.node("MatMul", {shared, "wv"}, "v");
   detail::add_attention(graph, spec, q, k, v, "o");
   const std::vector<Index> answers{spec.batch, spec.rows, spec.heads * spec.value_cols};
-  graph.reshape(graph.transpose("o", {0, 2, 1, 3}, "o_by_row"), answers, "answers");
-  graph.output("answers", answers);
+  graph.reshape(graph.transpose("o", {0, 2, 1, 3}, "o_by_row"), answers, "output");
+  graph.output("output", answers);
   return graph.model();
 }
 
