@@ -15,6 +15,14 @@
 #include <twoheads/onnx/export.hpp>
 #include <twoheads/onnx/write.hpp>
 
+#ifdef TWOHEADS_WITH_REMOTE
+#include <twoheads/attention/input.hpp>
+#include <twoheads/model/random.hpp>
+#include <twoheads/remote/remote_core.hpp>
+#include <twoheads/remote/remote_transformer.hpp>
+
+#include "support/instances.hpp"
+#endif
 #include "support/contains.hpp"
 #include "support/message_of.hpp"
 #include "support/naive.hpp"
@@ -514,5 +522,65 @@ TEST_F(Runner, SaysThatItCannotLoadAModel) {
   EXPECT_EQ(result.frames[0].id, 3u);
   EXPECT_TRUE(contains(result.frames[0].body, "graph.onnx cannot be loaded")) << result.frames[0].body;
 }
+
+// --- long attention through it ---------------------------------------------------------------------------------------
+
+#ifdef TWOHEADS_WITH_REMOTE
+
+class LongAttention : public Runner, public testing::WithParamInterface<Case> {
+ protected:
+  /// Largest error of causal attention of 3 heads over 100 tokens, by calls of the graph's 16 rows, against naive
+  /// attention.
+  template <class Scalar>
+  [[nodiscard]] naive::Real error_of(twoheads::AnyOracle<Scalar> oracle) const {
+    twoheads::AttentionSpec spec;
+    spec.heads = spec.kv_heads = 3;
+    spec.head_dim = 5;
+    spec.value_dim = 4;
+    spec.mask = twoheads::Mask::causal();
+    twoheads::Random random(seed_or(45));
+    const twoheads::Matrix<Scalar> q = random.matrix<float>(100, 15).cast<Scalar>();
+    const twoheads::Matrix<Scalar> k = random.matrix<float>(100, 15).cast<Scalar>();
+    const twoheads::Matrix<Scalar> v = random.matrix<float>(100, 12).cast<Scalar>();
+    twoheads::Matrix<Scalar> out(100, 12);
+    twoheads::GridAttention<twoheads::AnyOracle<Scalar>> attend(oracle);
+    attend(twoheads::projected_input(spec, twoheads::view(q), twoheads::view(k), twoheads::view(v)),
+           twoheads::span(out));
+    return difference(naive::plain(out), naive::attention(spec, naive::plain(q), naive::plain(k), naive::plain(v),
+                                                          naive::visible(spec.mask)));
+  }
+
+  template <class Scalar>
+  [[nodiscard]] naive::Real error_through(const std::string& file) const {
+    const std::vector<std::string> command{"env",     "NODE_PATH=" + modules_->string(),
+                                           "node",    TWOHEADS_SOURCE_DIR "/examples/onnxruntime/runner.js",
+                                           "--model", file};
+    const OracleKind kind = GetParam().kind;
+    if (GetParam().graph == Graph::core)
+      return error_of(twoheads::AnyOracle<Scalar>(
+          [command, kind] { return twoheads::remote_core_oracle<Scalar>(command, kind, 0.5); }));
+    return error_of(twoheads::AnyOracle<Scalar>(
+        [command, kind] { return twoheads::RemoteTransformer<Scalar>(twoheads::Session(command), kind, 0.5); }));
+  }
+};
+INSTANTIATE_TEST_SUITE_P(All, LongAttention, testing::ValuesIn(all_cases()), name_of);
+
+TEST_P(LongAttention, ThroughOnnxRuntimeEqualsNaiveAttention) {
+  OnnxSpec spec = some_spec(GetParam().kind, GetParam().number);
+  spec.rows = 16;
+  // Room for the anchor's column, for codes, and for what an answer tells beside its values.
+  spec.key_cols = 12;
+  spec.value_cols = 16;
+  spec.width = 120;
+  const TempFolder folder;
+  const std::string file = folder / "graph.onnx";
+  twoheads::write_onnx(file, export_graph(GetParam().graph, spec));
+  if (spec.number == OnnxNumber::float64)
+    EXPECT_LE(error_through<double>(file), 1e-12L);
+  else
+    EXPECT_LE(error_through<float>(file), 1e-5L);
+}
+
+#endif
 
 }  // namespace
