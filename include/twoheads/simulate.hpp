@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <concepts>
+#include <cstdint>
 #include <deque>
 #include <mutex>
 #include <optional>
@@ -27,6 +28,7 @@ struct SimulationOptions {
   Packing packing = Packing::residual;
   Sampling sampling = {};      ///< with samples >= 1 the rows are estimates: see SampledTiling
   double error_bar_level = 0;  ///< such as 0.9; 0: no error bars, and no memory for them
+  bool checksums = false;      ///< calls carry a number and a checksum, by which a wrong answer is known
 };
 
 /// What a simulation took.
@@ -116,7 +118,10 @@ class GridAttention {
     std::deque<OracleEngine<O>> engines;
     const auto engine = [&] {
       const std::lock_guard lock(mutex);
-      return &engines.emplace_back(oracle_of(engines.size()), *plan_, ordered, options_.encoding);
+      const OracleEngineOptions made{options_.encoding, options_.checksums, next_number_};
+      // Far from those of other engines, in either digit.
+      next_number_ += 1009 * 307;
+      return &engines.emplace_back(oracle_of(engines.size()), *plan_, ordered, made);
     };
     Merger<Scalar> merger(out, spec.value_dim, queries.begin);
     const auto sink = [&](const Job& job, const Partial<Scalar>& partial) {
@@ -177,6 +182,7 @@ class GridAttention {
   SimulationCounts counts_;
   std::optional<Plan> plan_;
   Index next_block_ = 0;
+  std::uint64_t next_number_ = 0;  ///< of the first call of the next engine
   Index rounds_ = 0;
   std::optional<ErrorBars<Scalar>> bars_;
   std::vector<Matrix<double>> error_bars_;

@@ -66,6 +66,7 @@
 #include <twoheads/oracle/weights.hpp>
 #include <twoheads/oracle/oracle.hpp>
 #include <twoheads/oracle/small_transformer.hpp>
+#include <twoheads/oracle/rounding.hpp>
 #include <twoheads/oracle/core.hpp>
 #include <twoheads/oracle/any_oracle.hpp>
 #include <twoheads/oracle/wrappers.hpp>
@@ -77,13 +78,19 @@
 #include <twoheads/codec/head_weights.hpp>
 #include <twoheads/codec/stack.hpp>
 #include <twoheads/codec/converse.hpp>
+#include <twoheads/codec/checks.hpp>
+#include <twoheads/codec/score_bound.hpp>
 #include <twoheads/codec/encode.hpp>
 #include <twoheads/codec/decode.hpp>
 #include <twoheads/codec/anchors.hpp>
 
 #include <twoheads/exec/executor.hpp>
 #include <twoheads/exec/execute.hpp>
+#include <twoheads/exec/oracle_tasks.hpp>
 #include <twoheads/exec/oracle_engine.hpp>
+#include <twoheads/exec/pool_work.hpp>
+#include <twoheads/exec/pool_worker.hpp>
+#include <twoheads/exec/pool.hpp>
 #include <twoheads/exec/kernel_engine.hpp>
 #include <twoheads/exec/kernel_attention.hpp>
 #include <twoheads/exec/time_calls.hpp>
