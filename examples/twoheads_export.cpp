@@ -35,6 +35,12 @@ int main(int argc, char** argv) {
       app, "--scalar", spec.number,
       {{"float", twoheads::OnnxNumber::float32}, {"double", twoheads::OnnxNumber::float64}}, {},
       "numbers of the graph (default float)");
+  programs::add_choice<twoheads::Precision>(
+      app, "--rounding", spec.rounding,
+      {{"none", twoheads::Precision::own},
+       {"half", twoheads::Precision::half},
+       {"bfloat16", twoheads::Precision::bfloat16}},
+      {}, "what operands, attention weights and answers are rounded to (default none)");
   programs::add_file(app, "--output", output, "the ONNX file to write")->required();
 
   return programs::run(app, argc, argv, [&] {

@@ -9,6 +9,7 @@
 #include <twoheads/base/index.hpp>
 #include <twoheads/onnx/graph.hpp>
 #include <twoheads/plan/limits.hpp>
+#include <twoheads/plan/precision.hpp>
 #include <vector>
 
 namespace twoheads {
@@ -24,6 +25,9 @@ struct OnnxSpec {
   Index value_cols = 0;
   Index width = 0;  ///< columns of a token row; the core has no token rows
   double score_scale = 1.0;
+  /// Token rows, queries, keys, values, attention weights and answers are rounded to half or bfloat16; scores and sums
+  /// stay in `number`, as mixed_precision has it.
+  Precision rounding = Precision::own;
 
   /// Throws SpecError for a shape below 1, a scale that is no number, or a mask that no file can hold.
   void require_valid(bool has_tokens) const {
@@ -39,6 +43,8 @@ struct OnnxSpec {
     if (kind == OracleKind::kernel) throw SpecError("an ONNX graph of the kind kernel: expected plain or causal");
     if (!std::isfinite(score_scale))
       throw SpecError(detail::text("an ONNX graph's score scale is ", score_scale, ", expected a finite number"));
+    if (rounding != Precision::own && rounding != Precision::half && rounding != Precision::bfloat16)
+      throw SpecError(detail::text("an ONNX graph rounds to ", name(rounding), ", expected half, bfloat16 or own"));
     // A protobuf message ends at 2 GiB.
     if (kind == OracleKind::causal && rows > most_causal_rows)
       throw SpecError(detail::text("a causal ONNX graph of ", rows,
@@ -61,16 +67,31 @@ namespace detail {
   return mask;
 }
 
+/// The name of what is rounded as the spec says; the input itself where nothing is.
+[[nodiscard]] inline std::string round_as(OnnxGraph& graph, const OnnxSpec& spec, const std::string& input,
+                                          const std::string& output) {
+  if (spec.rounding == Precision::own) return input;
+  const bool half = spec.rounding == Precision::half;
+  return graph.rounded(input, half ? ::onnx::TensorProto::FLOAT16 : ::onnx::TensorProto::BFLOAT16, output);
+}
+
 /// Adds softmax(score_scale q k^T) v of q, k (B, H, R, K) and v (B, H, R, V), as `output` (B, H, R, V).
 inline void add_attention(OnnxGraph& graph, const OnnxSpec& spec, const std::string& q, const std::string& k,
                           const std::string& v, const std::string& output) {
-  std::string scores = graph.node("MatMul", {q, graph.transpose(k, {0, 1, 3, 2}, "k_transposed")}, "scores");
+  const std::string queries = round_as(graph, spec, q, "q_rounded");
+  const std::string keys = graph.transpose(round_as(graph, spec, k, "k_rounded"), {0, 1, 3, 2}, "k_transposed");
+  const std::string values = round_as(graph, spec, v, "v_rounded");
+  std::string scores = graph.node("MatMul", {queries, keys}, "scores");
   if (spec.score_scale != 1.0)
     scores = graph.node("Mul", {scores, graph.numbers("score_scale", {}, {spec.score_scale})}, "scaled_scores");
   if (spec.kind == OracleKind::causal)
     scores = graph.node("Add", {scores, graph.numbers("mask", {spec.rows, spec.rows}, causal_mask(spec.rows))},
                         "visible_scores");
-  graph.node("MatMul", {graph.softmax(scores, "weights"), v}, output);
+  const std::string weights = round_as(graph, spec, graph.softmax(scores, "weights"), "weights_rounded");
+  if (spec.rounding == Precision::own)
+    graph.node("MatMul", {weights, values}, output);
+  else
+    round_as(graph, spec, graph.node("MatMul", {weights, values}, "sums"), output);
 }
 
 }  // namespace detail
@@ -105,7 +126,8 @@ inline void add_attention(OnnxGraph& graph, const OnnxSpec& spec, const std::str
   graph.input("wk", {spec.heads, spec.width, spec.key_cols});
   graph.input("wv", {spec.heads, spec.width, spec.value_cols});
   // One set of rows for every head: (batch, 1, rows, width) times (heads, width, columns).
-  const std::string shared = graph.reshape("rows", {spec.batch, 1, spec.rows, spec.width}, "rows_of_heads");
+  const std::string shared = graph.reshape(detail::round_as(graph, spec, "rows", "rows_rounded"),
+                                           {spec.batch, 1, spec.rows, spec.width}, "rows_of_heads");
   const std::string q = graph.node("MatMul", {shared, "wq"}, "q");
   const std::string k = graph.node("MatMul", {shared, "wk"}, "k");
   const std::string v = graph.node("MatMul", {shared, "wv"}, "v");

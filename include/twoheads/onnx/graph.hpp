@@ -68,6 +68,13 @@ class OnnxGraph {
     return output;
   }
 
+  /// Numbers rounded to another type: cast to it and back.
+  std::string rounded(const std::string& input, ::onnx::TensorProto::DataType to, const std::string& output) {
+    cast(input, to, output + "_low");
+    cast(output + "_low", type(), output);
+    return output;
+  }
+
   std::string reshape(const std::string& input, const std::vector<Index>& shape, const std::string& output) {
     const std::string shape_name = output + "_shape";
     ::onnx::TensorProto& tensor = *graph().add_initializer();
@@ -83,6 +90,13 @@ class OnnxGraph {
 
   [[nodiscard]] ::onnx::TensorProto::DataType type() const {
     return number_ == OnnxNumber::float64 ? ::onnx::TensorProto::DOUBLE : ::onnx::TensorProto::FLOAT;
+  }
+
+  void cast(const std::string& input, ::onnx::TensorProto::DataType to, const std::string& output) {
+    ::onnx::AttributeProto& target = *add_node("Cast", {input}, output).add_attribute();
+    target.set_name("to");
+    target.set_type(::onnx::AttributeProto::INT);
+    target.set_i(to);
   }
 
   ::onnx::NodeProto& add_node(const std::string& kind, std::initializer_list<std::string> inputs,
