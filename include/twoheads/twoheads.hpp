@@ -70,6 +70,13 @@
 #include <twoheads/oracle/core.hpp>
 #include <twoheads/oracle/any_oracle.hpp>
 #include <twoheads/oracle/wrappers.hpp>
+#include <twoheads/oracle/probe_report.hpp>
+#include <twoheads/oracle/probe_calls.hpp>
+#include <twoheads/oracle/probe_session.hpp>
+#include <twoheads/oracle/probe_structure.hpp>
+#include <twoheads/oracle/probe_scores.hpp>
+#include <twoheads/oracle/probe_rounding.hpp>
+#include <twoheads/oracle/probe.hpp>
 
 #include <twoheads/codec/row_map.hpp>
 #include <twoheads/codec/slot_map.hpp>

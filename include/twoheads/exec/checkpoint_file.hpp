@@ -24,7 +24,6 @@
 #include <system_error>
 #include <twoheads/base/errors.hpp>
 #include <twoheads/base/index.hpp>
-#include <vector>
 
 namespace twoheads {
 
@@ -190,11 +189,11 @@ class CheckpointFile {
     if (!S_ISREG(facts.st_mode)) throw FileError(text(name_, ": not a regular file"));
     size_ = static_cast<std::uint64_t>(facts.st_size);
 
-    const std::vector<std::byte> expected = header(key, scalar_bytes, rows);
-    std::vector<std::byte> found(std::min<std::uint64_t>(size_, expected.size()));
-    read(found, 0);
-    if (found.size() == size_ && size_ < expected.size() && std::equal(found.begin(), found.end(), expected.begin())) {
-      write(expected, 0);
+    const std::string expected = header(key, scalar_bytes, rows);
+    std::string found(std::min<std::uint64_t>(size_, expected.size()), ' ');
+    read(std::as_writable_bytes(std::span(found)), 0);
+    if (size_ < expected.size() && expected.compare(0, found.size(), found) == 0) {
+      write(std::as_bytes(std::span(expected)), 0);
       flush();
       flush_folder(path);
       size_ = expected.size();
@@ -205,16 +204,14 @@ class CheckpointFile {
     std::memcpy(&sum_, expected.data() + expected.size() - sizeof(sum_), sizeof(sum_));
   }
 
-  [[nodiscard]] static std::vector<std::byte> header(const std::string& key, std::uint64_t scalar_bytes,
-                                                     std::uint64_t rows) {
-    std::vector<std::byte> bytes;
-    const auto add = [&](std::span<const std::byte> more) { bytes.insert(bytes.end(), more.begin(), more.end()); };
-    add(std::as_bytes(std::span(magic)));
-    const std::array<std::uint64_t, 4> numbers{version, scalar_bytes, rows, key.size()};
-    add(std::as_bytes(std::span(numbers)));
-    add(std::as_bytes(std::span(key)));
-    const std::uint64_t sum = hash_of(bytes, 0);
-    add(std::as_bytes(std::span(&sum, 1)));
+  [[nodiscard]] static std::string header(const std::string& key, std::uint64_t scalar_bytes, std::uint64_t rows) {
+    std::string bytes(magic);
+    const auto add = [&](std::uint64_t number) {
+      bytes.append(reinterpret_cast<const char*>(&number), sizeof(number));
+    };
+    for (const std::uint64_t number : {version, scalar_bytes, rows, std::uint64_t{key.size()}}) add(number);
+    bytes += key;
+    add(hash_of(std::as_bytes(std::span(bytes)), 0));
     return bytes;
   }
 
@@ -232,9 +229,9 @@ class CheckpointFile {
     if (numbers[3] > size_ - fixed) wrong("the header is damaged");
     std::string found(numbers[3], ' ');
     read(std::as_writable_bytes(std::span(found)), fixed);
-    const std::vector<std::byte> whole = header(found, numbers[1], numbers[2]);
-    std::vector<std::byte> bytes(std::min<std::uint64_t>(whole.size(), size_));
-    read(bytes, 0);
+    const std::string whole = header(found, numbers[1], numbers[2]);
+    std::string bytes(std::min<std::uint64_t>(whole.size(), size_), ' ');
+    read(std::as_writable_bytes(std::span(bytes)), 0);
     if (bytes != whole) wrong("the header is damaged");
     if (found != key) wrong("of another computation: its key is '" + found + "', expected '" + key + "'");
     if (numbers[1] != scalar_bytes)
