@@ -35,7 +35,6 @@ export_graph=("$programs/twoheads_export" --graph core --oracle causal --rows 64
   --value-cols 32 --output "$graph")
 show "${export_graph[@]}"
 "${export_graph[@]}"
-# No blanks in its words, which are taken apart at blanks.
 oracle=(--oracle-command "node examples/onnxruntime/runner.js --model $graph --report" --oracle causal --oracle-scale 1)
 
 # What the calls took.

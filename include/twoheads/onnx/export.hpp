@@ -67,9 +67,9 @@ namespace detail {
   return mask;
 }
 
-/// The name of what is rounded as the spec says; the input itself where nothing is.
-[[nodiscard]] inline std::string round_as(OnnxGraph& graph, const OnnxSpec& spec, const std::string& input,
-                                          const std::string& output) {
+/// Adds what rounds `input` as the spec says, as `output`; returns its name, the input where nothing rounds.
+inline std::string round_as(OnnxGraph& graph, const OnnxSpec& spec, const std::string& input,
+                            const std::string& output) {
   if (spec.rounding == Precision::own) return input;
   const bool half = spec.rounding == Precision::half;
   return graph.rounded(input, half ? ::onnx::TensorProto::FLOAT16 : ::onnx::TensorProto::BFLOAT16, output);
