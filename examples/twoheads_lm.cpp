@@ -77,7 +77,7 @@ class Runner {
     if (settings.engine != EngineWord::oracle) return;
     if (!settings.processes.command.empty()) {
       processes_.emplace(settings.processes, settings.oracle, oracle_.limits().score_scale);
-      const Index rows = processes_->oracle().limits().rows;
+      const Index rows = processes_->limits().rows;
       if (settings.rows_given && settings.rows != rows)
         throw programs::ArgumentError("--rows", std::to_string(settings.rows),
                                       std::to_string(rows) + ", the rows of the process");
@@ -100,7 +100,7 @@ class Runner {
   }
 
   [[nodiscard]] twoheads::SimulationCounts counts() const { return processes_ || own_ ? counts_ : grid_.counts(); }
-  [[nodiscard]] Index rows() const { return processes_ ? processes_->oracle().limits().rows : oracle_.limits().rows; }
+  [[nodiscard]] Index rows() const { return processes_ ? processes_->limits().rows : oracle_.limits().rows; }
   /// What came of calls to processes; nothing where there are none.
   [[nodiscard]] std::optional<programs::ProcessCounts> process_counts() const {
     return processes_ ? std::optional(processes_->counts()) : std::nullopt;

@@ -210,7 +210,7 @@ std::optional<programs::Processes<Scalar>> start_processes(Settings& settings) {
   if (settings.processes.command.empty()) return std::nullopt;
   twoheads::OracleLimits& planned = settings.request.oracle;
   programs::Processes<Scalar> processes(settings.processes, planned.kind, planned.score_scale);
-  const twoheads::OracleLimits limits = processes.oracle().limits();
+  const twoheads::OracleLimits limits = processes.limits();
   if (planned.rows != limits.rows)
     throw programs::ArgumentError("--rows", std::to_string(planned.rows),
                                   std::to_string(limits.rows) + ", the rows of the process");

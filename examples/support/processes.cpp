@@ -1,5 +1,7 @@
 #include "support/processes.hpp"
 
+#include <utility>
+
 #ifdef TWOHEADS_WITH_REMOTE
 
 #include <chrono>
@@ -7,10 +9,12 @@
 #include <twoheads/exec/pool.hpp>
 #include <twoheads/oracle/probe.hpp>
 #include <twoheads/remote/remote_oracle.hpp>
-#include <utility>
 #include <vector>
+#endif
 
 namespace programs {
+
+#ifdef TWOHEADS_WITH_REMOTE
 
 template <class S>
 struct Processes<S>::Pool {
@@ -45,14 +49,36 @@ struct Processes<S>::Pool {
     return options;
   }
 
+  [[nodiscard]] ProcessCounts counts() const {
+    const twoheads::PoolCounts counts = pool.counts();
+    return {counts.failures(), counts.retries, counts.oracles};
+  }
+
   twoheads::OraclePool<Remote> pool;
   twoheads::AnyOracle<S> oracle;
 };
 
+#else
+
+/// --oracle-command is refused in this build, so no program gets here.
+template <class S>
+struct Processes<S>::Pool {
+  Pool(const ProcessFlags& flags, twoheads::OracleKind, double)
+      : oracle([&]() -> twoheads::AnyOracle<S> { throw ArgumentError("--oracle-command", flags.command, "nothing"); }) {
+  }
+  [[nodiscard]] ProcessCounts counts() const { return {}; }
+
+  twoheads::AnyOracle<S> oracle;
+};
+
+#endif
+
 template <class Scalar>
 Processes<Scalar>::Processes(const ProcessFlags& flags, twoheads::OracleKind kind, double score_scale)
     : pool_(std::make_unique<Pool>(flags, kind, score_scale)) {
+#ifdef TWOHEADS_WITH_REMOTE
   if (!flags.trust) twoheads::require_honest(pool_->oracle);
+#endif
 }
 
 template <class Scalar>
@@ -67,14 +93,16 @@ twoheads::AnyOracle<Scalar>& Processes<Scalar>::oracle() {
 }
 
 template <class Scalar>
+twoheads::OracleLimits Processes<Scalar>::limits() const {
+  return pool_->oracle.limits();
+}
+
+template <class Scalar>
 ProcessCounts Processes<Scalar>::counts() const {
-  const twoheads::PoolCounts counts = pool_->pool.counts();
-  return {counts.failures(), counts.retries, counts.oracles};
+  return pool_->counts();
 }
 
 template class Processes<float>;
 template class Processes<double>;
 
 }  // namespace programs
-
-#endif

@@ -64,6 +64,7 @@ class Processes {
 
   /// Good as long as this is.
   [[nodiscard]] twoheads::AnyOracle<Scalar>& oracle();
+  [[nodiscard]] twoheads::OracleLimits limits() const;
   [[nodiscard]] ProcessCounts counts() const;
 
  private:
