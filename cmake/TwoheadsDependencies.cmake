@@ -72,3 +72,15 @@ endif()
 if(TARGET Boost::headers AND NOT TARGET Threads::Threads)
   find_package(Threads QUIET)
 endif()
+
+# Optional for everyone, and never fetched: ONNX's own C++ library decides whether twoheads::onnx exists. Its package
+# names the targets of protobuf without looking for them.
+if(NOT TARGET onnx_proto)
+  find_package(Protobuf QUIET)
+  if(TARGET protobuf::libprotobuf)
+    find_package(ONNX QUIET)
+  endif()
+  if(NOT TARGET onnx_proto AND PROJECT_IS_TOP_LEVEL)
+    message(STATUS "twoheads: no twoheads::onnx without ONNX's C++ library (libonnx-dev and libprotobuf-dev on Debian)")
+  endif()
+endif()

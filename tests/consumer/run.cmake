@@ -51,6 +51,9 @@ else()
   list(APPEND arguments -DCMAKE_DISABLE_FIND_PACKAGE_Boost=ON)
 endif()
 
+# None of them uses twoheads::onnx.
+list(APPEND arguments -DCMAKE_DISABLE_FIND_PACKAGE_ONNX=ON)
+
 # Without a build type no optimisation: this is about what compiles and links.
 run("${CMAKE_COMMAND}"
     -S "${CMAKE_CURRENT_LIST_DIR}"
