@@ -70,6 +70,7 @@
 #include <twoheads/oracle/core.hpp>
 #include <twoheads/oracle/any_oracle.hpp>
 #include <twoheads/oracle/wrappers.hpp>
+#include <twoheads/oracle/norms.hpp>
 #include <twoheads/oracle/probe_report.hpp>
 #include <twoheads/oracle/probe_calls.hpp>
 #include <twoheads/oracle/probe_session.hpp>

@@ -91,7 +91,8 @@ class ProbeStructure {
   /// Whether shares are those expected, up to the declared rounding and so much more.
   [[nodiscard]] bool near(const Matrix<double>& found, const Matrix<double>& wanted, double more = 0) const {
     const double size = std::ceil(static_cast<double>(found.rows()) / static_cast<double>(found.cols()));
-    const double lost = 2 * (size * s_.unit.least_weight + s_.unit.least_answer);
+    // A value of 1 may leave a rounding of itself in other columns, where a norm was undone.
+    const double lost = 2 * (size * s_.unit.least_weight + s_.unit.least_answer + s_.unit.scalar);
     const double relative = s_.unit.share(found.rows()) + more;
     return ((found - wanted).array().abs() <= relative * wanted.array().abs() + lost).all();
   }
@@ -124,7 +125,8 @@ class ProbeStructure {
       return false;
     }
     if (cut_off(rows, shares, wanted) || padded(rows, shares, wanted)) return false;
-    const double most = ((shares - wanted).array() / wanted.array().max(1e-300)).abs().matrix().maxCoeff();
+    const double most =
+        ((shares - wanted).array() / wanted.array().max(1.0 / static_cast<double>(rows))).abs().matrix().maxCoeff();
     const Vector<double> sums = shares.rowwise().sum();
     const bool adds_to_one = (sums.array() - 1).abs().maxCoeff() <= 2 * s_.unit.share(rows);
     if (most <= 0x1p-6 || (sums_differ_alone(shares, wanted, sums) && !adds_to_one)) {
@@ -236,7 +238,8 @@ class ProbeStructure {
     const Matrix<double> shares = s_.head_of(call, *answer);
     // Weights that are rounded coarsely are so for any score.
     const Matrix<double> wanted = s_.coarse.empty() ? expected(s_.limits.kind, rows) : without_scores;
-    const double most = ((shares - wanted).array() / wanted.array().max(1e-300)).abs().matrix().maxCoeff();
+    const double most =
+        ((shares - wanted).array() / wanted.array().max(1.0 / static_cast<double>(rows))).abs().matrix().maxCoeff();
     const bool bad = s_.coarse.empty() ? !near(shares, wanted, 32 * s_.unit.scores) : !(most <= 0.05);
     s_.report.depends_on_position = bad;
     if (bad)
