@@ -33,6 +33,20 @@ constexpr void visit_rectangle(const Tile& tile, OracleKind oracle, Visit&& visi
   if (tile.keys.size() > 1) visit_one(half, visit);
 }
 
+/// The slots of rectangles over so many keys in blocks of `block`, the last one with what is left.
+template <class Visit>
+constexpr void visit_rectangle_runs(Index queries, Index keys, Index block, OracleKind oracle, Visit&& visit) {
+  const auto run = [&](Index length, Index times) {
+    if (length == 0 || times == 0) return;
+    if (oracle != OracleKind::causal)
+      visit(SlotRun{std::max(queries, length) + 1, 0, times});
+    else  // a lower triangle has the rows of its queries, an upper one those of its keys but the first
+      visit(SlotRun{queries + 1, length > 1 ? length : 0, times});
+  };
+  run(block, keys / block);
+  run(keys % block, 1);
+}
+
 /// A triangle of n queries and n keys with its diagonal, and the pairs beside it that all see each other.
 struct HalvedTriangle {
   Index query = 0;  ///< its first query, and key
