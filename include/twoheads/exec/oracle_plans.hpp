@@ -23,10 +23,10 @@ namespace detail {
 
 /// Block lengths to look at on one oracle, longest first, and whether they are all that there are.
 ///
-///   Laws     all of them where plans are counted by closed forms (full masks; causal ones on causal oracles) and up to
-///            65536 of them, and where there are up to 512. Otherwise those that fill the row counts that a call may
-///            have, those that cut the input into equal blocks, those of whole windows, and others between, evenly
-///            spread by their ratios: at most 256, fewer for many documents.
+///   Laws     all of them where plans are counted by closed forms (full masks; causal ones on causal oracles), up to
+///            65536, and where there are up to 512 of them and few documents. Otherwise those that fill the row counts
+///            that a call may have, those that cut the input into equal blocks, those of whole windows, and others
+///            between, evenly spread by their ratios: 256 of these, down to 12 where counting a plan takes long.
 ///   Corner   a sample is drawn of whole calls: its error depends on the blocks
 class BlockLengths {
  public:
@@ -42,30 +42,33 @@ class BlockLengths {
     // Beyond, all of a head is in one slot: halved triangles have every token in a tile of each level.
     const Index levels = closed ? 1 : 3 + static_cast<Index>(std::bit_width(static_cast<std::uint64_t>(whole)));
     if (most_ / levels > whole) most_ = whole * levels;
+    // What counting one plan takes, in tiles: short documents are looked at one by one, triangles are halved.
     const auto documents = static_cast<Index>(mask.ends.size());
-    complete_ = closed ? most_ <= 65536 : most_ <= 512 && documents <= 4096;
+    const bool halved = !closed && oracle.kind == OracleKind::plain;
+    const Index work = documents == 0 ? (halved ? 8 * most_ : 16) : halved ? 2 * whole : 16 * documents;
+    complete_ = closed ? most_ <= 65536 : most_ <= 512 && work <= most_work / most_;
     if (complete_) {
       for (Index length = most_; length >= 1; --length) lengths_.push_back(length);
       return;
     }
-    const auto budget =
-        static_cast<std::size_t>(std::clamp<Index>((Index{1} << 19) / std::max<Index>(documents, 1), 8, 256));
+    const Index budget = std::clamp<Index>(most_work / work, 12, 256);
+    close_ = budget / 16;
     std::vector<Index> calls = oracle.row_counts;
     if (calls.empty()) calls.push_back(oracle.rows);
     for (const Index rows : calls) add_for_calls(rows - 1, mask, whole);
-    for (double length = static_cast<double>(most_); length >= 1 && lengths_.size() < budget; length *= spread(budget))
-      add(static_cast<Index>(length));
+    const double step = std::pow(static_cast<double>(most_), -1.0 / static_cast<double>(budget));
+    double length = static_cast<double>(most_);
+    for (Index i = 0; i < budget; ++i, length *= step) add(static_cast<Index>(length));
     std::sort(lengths_.rbegin(), lengths_.rend());
     lengths_.erase(std::unique(lengths_.begin(), lengths_.end()), lengths_.end());
   }
 
   [[nodiscard]] const std::vector<Index>& lengths() const { return lengths_; }
   [[nodiscard]] bool complete() const { return complete_; }
+  /// Where these are not all: how many on either side of the best so far to look at, too.
+  [[nodiscard]] Index close() const { return close_; }
 
  private:
-  [[nodiscard]] double spread(std::size_t budget) const {
-    return std::pow(static_cast<double>(most_), -1.0 / static_cast<double>(budget));
-  }
   void add(Index length) {
     if (length >= 1 && length <= most_) lengths_.push_back(length);
   }
@@ -84,16 +87,12 @@ class BlockLengths {
     }
   }
 
+  static constexpr Index most_work = Index{1} << 21;
+
   Index most_;
   bool complete_ = true;
+  Index close_ = 0;
   std::vector<Index> lengths_;
-};
-
-/// A plan of a problem as far as it is known before its calls are cut: no price is below `bound`.
-struct OpenOption {
-  PlanOption option;
-  double bound = 0;
-  double rows_bound = 0;
 };
 
 /// A plan of a problem, its calls cut.
@@ -118,6 +117,14 @@ struct KnownOption {
   }
 };
 
+/// A plan of a problem as far as it is known before its calls are cut: no price is below `bound`.
+struct OpenOption {
+  PlanOption option;
+  double bound = 0;
+  double rows_bound = 0;
+  mutable std::optional<KnownOption> known = {};  ///< once its calls are cut
+};
+
 /// The plans of a problem on one oracle.
 ///
 ///   Laws     best() is as good as any of the blocks, anchors, heads and layers that it looks at: what is not cut into
@@ -137,9 +144,8 @@ class OraclePlans {
     all_parts_ = capacity_ <= 64 && capacity_ * static_cast<Index>(blocks.lengths().size()) <= 1 << 15;
     for (const Index block : blocks.lengths()) look(block);
     if (open_.empty()) throw LimitError(fault_);
-    std::sort(open_.begin(), open_.end(), [](const OpenOption& a, const OpenOption& b) {
-      return a.bound != b.bound ? a.bound < b.bound : a.rows_bound < b.rows_bound;
-    });
+    sort();
+    look_closer(blocks);
   }
 
   [[nodiscard]] PlanRequest request_of(const PlanOption& option) const {
@@ -160,8 +166,8 @@ class OraclePlans {
       if (found && open.bound >= found->option.price * (1 - 1e-11) &&
           open.rows_bound > static_cast<double>(found->rows))
         continue;
-      KnownOption known = cut(open.option);
-      if (!found || known.better_than(*found)) found = std::move(known);
+      if (!open.known) open.known = cut(open.option);
+      if (!found || open.known->better_than(*found)) found = open.known;
     }
     return found;
   }
@@ -173,6 +179,30 @@ class OraclePlans {
     request.sampling = problem_.sampling;
     request.block = block;
     return request;
+  }
+
+  void sort() {
+    std::sort(open_.begin(), open_.end(), [](const OpenOption& a, const OpenOption& b) {
+      return a.bound != b.bound ? a.bound < b.bound : a.rows_bound < b.rows_bound;
+    });
+  }
+
+  /// Looks at the blocks around the best so far, as long as that finds better ones.
+  void look_closer(const BlockLengths& blocks) {
+    std::vector<Index> looked_at = blocks.lengths();
+    for (int times = 0; times < 3 && blocks.close() > 0; ++times) {
+      const Index found = best([](const PlanOption&) { return true; })->option.block;
+      std::size_t added = 0;
+      for (Index block = found - blocks.close(); block <= found + blocks.close(); ++block) {
+        if (block < 1 || block >= limits_.rows) continue;
+        if (std::find(looked_at.begin(), looked_at.end(), block) != looked_at.end()) continue;
+        looked_at.push_back(block);
+        look(block);
+        ++added;
+      }
+      if (added == 0) return;
+      sort();
+    }
   }
 
   /// Adds what may be done with blocks of one length.

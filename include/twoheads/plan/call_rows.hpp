@@ -115,10 +115,12 @@ class CallCutter {
 [[nodiscard]] inline CallRows call_rows(const Plan& plan, Index instances) {
   const Index heads = plan.request().heads;
   detail::CallCutter cutter(instances);
+  detail::TriangleRuns memory;
   std::vector<SlotRun> runs;
   const auto collect = [&](Index block, Index head) {
     runs.clear();
-    plan.for_each_run(block, head, [&](const SlotRun& run) { runs.push_back(run); });
+    plan.for_each_run(
+        block, head, [&](const SlotRun& run) { runs.push_back(run); }, memory);
   };
   for (Index block = 0; block < plan.query_blocks();) {
     if (plan.sampled() != nullptr) {

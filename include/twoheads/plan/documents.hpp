@@ -81,10 +81,20 @@ class DocumentsTiling {
 
   template <class Visit>
   void for_each_run(Index b, Visit&& visit) const {
+    detail::TriangleRuns memory;
+    for_each_run(b, visit, memory);
+  }
+  template <class Visit>
+  void for_each_run(Index b, Visit&& visit, detail::TriangleRuns& memory) const {
     const Part& part = part_of(b);
     const auto run = [&](std::span<const Tile> slot) { visit(SlotRun{rows_of_slot(slot)}); };
     if (part.is_short) return for_each_shared_slot(part, run);
-    ask<void>(part, [&](const auto& inner) { inner.for_each_run(b - part.first_block, visit); });
+    ask<void>(part, [&](const auto& inner) {
+      if constexpr (requires { inner.for_each_run(b, visit, memory); })
+        inner.for_each_run(b - part.first_block, visit, memory);
+      else
+        inner.for_each_run(b - part.first_block, visit);
+    });
   }
 
   [[nodiscard]] Index alike_until(Index b) const {

@@ -192,11 +192,17 @@ class Plan {
     for_each_slot(query_block, 0, visit);
   }
 
-  /// Calls visit(run) for the row counts of the same slots, in the same order: see SlotRun.
+  /// Calls visit(run) for the row counts of the same slots, in the same order: see SlotRun. `memory` serves all blocks.
   template <class Visit>
-  void for_each_run(Index query_block, Index head, Visit&& visit) const {
+  void for_each_run(Index query_block, Index head, Visit&& visit, detail::TriangleRuns& memory) const {
     if (sampled() != nullptr) return sampled()->for_each_run(query_block, head, visit);
-    std::visit([&](const auto& t) { t.for_each_run(query_block, visit); }, tiling_);
+    const auto ask = [&](const auto& tiling) {
+      if constexpr (requires { tiling.for_each_run(query_block, visit, memory); })
+        tiling.for_each_run(query_block, visit, memory);
+      else
+        tiling.for_each_run(query_block, visit);
+    };
+    std::visit(ask, tiling_);
   }
 
   /// The end of the query blocks from `query_block` on whose slots have the same row counts, in each head.

@@ -69,10 +69,14 @@ struct WindowTiling {
 
   template <class Visit>
   void for_each_run(Index b, Visit&& visit) const {
+    detail::TriangleRuns memory;
+    for_each_run(b, visit, memory);
+  }
+  template <class Visit>
+  void for_each_run(Index b, Visit&& visit, detail::TriangleRuns& memory) const {
     for_each_rectangle(
         b, [&](Rows keys) { detail::visit_rectangle_runs(queries_of(b).size(), keys.size(), block(), oracle, visit); });
-    const auto run = [&](std::span<const Tile> slot) { visit(SlotRun{rows_of_slot(slot)}); };
-    detail::visit_triangles(std::span<const Tile>(triangles(b)), oracle, rows, run);
+    memory.visit(triangles(b), oracle, rows, visit);
   }
 
   [[nodiscard]] constexpr Index alike_until(Index b) const {
