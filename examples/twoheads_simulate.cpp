@@ -233,8 +233,10 @@ int main(int argc, char** argv) {
       throw programs::ArgumentError("--method paper and strict are made of calls: they need --engine oracle");
     if (kernel && !arguments.chose_oracle()) settings.request.oracle.kind = twoheads::OracleKind::kernel;
     if (kernel)
-      programs::note_without_effect(app, {"--anchor", "--packing", "--oracle-heads", "--oracle-layers", "--encoding"},
-                                    "the kernel makes no calls");
+      programs::note_without_effect(
+          app,
+          {"--anchor", "--packing", "--oracle-heads", "--oracle-layers", "--encoding", "--fixed-rows", "--row-counts"},
+          "the kernel makes no calls");
     if (!stable && settings.threads > 1)
       throw programs::ArgumentError("--method paper and --method strict run on one thread: leave --threads out");
     if (settings.method == programs::Method::strict && settings.layer != LayerWord::paper)

@@ -357,4 +357,122 @@ TEST(ChoosePlan, LooksAtEnoughBlocksWhereItCannotLookAtAll) {
       }
 }
 
+// --- anchors, precision, refusals ------------------------------------------------------------------------------------
+
+PlanProblem small_problem() {
+  PlanProblem problem;
+  problem.tokens = 100;
+  problem.head_dim = 4;
+  problem.oracles = {OracleLimits{.rows = 26}};
+  return problem;
+}
+
+TEST(ChoosePlan, TakesAnAnchorThatIsSafeInThePrecision) {
+  const auto anchor = [](Precision low, std::optional<double> largest_logit, Precision scalar = Precision::float32) {
+    PlanProblem problem = small_problem();
+    problem.scalar = scalar;
+    problem.largest_logit = largest_logit;
+    if (low != Precision::own) problem.oracles[0].precision = mixed_precision(low);
+    return choose_plan(problem).chosen.anchor;
+  };
+  EXPECT_EQ(anchor(Precision::own, {}), Anchor::adaptive);
+  EXPECT_EQ(anchor(Precision::own, 30.0), Anchor::mean_key);
+  EXPECT_EQ(anchor(Precision::own, 50.0), Anchor::adaptive);
+  EXPECT_EQ(anchor(Precision::own, 50.0, Precision::float64), Anchor::mean_key);
+  EXPECT_EQ(anchor(Precision::float32, 50.0, Precision::float64), Anchor::adaptive);
+  EXPECT_EQ(anchor(Precision::half, {}), Anchor::gibbs);
+  EXPECT_EQ(anchor(Precision::half, 2.0), Anchor::mean_key);
+  EXPECT_EQ(anchor(Precision::half, 5.0), Anchor::gibbs);
+  EXPECT_EQ(anchor(Precision::bfloat16, {}), Anchor::gibbs);
+  EXPECT_EQ(anchor(Precision::bfloat16, 30.0), Anchor::mean_key);
+  // Never zero, unless the problem accepts it.
+  PlanProblem accepted = small_problem();
+  accepted.anchors = {Anchor::gibbs, Anchor::zero};
+  EXPECT_EQ(choose_plan(accepted).chosen.anchor, Anchor::zero);
+}
+
+TEST(ChoosePlan, ExpectsTheErrorOfThePrecision) {
+  EXPECT_DOUBLE_EQ(expected_error({}, Precision::float32, 0), 8 * 0x1p-24);
+  EXPECT_DOUBLE_EQ(expected_error({}, Precision::float64, 100), 58 * 0x1p-53);
+  EXPECT_DOUBLE_EQ(expected_error(mixed_precision(Precision::float32), Precision::float64, 0), 8 * 0x1p-24);
+  EXPECT_NEAR(expected_error(mixed_precision(Precision::half), Precision::float32, 1000), 2e-3, 1e-4);
+  EXPECT_NEAR(expected_error(mixed_precision(Precision::bfloat16), Precision::float32, 0), 1.6e-2, 1e-3);
+}
+
+TEST(ChoosePlan, RefusesWithWhatIsNeededAndWhatThereIs) {
+  const auto refusal = [](const auto& change) {
+    PlanProblem problem = small_problem();
+    change(problem.oracles[0]);
+    return message_of<LimitError>([&] { static_cast<void>(choose_plan(problem)); });
+  };
+  EXPECT_TRUE(contains(refusal([](OracleLimits& o) { o.precision.weights = Precision::int8; }), "int8"));
+  EXPECT_TRUE(contains(refusal([](OracleLimits& o) { o.precision.scores = Precision::half; }), "float32 scores"));
+  EXPECT_TRUE(contains(refusal([](OracleLimits& o) { o.width = 17; }), "18 columns, the oracle has 17"));
+  EXPECT_TRUE(contains(refusal([](OracleLimits& o) { o.key_cols = 4; }), "5 columns of queries and keys"));
+  EXPECT_TRUE(contains(refusal([](OracleLimits& o) { o.value_cols = 7; }), "8 columns of values, the oracle has 7"));
+  EXPECT_TRUE(contains(refusal([](OracleLimits& o) { o.kind = OracleKind::kernel; }), "kernel"));
+
+  PlanProblem large = small_problem();
+  large.largest_logit = 100;
+  large.oracles[0].largest_score = 50;
+  EXPECT_TRUE(contains(message_of<LimitError>([&] { static_cast<void>(choose_plan(large)); }), "up to 50"));
+}
+
+TEST(ChoosePlan, TakesWhatFitsAndSaysWhatDoesNot) {
+  PlanProblem problem = small_problem();
+  problem.heads = 4;
+  problem.oracles[0].heads = 4;
+  problem.oracles[0].width = 50;  // an instance takes 20: 5 columns of queries, 5 of keys, 10 of answers
+  problem.oracles.push_back(problem.oracles[0]);
+  problem.oracles[1].precision.weights = Precision::int8;
+  const PlanChoice choice = choose_plan(problem);
+  EXPECT_EQ(choice.chosen.oracle, 0U);
+  EXPECT_EQ(choice.chosen.instances, 2);
+  EXPECT_EQ(choice.request.oracle.heads, 2);
+  ASSERT_EQ(choice.refused.size(), 1U);
+  EXPECT_TRUE(contains(choice.reason(), "No plan for oracle 2"));
+  EXPECT_TRUE(contains(choice.reason(), "2 of 4 heads"));
+}
+
+TEST(ChoosePlan, RefusesProblemsThatMakeNoSense) {
+  const auto refused = [](const auto& change) {
+    PlanProblem problem = small_problem();
+    change(problem);
+    EXPECT_THROW(static_cast<void>(choose_plan(problem)), SpecError);
+  };
+  refused([](PlanProblem& p) { p.tokens = 0; });
+  refused([](PlanProblem& p) { p.heads = 0; });
+  refused([](PlanProblem& p) { p.kv_heads = 3; });
+  refused([](PlanProblem& p) { p.layers = 0; });
+  refused([](PlanProblem& p) { p.head_dim = 0; });
+  refused([](PlanProblem& p) { p.oracles.clear(); });
+  refused([](PlanProblem& p) { p.scalar = Precision::half; });
+  refused([](PlanProblem& p) { p.price.per_row = -1; });
+  refused([](PlanProblem& p) { p.price.fixed = NAN; });
+  refused([](PlanProblem& p) { p.largest_logit = NAN; });
+  refused([](PlanProblem& p) { p.encoding = TokenEncoding::raw; });
+}
+
+TEST(ChoosePlan, BlocksOfAPlanFitItsOracle) {
+  PlanRequest request;
+  request.tokens = request.keys = 100;
+  request.oracle.rows = 26;
+  for (const Index block : {-1, 26}) {
+    request.block = block;
+    EXPECT_THROW(static_cast<void>(Plan(request)), SpecError) << block;
+  }
+  // A shorter block is the plan of an oracle of so many rows and one.
+  for (const OracleKind kind : {OracleKind::plain, OracleKind::causal})
+    for (Index block = 1; block < 26; ++block) {
+      request.oracle.kind = kind;
+      request.oracle.rows = 26;
+      request.block = block;
+      const Plan shorter(request);
+      request.oracle.rows = block + 1;
+      request.block = 0;
+      EXPECT_EQ(shorter.calls(), Plan(request).calls());
+      EXPECT_EQ(shorter.block(), block);
+    }
+}
+
 }  // namespace

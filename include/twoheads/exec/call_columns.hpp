@@ -28,23 +28,23 @@ class CallColumns {
   CallColumns(const PlanProblem& problem, const OracleLimits& oracle) : problem_(problem), oracle_(oracle) {}
 
   [[nodiscard]] InstanceLayout instance(CallKind kind, Index jobs_per_slot) const {
-    return {kind,
-            problem_.encoding,
-            problem_.head_dim,
-            problem_.value_dim,
-            problem_.input_width,
-            Codes::columns_for(jobs_per_slot)};
+    InstanceLayout found{kind, problem_.encoding, problem_.head_dim, problem_.value_dim, problem_.input_width};
+    found.code_cols = Codes::columns_for(jobs_per_slot);
+    return found;
   }
 
   [[nodiscard]] StackLayout stack(const InstanceLayout& instance, const UsedPart& part) const {
     OracleLimits used = oracle_;
     used.heads = part.heads;
     used.layers = part.layers;
-    return StackLayout(used, packing(), instance.width(), instance.answer_cols(), oracle_.rows, part.instances);
+    return StackLayout(used, packing(part.layers), instance.width(), instance.answer_cols(), oracle_.rows,
+                       part.instances);
   }
 
-  /// The only packing that an oracle of several layers takes.
-  [[nodiscard]] Packing packing() const { return oracle_.residual ? Packing::residual : Packing::identity; }
+  /// The only packing that several layers of the oracle take; a single layer has nothing to carry.
+  [[nodiscard]] Packing packing(Index layers) const {
+    return oracle_.residual || layers == 1 ? Packing::residual : Packing::identity;
+  }
 
   /// The calls of a round, as OracleEngine makes them.
   [[nodiscard]] static std::vector<CallKind> kinds(bool straight, Anchor anchor) {

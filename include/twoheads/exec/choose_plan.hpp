@@ -46,9 +46,9 @@ namespace detail {
                    : std::string("one call a tile, accepted by the problem; it fails where a key stands out");
       break;
     case Anchor::gibbs:
-      words += problem.anchors.empty() ? text("two calls a tile, safe at any logit size; of weights rounded to ",
-                                              name(low), " it keeps the digits")
-                                       : std::string("two calls a tile, safe at any logit size");
+      words += "two calls a tile, safe at any logit size";
+      if (low == Precision::half || low == Precision::bfloat16)
+        words += text("; with one, weights rounded to ", name(low), " may lose their digits unseen");
       break;
     case Anchor::adaptive:
       words += "one call a tile, and more for tiles whose logits need them";

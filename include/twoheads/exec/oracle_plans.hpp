@@ -153,6 +153,7 @@ class OraclePlans {
     request.oracle.heads = option.heads;
     request.oracle.layers = option.layers;
     request.anchor = option.anchor;
+    request.packing = option.packing;
     return request;
   }
 
@@ -175,7 +176,6 @@ class OraclePlans {
  private:
   [[nodiscard]] PlanRequest request_of(Index block) const {
     PlanRequest request{problem_.mask, problem_.tokens, problem_.keys, problem_.heads, problem_.layers, limits_};
-    request.packing = columns_.packing();
     request.sampling = problem_.sampling;
     request.block = block;
     return request;
@@ -246,7 +246,7 @@ class OraclePlans {
   void add(const Plan& plan, Anchor anchor, const UsedPart& part) {
     OpenOption open;
     PlanOption& option = open.option;
-    option = {number_,     plan.block(), anchor,         columns_.packing(),
+    option = {number_,     plan.block(), anchor,         columns_.packing(part.layers),
               part.layers, part.heads,   part.instances, plan.straight()};
     const Index rounds = problem_.layers * (plan.straight() ? 1 : planned_rounds(anchor));
     const Index calls = ceil_div(plan.slots_per_layer(), part.instances);
