@@ -3,23 +3,28 @@
 #include <cstdint>
 #include <iostream>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <twoheads/plan/print.hpp>
 
+#include "support/choose_arguments.hpp"
 #include "support/plan_arguments.hpp"
 #include "support/rows_choice.hpp"
 
 int main(int argc, char** argv) {
   CLI::App app("Plans the oracle calls that evaluate attention over N tokens, and draws their grid.", "twoheads_plan");
   programs::PlanArguments arguments(app, twoheads::Anchor::mean_key);
+  programs::ChooseArguments choose(app);
   programs::Index seed = 1;
   programs::Index head_dim = 64;
   bool json = false;
   programs::add_count(app, "--seed", seed, 0, "seed of a sampled plan (default 1); exact plans have nothing to draw");
-  programs::add_count(app, "--head-dim", head_dim, 1, "columns of a head that --rows auto measures with (default 64)");
+  programs::add_count(app, "--head-dim", head_dim, 1,
+                      "columns of a head that --rows auto measures with and --choose counts (default 64)");
   app.add_flag("--json", json, "print one JSON object and nothing else");
 
   return programs::run(app, argc, argv, [&] {
+    choose.require_fit(arguments);
     if (arguments.method() != programs::Method::stable) {
       const programs::PaperFigures paper = programs::paper_figures(arguments.request(), arguments.method());
       if (!json) return programs::print(std::cout, paper);
@@ -36,6 +41,8 @@ int main(int argc, char** argv) {
     twoheads::AttentionSpec spec;
     spec.head_dim = spec.value_dim = head_dim;
     const auto choice = programs::choose_rows_if_auto<float>(request, spec);
+    const std::optional<twoheads::PlanChoice> chosen = choose.choice(arguments, request, head_dim);
+    if (chosen) request = chosen->request;
     const twoheads::Plan plan = programs::make_plan(request);
     const std::string cover = arguments.cover(plan);
     arguments.draw(plan);
@@ -46,6 +53,7 @@ int main(int argc, char** argv) {
                                     {"theorem", plan.theorem()},     {"paper_calls", nullptr}};
       if (const auto paper = plan.paper_calls()) result["paper_calls"] = *paper;
       if (!cover.empty()) result["cover"] = cover;
+      if (chosen) programs::ChooseArguments::add(result, *chosen);
       if (choice) result["rows"] = request.oracle.rows;
       if (choice) result["rows_reason"] = choice->reason();
       std::cout << result.dump() << "\n";
@@ -53,6 +61,7 @@ int main(int argc, char** argv) {
       twoheads::print(std::cout, plan);
       if (!cover.empty()) std::cout << "  cover      " << cover << "\n";
       if (choice) std::cout << "  rows       " << choice->reason() << "\n";
+      if (chosen) programs::ChooseArguments::print(std::cout, *chosen);
     }
   });
 }

@@ -112,8 +112,8 @@ twoheads::Simulation<Scalar> by_oracle(const twoheads::Model<Scalar>& model, Mat
                                        const Matrix<Scalar>* memory, programs::Processes<Scalar>* processes) {
   const twoheads::PlanRequest& request = settings.request;
   const twoheads::OracleLimits& limits = request.oracle;
-  const twoheads::SimulationOptions options{
-      request.anchor, settings.encoding, request.packing, request.sampling, 0, settings.processes.checksums};
+  twoheads::SimulationOptions options{request.anchor, settings.encoding, request.packing, request.sampling};
+  options.checksums = settings.processes.checksums;
   if (processes != nullptr || !settings.checkpoint.empty()) {
     const programs::Checkpoint checkpoint{settings.checkpoint, programs::key_of(limits, options)};
     if (processes != nullptr)
@@ -265,10 +265,10 @@ int main(int argc, char** argv) {
       throw programs::ArgumentError("--method paper and strict are made of calls: they need --engine oracle");
     if (kernel && !arguments.chose_oracle()) settings.request.oracle.kind = twoheads::OracleKind::kernel;
     if (kernel)
-      programs::note_without_effect(
-          app,
-          {"--anchor", "--packing", "--oracle-heads", "--oracle-layers", "--encoding", "--oracle-scale", "--checksums"},
-          "the kernel makes no calls");
+      programs::note_without_effect(app,
+                                    {"--anchor", "--packing", "--oracle-heads", "--oracle-layers", "--encoding",
+                                     "--oracle-scale", "--checksums", "--fixed-rows", "--row-counts"},
+                                    "the kernel makes no calls");
     if (!settings.processes.command.empty())
       programs::note_without_effect(app, {"--oracle-heads", "--oracle-layers"}, "the process says how many it has");
     if (!stable && settings.processes.checksums)

@@ -38,6 +38,31 @@ TEST(PlanProgram, PrintsOneJsonObjectWithTheKeysOfTheContract) {
   EXPECT_LE(json["rows_used"].get<double>(), 1.0);
 }
 
+TEST(PlanProgram, ChoosesAndSaysWhy) {
+  const ProgramRun run =
+      run_line("twoheads_plan",
+               "--mask window --window 10 --tokens 1000 --row-counts 32,64 --heads 2 --oracle-heads 2 --choose "
+               "--call-cost 100 --row-cost 1 --precision half --check --json");
+  ASSERT_EQ(run.exit_code, 0) << run.err;
+  const nlohmann::json json = run.json();
+  for (const char* key : {"rows", "block", "anchor", "packing", "oracle", "price", "expected_error", "wasted_rows",
+                          "bytes_in", "bytes_out", "reason"})
+    EXPECT_TRUE(json.contains(key)) << key;
+  EXPECT_EQ(json["cover"], "exact");
+  EXPECT_EQ(json["rows"], 64);
+  EXPECT_EQ(json["anchor"], "gibbs");
+  EXPECT_EQ(json["oracle"], "causal");
+  EXPECT_NEAR(json["expected_error"].get<double>(), 2e-3, 1e-4);
+  // Without --json the same in words; --oracle and --anchor are taken as they are.
+  const ProgramRun words = run_line("twoheads_plan",
+                                    "--mask causal --tokens 100 --rows 33 --fixed-rows --choose "
+                                    "--oracle plain --anchor mean-key");
+  ASSERT_EQ(words.exit_code, 0) << words.err;
+  EXPECT_NE(words.out.find("a plain oracle"), std::string::npos) << words.out;
+  EXPECT_NE(words.out.find("anchor mean-key"), std::string::npos) << words.out;
+  EXPECT_NE(words.out.find("calls of 33 rows"), std::string::npos) << words.out;
+}
+
 TEST(PlanProgram, CoversEveryMaskExactlyForEveryLengthAndRowCount) {
   int runs = 0;
   const std::vector<const char*> masks{"--mask full",
@@ -164,6 +189,20 @@ TEST(BadArguments, EndWithTwoAndNameTheFlagWhatItGotAndWhatItTakes) {
       {"twoheads_plan", "--mask causal --rows 64", {"--tokens"}},
       {"twoheads_plan", "--mask causal --tokens 100", {"--rows"}},
       {"twoheads_plan", "--tokens 100 --rows 64", {"--mask"}},
+      {"twoheads_plan", "--mask causal --tokens 100 --row-counts 64,32", {"--row-counts", "64,32", "increasing"}},
+      {"twoheads_plan", "--mask causal --tokens 100 --rows 9 --row-counts 4,8", {"--rows", "'9'", "8"}},
+      {"twoheads_plan", "--mask causal --tokens 100 --row-counts 4,8 --fixed-rows", {"--fixed-rows", "--row-counts"}},
+      {"twoheads_plan", "--mask causal --tokens 100 --rows auto --fixed-rows", {"--rows auto", "--fixed-rows"}},
+      {"twoheads_plan", "--mask causal --tokens 100 --rows 9 --fixed-rows --method paper", {"--method stable"}},
+      {"twoheads_plan", "--mask causal --tokens 100 --rows 9 --precision half", {"--precision", "--choose"}},
+      {"twoheads_plan", "--mask causal --tokens 100 --rows 9 --row-cost 1", {"--row-cost", "--choose"}},
+      {"twoheads_plan", "--mask causal --tokens 100 --rows 9 --choose --call-cost 0", {"--call-cost", "above 0"}},
+      {"twoheads_plan", "--mask causal --tokens 100 --rows 9 --choose --precision int4", {"--precision", "half"}},
+      {"twoheads_plan", "--mask causal --tokens 100 --rows 9 --choose --precision int8", {"--precision", "int8"}},
+      {"twoheads_plan",
+       "--mask causal --tokens 100 --rows 9 --choose --precision half --scores-precision half",
+       {"--scores-precision", "float32 scores"}},
+      {"twoheads_plan", "--mask causal --tokens 100 --rows 9 --choose --method paper", {"--choose", "--method stable"}},
       {"twoheads_plan", "--mask causal --tokens 0 --rows 64", {"--tokens", "'0'", "1 or more"}},
       {"twoheads_plan", "--mask causal --tokens 12x --rows 64", {"--tokens", "'12x'", "1 or more"}},
       {"twoheads_plan", "--mask causal --tokens 99999999999999999999 --rows 64", {"--tokens", "1 or more"}},

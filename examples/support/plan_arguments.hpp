@@ -67,7 +67,10 @@ class PlanArguments {
     causal_documents_ = app.add_flag("--causal-documents", request_.mask.causal_documents,
                                      "inside a document, a query sees no later key");
     add_count(app, "--tokens", request_.tokens, 1, "queries, N")->required();
-    add_rows(app, request_.oracle.rows)->required();
+    rows_ = add_rows(app, request_.oracle.rows);
+    add_counts(app, "--row-counts", request_.oracle.row_counts, 1,
+               "the only row counts that a call may have, in increasing order; in place of --rows, which is the last");
+    app.add_flag("--fixed-rows", request_.oracle.fixed_rows, "every call has exactly --rows rows");
     add_count(app, "--keys", request_.keys, 1, "keys of cross-attention, NK (default: the tokens)");
     add_count(app, "--heads", request_.heads, 1, "query heads of the model, H (default 1)");
     add_count(app, "--kv-heads", kv_heads_, 1, "key/value heads (default: as many as query heads)");
@@ -108,6 +111,7 @@ class PlanArguments {
       throw ArgumentError(
           "--check, --svg and --anchor need --method stable: the printed sums overlap, have no cover and no anchor");
     const bool full = request.mask.kind == twoheads::MaskKind::full;
+    read_rows(request.oracle);
     read_mask(request.mask);
     read_sampling(request);
     if (!full && request.keys > 0 && request.keys != request.tokens)
@@ -139,8 +143,9 @@ class PlanArguments {
   }
 
   [[nodiscard]] Method method() const { return method_; }
-  /// Whether --oracle was given.
+  /// Whether --oracle was given, and --anchor.
   [[nodiscard]] bool chose_oracle() const { return oracle_ != Kind::own; }
+  [[nodiscard]] bool chose_anchor() const { return anchor_->count() > 0; }
 
   /// Writes the picture that --svg asks for, if it does; throws std::runtime_error that names the file and the cause.
   void draw(const twoheads::Plan& plan) const {
@@ -159,6 +164,29 @@ class PlanArguments {
 
  private:
   enum class Kind { own, plain, causal };
+
+  /// Holds --rows, --row-counts and --fixed-rows against each other.
+  void read_rows(twoheads::OracleLimits& oracle) const {
+    const std::vector<Index>& counts = oracle.row_counts;
+    if (rows_->count() == 0 && counts.empty()) throw ArgumentError("--rows or --row-counts is required");
+    const bool chosen = rows_->count() > 0 && oracle.rows == auto_rows;
+    if (chosen && (oracle.fixed_rows || !counts.empty()))
+      throw ArgumentError("--rows auto chooses among all row counts: it takes no --fixed-rows and no --row-counts");
+    if ((oracle.fixed_rows || !counts.empty()) && method_ != Method::stable)
+      throw ArgumentError("--fixed-rows and --row-counts need --method stable: the printed calls are not padded");
+    if (counts.empty()) return;
+    for (std::size_t i = 1; i < counts.size(); ++i)
+      if (counts[i] <= counts[i - 1])
+        throw ArgumentError("--row-counts", std::to_string(counts[i - 1]) + "," + std::to_string(counts[i]),
+                            "increasing counts");
+    if (counts.back() < 2) throw ArgumentError("--row-counts", std::to_string(counts.back()), "one of 2 or more");
+    if (rows_->count() > 0 && oracle.rows != counts.back())
+      throw ArgumentError("--rows", std::to_string(oracle.rows),
+                          "the last of --row-counts, " + std::to_string(counts.back()));
+    if (oracle.fixed_rows && counts.size() > 1)
+      throw ArgumentError("--fixed-rows is one row count, --row-counts are several");
+    oracle.rows = counts.back();
+  }
 
   /// Holds the flags of a mask against its kind: what a kind needs must be there, what it cannot use must not.
   void read_mask(twoheads::Mask& mask) const {
@@ -190,6 +218,7 @@ class PlanArguments {
 
   twoheads::PlanRequest request_;
   Kind oracle_ = Kind::own;
+  CLI::Option* rows_ = nullptr;
   CLI::Option* anchor_ = nullptr;
   CLI::Option* window_ = nullptr;
   CLI::Option* sinks_ = nullptr;

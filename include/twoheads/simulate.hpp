@@ -28,6 +28,7 @@ struct SimulationOptions {
   Packing packing = Packing::residual;
   Sampling sampling = {};      ///< with samples >= 1 the rows are estimates: see SampledTiling
   double error_bar_level = 0;  ///< such as 0.9; 0: no error bars, and no memory for them
+  Index block = 0;             ///< real tokens of a call, as PlanRequest::block
   bool checksums = false;      ///< calls carry a number and a checksum, by which a wrong answer is known
 };
 
@@ -75,7 +76,7 @@ class GridAttention {
     Sampling sampling = options_.sampling;
     sampling.layer = layer;
     plan_.emplace(PlanRequest{spec.mask, queries, keys, spec.heads, 1, oracle_.limits(), options_.anchor,
-                              options_.packing, sampling});
+                              options_.packing, sampling, options_.block});
     if (options_.error_bar_level != 0 && plan_->sampled() != nullptr && !plan_->exact() && sampling.samples < 2)
       throw SpecError("error bars need the spread of 2 samples or more, the plan draws 1: expected more samples");
     if (options_.error_bar_level != 0) bars_.emplace(queries, spec.heads, spec.value_dim, options_.error_bar_level);

@@ -56,6 +56,7 @@
 #include <twoheads/plan/average_case.hpp>
 #include <twoheads/plan/plan.hpp>
 #include <twoheads/plan/choose_rows.hpp>
+#include <twoheads/plan/call_rows.hpp>
 #include <twoheads/plan/cover.hpp>
 #include <twoheads/plan/visible.hpp>
 #include <twoheads/plan/print.hpp>
@@ -101,6 +102,10 @@
 #include <twoheads/exec/pool.hpp>
 #include <twoheads/exec/kernel_engine.hpp>
 #include <twoheads/exec/kernel_attention.hpp>
+#include <twoheads/exec/plan_choice.hpp>
+#include <twoheads/exec/call_columns.hpp>
+#include <twoheads/exec/oracle_plans.hpp>
+#include <twoheads/exec/choose_plan.hpp>
 #include <twoheads/exec/time_calls.hpp>
 #include <twoheads/exec/time_kernel.hpp>
 

@@ -41,6 +41,14 @@ struct CausalTiling {
     detail::visit_one(Tile{rows, rows, TileShape::lower}, visit);
   }
 
+  template <class Visit>
+  constexpr void for_each_run(Index query_block, Visit&& visit) const {
+    const Index rows = queries_of(query_block).size();
+    detail::visit_rectangle_runs(rows, query_block * block, block, OracleKind::causal, visit);
+    visit(SlotRun{rows + 1});
+  }
+  [[nodiscard]] constexpr Index alike_until(Index b) const { return b + 1; }
+
  private:
   [[nodiscard]] constexpr Index pairs_below() const { return query_blocks() * (query_blocks() - 1) / 2; }
 };

@@ -79,6 +79,30 @@ class DocumentsTiling {
     ask<void>(part, [&](const auto& inner) { inner.for_each_slot(b - part.first_block, move); });
   }
 
+  template <class Visit>
+  void for_each_run(Index b, Visit&& visit) const {
+    detail::TriangleRuns memory;
+    for_each_run(b, visit, memory);
+  }
+  template <class Visit>
+  void for_each_run(Index b, Visit&& visit, detail::TriangleRuns& memory) const {
+    const Part& part = part_of(b);
+    const auto run = [&](std::span<const Tile> slot) { visit(SlotRun{rows_of_slot(slot)}); };
+    if (part.is_short) return for_each_shared_slot(part, run);
+    ask<void>(part, [&](const auto& inner) {
+      if constexpr (requires { inner.for_each_run(b, visit, memory); })
+        inner.for_each_run(b - part.first_block, visit, memory);
+      else
+        inner.for_each_run(b - part.first_block, visit);
+    });
+  }
+
+  [[nodiscard]] Index alike_until(Index b) const {
+    const Part& part = part_of(b);
+    if (part.is_short) return b + 1;
+    return part.first_block + ask<Index>(part, [&](const auto& i) { return i.alike_until(b - part.first_block); });
+  }
+
  private:
   /// One long document, or short ones that are a query block together.
   struct Part {

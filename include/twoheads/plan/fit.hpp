@@ -7,6 +7,7 @@
 #include <twoheads/base/index.hpp>
 #include <twoheads/plan/limits.hpp>
 #include <twoheads/plan/tile.hpp>
+#include <utility>
 #include <vector>
 
 namespace twoheads {
@@ -31,6 +32,20 @@ constexpr void visit_rectangle(const Tile& tile, OracleKind oracle, Visit&& visi
   visit_one(half, visit);
   half.shape = TileShape::strict_upper;
   if (tile.keys.size() > 1) visit_one(half, visit);
+}
+
+/// The slots of rectangles over so many keys in blocks of `block`, the last one with what is left.
+template <class Visit>
+constexpr void visit_rectangle_runs(Index queries, Index keys, Index block, OracleKind oracle, Visit&& visit) {
+  const auto run = [&](Index length, Index times) {
+    if (length == 0 || times == 0) return;
+    if (oracle != OracleKind::causal)
+      visit(SlotRun{std::max(queries, length) + 1, 0, times});
+    else  // a lower triangle has the rows of its queries, an upper one those of its keys but the first
+      visit(SlotRun{queries + 1, length > 1 ? length : 0, times});
+  };
+  run(block, keys / block);
+  run(keys % block, 1);
 }
 
 /// A triangle of n queries and n keys with its diagonal, and the pairs beside it that all see each other.
@@ -144,6 +159,37 @@ void visit_triangles(std::span<const Tile> triangles, OracleKind oracle, Index r
   for (const HalvedTriangle& triangle : halved) triangle.for_each_pair(add);
   filler.close();
 }
+
+/// The row counts of the slots of triangles. It remembers the last ones: query blocks that differ by a shift have the
+/// same, and halving a triangle takes a while.
+class TriangleRuns {
+ public:
+  template <class Visit>
+  void visit(std::vector<Tile> triangles, OracleKind oracle, Index rows, Visit&& visit) {
+    if (triangles.empty()) return;
+    const Index query = triangles.front().queries.begin;
+    const Index key = triangles.front().keys.begin;
+    for (Tile& tile : triangles) {
+      tile.queries = {tile.queries.begin - query, tile.queries.end - query};
+      tile.keys = {tile.keys.begin - key, tile.keys.end - key};
+    }
+    if (triangles != triangles_ || oracle != oracle_ || rows != rows_) {
+      runs_.clear();
+      const auto add = [this](std::span<const Tile> slot) { runs_.push_back({rows_of_slot(slot)}); };
+      visit_triangles(std::span<const Tile>(triangles), oracle, rows, add);
+      triangles_ = std::move(triangles);
+      oracle_ = oracle;
+      rows_ = rows;
+    }
+    for (const SlotRun& run : runs_) visit(run);
+  }
+
+ private:
+  std::vector<Tile> triangles_;
+  OracleKind oracle_ = OracleKind::plain;
+  Index rows_ = 0;
+  std::vector<SlotRun> runs_;
+};
 
 }  // namespace detail
 }  // namespace twoheads

@@ -46,6 +46,12 @@ struct FullTiling {
     for (Index b = 0; b < key_blocks(); ++b) detail::visit_rectangle({rows, block_rows(b, block, keys)}, oracle, visit);
   }
 
+  template <class Visit>
+  constexpr void for_each_run(Index query_block, Visit&& visit) const {
+    detail::visit_rectangle_runs(queries_of(query_block).size(), keys, block, oracle, visit);
+  }
+  [[nodiscard]] constexpr Index alike_until(Index b) const { return std::max(queries / block, b + 1); }
+
  private:
   [[nodiscard]] constexpr Index upper_triangles_of_a_block() const {
     if (block == 1) return 0;

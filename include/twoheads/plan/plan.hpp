@@ -36,6 +36,9 @@ struct PlanRequest {
   Anchor anchor = Anchor::mean_key;
   Packing packing = Packing::residual;  ///< of instances over the layers of an oracle that has several
   Sampling sampling = {};               ///< full and causal masks; what it draws stands for what it does not
+  /// Real tokens of a call, fewer than its rows; 0: as many as it takes. The plan is that of an oracle of block + 1
+  /// rows, and calls are padded to the rows that the oracle takes.
+  Index block = 0;
 };
 
 /// One tile of one head; a slot of a call carries one job, or several.
@@ -64,6 +67,9 @@ class Plan {
     static_cast<void>(slots_per_call());
     if (request_.heads < 1) throw SpecError(detail::text("heads is ", request_.heads, ", expected 1 or more"));
     if (request_.layers < 1) throw SpecError(detail::text("layers is ", request_.layers, ", expected 1 or more"));
+    if (request_.block < 0 || request_.block > most_block())
+      throw SpecError(detail::text("blocks of ", request_.block, " tokens in calls of ", request_.oracle.rows,
+                                   " rows, expected 1 to ", most_block()));
     choose_tiling();
   }
 
@@ -77,9 +83,7 @@ class Plan {
   [[nodiscard]] bool straight() const { return std::holds_alternative<StraightTiling>(tiling_); }
 
   /// Real tokens that a call takes beside the synthetic one, or that a block of the tile kernel has.
-  [[nodiscard]] Index block() const {
-    return request_.oracle.rows - (request_.oracle.kind == OracleKind::kernel ? 0 : 1);
-  }
+  [[nodiscard]] Index block() const { return request_.block > 0 ? request_.block : most_block(); }
 
   [[nodiscard]] Index query_blocks() const {
     return std::visit([](const auto& t) { return t.query_blocks(); }, tiling_);
@@ -122,7 +126,8 @@ class Plan {
   /// Share of the row slots of all calls that carry real tokens, 0..1; a call has rows * H' L' of them.
   [[nodiscard]] double rows_used() const {
     const double used = static_cast<double>(counts_.token_rows) * static_cast<double>(request_.heads * rounds());
-    const double rows = static_cast<double>(request_.oracle.rows) * static_cast<double>(slots_per_call());
+    const Index call_rows = request_.oracle.call_rows(most_rows());
+    const double rows = static_cast<double>(call_rows) * static_cast<double>(slots_per_call());
     return used / (rows * static_cast<double>(calls()));
   }
 
@@ -187,6 +192,28 @@ class Plan {
     for_each_slot(query_block, 0, visit);
   }
 
+  /// Calls visit(run) for the row counts of the same slots, in the same order: see SlotRun. `memory` serves all blocks.
+  template <class Visit>
+  void for_each_run(Index query_block, Index head, Visit&& visit, detail::TriangleRuns& memory) const {
+    if (sampled() != nullptr) return sampled()->for_each_run(query_block, head, visit);
+    const auto ask = [&](const auto& tiling) {
+      if constexpr (requires { tiling.for_each_run(query_block, visit, memory); })
+        tiling.for_each_run(query_block, visit, memory);
+      else
+        tiling.for_each_run(query_block, visit);
+    };
+    std::visit(ask, tiling_);
+  }
+
+  /// The end of the query blocks from `query_block` on whose slots have the same row counts, in each head.
+  [[nodiscard]] Index alike_until(Index query_block) const {
+    return std::visit([&](const auto& t) { return t.alike_until(query_block); }, tiling_);
+  }
+
+  /// Rows of the slots of one head of a layer together, the synthetic ones included.
+  [[nodiscard]] Index slot_rows() const { return counts_.token_rows + (straight() ? 0 : counts_.slots); }
+  [[nodiscard]] Index token_rows() const { return counts_.token_rows; }
+
   /// Calls visit(tile) for the tiles of one query block, in their fixed order.
   template <class Visit>
   void for_each_tile(Index query_block, Visit&& visit) const {
@@ -221,6 +248,12 @@ class Plan {
   }
 
  private:
+  [[nodiscard]] Index most_block() const {
+    return request_.oracle.rows - (request_.oracle.kind == OracleKind::kernel ? 0 : 1);
+  }
+  /// Most rows that a slot takes.
+  [[nodiscard]] Index most_rows() const { return block() + (request_.oracle.kind == OracleKind::kernel ? 0 : 1); }
+
   void choose_tiling() {
     const Index n = request_.tokens;
     const OracleLimits& oracle = request_.oracle;
@@ -232,7 +265,7 @@ class Plan {
     const Index rows = block() + 1;
     require_countable(mask, mask.kind != MaskKind::full && !own_kind);
     const bool sample = draws(mask);
-    if (own_kind && std::max(n, request_.keys) <= oracle.rows)
+    if (own_kind && std::max(n, request_.keys) <= most_rows())
       tiling_ =
           StraightTiling{n, request_.keys, mask.kind == MaskKind::causal ? TileShape::lower : TileShape::rectangle};
     else if (sample)

@@ -158,6 +158,19 @@ struct SampledTiling {
     for_each_slot(b, 0, visit);
   }
 
+  template <class Visit>
+  void for_each_run(Index b, Index head, Visit&& visit) const {
+    for_each_slot(b, head, [&](std::span<const Tile> slot) { visit(SlotRun{rows_of_slot(slot)}); });
+  }
+
+  template <class Visit>
+  void for_each_run(Index b, Visit&& visit) const {
+    for_each_run(b, 0, visit);
+  }
+
+  /// Each draws blocks of its own, which may differ by one row.
+  [[nodiscard]] constexpr Index alike_until(Index b) const { return b + 1; }
+
   /// Throws SpecError or LimitError that names what cannot be planned.
   void require_valid() const {
     const auto at_least = [](const char* what, Index value) {

@@ -21,6 +21,13 @@ struct StraightTiling {
   constexpr void for_each_slot(Index, Visit&& visit) const {
     detail::visit_one(Tile{{0, queries}, {0, keys}, shape}, visit);
   }
+
+  /// No row is synthetic.
+  template <class Visit>
+  constexpr void for_each_run(Index, Visit&& visit) const {
+    visit(SlotRun{std::max(queries, keys)});
+  }
+  [[nodiscard]] constexpr Index alike_until(Index b) const { return b + 1; }
 };
 
 static_assert(Tiling<StraightTiling>);

@@ -113,9 +113,24 @@ struct TilingCounts {
   friend constexpr bool operator==(const TilingCounts&, const TilingCounts&) = default;
 };
 
+/// Slots that follow each other: of `rows` rows and of `others` rows in turn, so many of each; others 0: all of `rows`.
+struct SlotRun {
+  Index rows = 0;  ///< that a call needs for the slot, the synthetic row included
+  Index others = 0;
+  Index times = 1;
+};
+
+/// Rows of a call that a slot needs, the synthetic one included.
+[[nodiscard]] constexpr Index rows_of_slot(std::span<const Tile> slot) {
+  Index rows = 1 + slot.front().sinks.size();
+  for (const Tile& tile : slot) rows += tile.token_rows();
+  return rows;
+}
+
 namespace detail {
 struct AnyVisitor {
   void operator()(std::span<const Tile>) const {}
+  void operator()(const SlotRun&) const {}
 };
 }  // namespace detail
 
@@ -124,13 +139,16 @@ struct AnyVisitor {
 ///
 ///   Laws   every visible pair lies in exactly one tile, no hidden pair in any; counts() equals what enumeration
 ///          counts, and is a closed form or a sum over documents or query blocks; the order of a block's slots
-///          and tiles is fixed
+///          and tiles is fixed. for_each_run gives the row counts of the same slots, in the same order, in few steps;
+///          blocks from b to alike_until(b) have the same.
 template <class T>
 concept Tiling = requires(const T& tiling, Index block) {
   { tiling.query_blocks() } -> std::same_as<Index>;
   { tiling.queries_of(block) } -> std::same_as<Rows>;
   { tiling.counts() } -> std::same_as<TilingCounts>;
   tiling.for_each_slot(block, detail::AnyVisitor{});
+  tiling.for_each_run(block, detail::AnyVisitor{});
+  { tiling.alike_until(block) } -> std::same_as<Index>;
 };
 
 }  // namespace twoheads

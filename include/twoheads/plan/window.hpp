@@ -50,8 +50,7 @@ struct WindowTiling {
     const Index first = head_blocks();
     const Index last = query_blocks();
     if (first == last) return total;
-    // Blocks that are whole and see no end of the sequence differ by a shift alone.
-    const Index whole = std::max<Index>(tokens - right - head(), 0) / tail_block();
+    const Index whole = whole_tail_blocks();
     if (whole > 0) total.add(count_block(first), whole);
     for (Index b = first + whole; b < last; ++b) total.add(count_block(b));
     return total;
@@ -66,6 +65,22 @@ struct WindowTiling {
         detail::visit_rectangle({queries, {begin, std::min(begin + block(), keys.end)}}, oracle, visit);
     });
     detail::visit_triangles(std::span<const Tile>(triangles(b)), oracle, rows, visit);
+  }
+
+  template <class Visit>
+  void for_each_run(Index b, Visit&& visit) const {
+    detail::TriangleRuns memory;
+    for_each_run(b, visit, memory);
+  }
+  template <class Visit>
+  void for_each_run(Index b, Visit&& visit, detail::TriangleRuns& memory) const {
+    for_each_rectangle(
+        b, [&](Rows keys) { detail::visit_rectangle_runs(queries_of(b).size(), keys.size(), block(), oracle, visit); });
+    memory.visit(triangles(b), oracle, rows, visit);
+  }
+
+  [[nodiscard]] constexpr Index alike_until(Index b) const {
+    return std::max(b < head_blocks() ? 0 : head_blocks() + whole_tail_blocks(), b + 1);
   }
 
  private:
@@ -84,6 +99,11 @@ struct WindowTiling {
   /// Queries of a block of the tail, c g.
   [[nodiscard]] constexpr Index tail_block() const {
     return nothing_between() ? (block() - riding_sinks()) / segment() * segment() : segment();
+  }
+
+  /// Blocks of the tail that are whole and see no end of the sequence: they differ by a shift alone.
+  [[nodiscard]] constexpr Index whole_tail_blocks() const {
+    return std::max<Index>(tokens - right - head(), 0) / tail_block();
   }
 
   /// Calls visit(keys) for the ranges of keys that all queries of a block see, triangles apart.

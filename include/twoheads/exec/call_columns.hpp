@@ -1,0 +1,121 @@
+#pragma once
+
+#include <algorithm>
+#include <map>
+#include <string>
+#include <tuple>
+#include <twoheads/base/errors.hpp>
+#include <twoheads/codec/codes.hpp>
+#include <twoheads/codec/layout.hpp>
+#include <twoheads/codec/stack.hpp>
+#include <twoheads/exec/plan_choice.hpp>
+#include <twoheads/plan/limits.hpp>
+#include <twoheads/plan/packing.hpp>
+#include <vector>
+
+namespace twoheads::detail {
+
+/// Heads and layers of an oracle that a plan uses.
+struct UsedPart {
+  Index layers = 1;
+  Index heads = 1;
+  Index instances = 1;
+};
+
+/// What calls of an oracle look like for a problem: their columns, and whether the oracle takes them.
+class CallColumns {
+ public:
+  CallColumns(const PlanProblem& problem, const OracleLimits& oracle) : problem_(problem), oracle_(oracle) {}
+
+  [[nodiscard]] InstanceLayout instance(CallKind kind, Index jobs_per_slot) const {
+    InstanceLayout found{kind, problem_.encoding, problem_.head_dim, problem_.value_dim, problem_.input_width};
+    found.code_cols = Codes::columns_for(jobs_per_slot);
+    return found;
+  }
+
+  [[nodiscard]] StackLayout stack(const InstanceLayout& instance, const UsedPart& part) const {
+    OracleLimits used = oracle_;
+    used.heads = part.heads;
+    used.layers = part.layers;
+    return StackLayout(used, packing(part.layers), instance.width(), instance.answer_cols(), oracle_.rows,
+                       part.instances);
+  }
+
+  /// The only packing that several layers of the oracle take; a single layer has nothing to carry.
+  [[nodiscard]] Packing packing(Index layers) const {
+    return oracle_.residual || layers == 1 ? Packing::residual : Packing::identity;
+  }
+
+  /// The calls of a round, as OracleEngine makes them.
+  [[nodiscard]] static std::vector<CallKind> kinds(bool straight, Anchor anchor) {
+    if (straight) return {CallKind::straight};
+    if (anchor == Anchor::gibbs) return {CallKind::values_and_keys, CallKind::weight};
+    return {anchor == Anchor::adaptive ? CallKind::state_with_keys : CallKind::state};
+  }
+
+  /// What of the oracle is too small for a call, or an empty text; asked for many blocks, so it is remembered.
+  [[nodiscard]] const std::string& fault(bool straight, Anchor anchor, Index jobs_per_slot, const UsedPart& part) {
+    const Index codes = Codes::columns_for(jobs_per_slot);
+    const auto key = std::tuple(straight, anchor, codes, part.layers, part.heads, part.instances);
+    const auto found = faults_.find(key);
+    if (found != faults_.end()) return found->second;
+    std::string fault;
+    for (const CallKind kind : kinds(straight, anchor))
+      if (fault.empty()) fault = fault_of(instance(kind, jobs_per_slot), part);
+    return faults_.emplace(key, fault).first->second;
+  }
+
+ private:
+  [[nodiscard]] std::string fault_of(const InstanceLayout& instance, const UsedPart& part) const {
+    const bool raw = problem_.encoding == TokenEncoding::raw;
+    const Index keyed = instance.keyed_cols() - (raw ? problem_.input_width - problem_.head_dim : 0);
+    const auto lacks = [&](const char* what, Index needed, Index has) {
+      return needed <= has ? std::string()
+                           : text("a call of ", part.instances, part.instances == 1 ? " instance" : " instances",
+                                  " takes ", needed, " ", what, ", the oracle has ", has);
+    };
+    std::string fault = lacks("columns of queries and keys", keyed, oracle_.key_cols);
+    if (fault.empty()) fault = lacks("columns of values", instance.answer_cols(), oracle_.value_cols);
+    if (!fault.empty() || (oracle_.width == OracleLimits::unlimited && oracle_.key_cols == OracleLimits::unlimited &&
+                           oracle_.value_cols == OracleLimits::unlimited))
+      return fault;
+    const StackLayout stacked = stack(instance, part);
+    if (stacked.has_identity()) {
+      fault = lacks("columns of queries and keys of its identity head", stacked.codes().columns(), oracle_.key_cols);
+      if (fault.empty())
+        fault = lacks("columns of values of its identity head", stacked.width_before(1), oracle_.value_cols);
+    }
+    if (fault.empty()) fault = lacks("columns", std::max(stacked.width(), stacked.output_width()), oracle_.width);
+    return fault;
+  }
+
+  const PlanProblem& problem_;
+  const OracleLimits& oracle_;
+  std::map<std::tuple<bool, Anchor, Index, Index, Index, Index>, std::string> faults_;
+};
+
+/// Heads and layers that are worth a look, one for each number of slots that a call may carry: most slots first.
+[[nodiscard]] inline std::vector<UsedPart> used_parts(const OracleLimits& oracle, Index most_slots, bool all) {
+  std::map<Index, UsedPart> found;
+  const Index most_heads = std::min(oracle.heads, most_slots + 1);
+  const auto look = [&](Index layers, Index heads) {
+    const bool identity = layers > 1 && !oracle.residual;
+    if (identity && heads < 2) return;
+    const Index per_layer = identity ? heads - 1 : heads;
+    const Index slots = per_layer > most_slots / layers ? most_slots : std::min(per_layer * layers, most_slots);
+    found.try_emplace(slots, UsedPart{layers, heads, slots});
+  };
+  const Index most_layers = std::min(oracle.layers, most_slots);
+  // Fewer layers come first, and all heads but where there are few: any number below may be what fits the width.
+  for (Index layers = 1; layers <= most_layers;
+       layers = all || layers < 64 ? layers + 1 : std::max(layers + 1, most_layers)) {
+    look(layers, oracle.heads);
+    for (Index heads = most_heads; heads >= 1; heads = all || heads <= 64 ? heads - 1 : heads * 7 / 8)
+      look(layers, heads);
+  }
+  std::vector<UsedPart> parts;
+  for (auto part = found.rbegin(); part != found.rend(); ++part) parts.push_back(part->second);
+  return parts;
+}
+
+}  // namespace twoheads::detail
