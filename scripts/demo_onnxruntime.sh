@@ -45,7 +45,8 @@ export_graph=("$programs/twoheads_export" --graph core --oracle causal --rows 64
   --value-cols 32 --output "$graph")
 show "${export_graph[@]}"
 "${export_graph[@]}"
-oracle=(--oracle-command "node examples/onnxruntime/runner.js --model $graph --report" --oracle causal --oracle-scale 1)
+oracle=(--oracle-command "node examples/onnxruntime/runner.js --model $graph --report" --rows 64 --oracle causal
+  --oracle-scale 1)
 
 # What the calls took, beside those of the program's own oracle, which has as many rows and heads.
 own=(--oracle causal --rows 64 --oracle-heads 8)
