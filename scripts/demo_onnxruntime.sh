@@ -20,14 +20,24 @@ graph=build/onnxruntime/causal_64.onnx
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
 
+# A command line as it could be typed.
 show() {
-  printf '\n$ %s\n' "$*"
+  local word
+  printf '\n$'
+  for word in "$@"; do
+    case $word in
+      *' '*) printf ' "%s"' "$word" ;;
+      *) printf ' %s' "$word" ;;
+    esac
+  done
+  printf '\n'
 }
 
-# Runs a program for its JSON; what goes to standard error is shown where it fails, and read by summary where not.
+# Runs a program for its JSON: run NAME COMMAND. What goes to standard error is shown where it fails, and read by
+# summary where not.
 run() {
-  show "$@" --json
-  "$@" --json >"$out/json" 2>"$out/report" || { cat "$out/report" >&2 && exit 1; }
+  show "${@:2}" --json
+  "${@:2}" --json >"$out/$1.json" 2>"$out/$1.report" || { cat "$out/$1.report" >&2 && exit 1; }
 }
 
 # Heads of 8 columns take 9 columns of queries and keys, and 18 of values: the rest are free for codes and checksums.
@@ -35,15 +45,18 @@ export_graph=("$programs/twoheads_export" --graph core --oracle causal --rows 64
   --value-cols 32 --output "$graph")
 show "${export_graph[@]}"
 "${export_graph[@]}"
-oracle=(--oracle-command "node examples/onnxruntime/runner.js --model $graph --report" --oracle causal --oracle-scale 1)
+oracle=(--oracle-command "node examples/onnxruntime/runner.js --model $graph --report" --rows 64 --oracle causal
+  --oracle-scale 1)
 
-# What the calls took.
+# What the calls took, beside those of the program's own oracle, which has as many rows and heads.
+own=(--oracle causal --rows 64 --oracle-heads 8)
 summary() {
   node -e '
     const fs = require("fs");
-    const [file, report] = process.argv.slice(1);
-    const result = JSON.parse(fs.readFileSync(file, "utf8"));
-    const all = result.seconds || (result.ids.length - 1) / result.tokens_per_second;
+    const [file, report, ownFile] = process.argv.slice(1);
+    const read = name => JSON.parse(fs.readFileSync(name, "utf8"));
+    const seconds = result => result.seconds || (result.ids.length - 1) / result.tokens_per_second;
+    const micro = value => `${(1e6 * value).toFixed(0)} microseconds`;
     let runs = 0, inRun = 0;
     for (const line of fs.readFileSync(report, "utf8").split("\n")) {
       if (!line.startsWith("{")) continue;
@@ -51,16 +64,18 @@ summary() {
       runs += process.calls;
       inRun += process.seconds_in_run;
     }
-    const micro = value => (1e6 * value).toFixed(0);
-    console.log(`${result.calls} calls of the program, ${runs} of the runtime, ${all.toFixed(2)} seconds: ` +
-      `${micro(all / runs)} microseconds a call of the runtime, of which ${micro(inRun / runs)} in ONNX Runtime`);
-  ' "$out/json" "$out/report"
+    const there = read(file), here = read(ownFile);
+    console.log(`${there.calls} calls in ${seconds(there).toFixed(2)} seconds, ${micro(seconds(there) / there.calls)} a ` +
+      `call with all that the program does; ${micro(inRun / runs)} of them in ONNX Runtime`);
+    console.log(`the program by its own oracle: ${here.calls} calls, ${micro(seconds(here) / here.calls)} a call; so ` +
+      `another process costs ${micro(seconds(there) / there.calls - seconds(here) / here.calls)} a call`);
+  ' "$out/run.json" "$out/run.report" "$out/own.json"
 }
 
 stories=${TWOHEADS_SHARED_DIR:-../shared}/data/stories260K
 if [ -f "$stories/stories260K.bin" ]; then
   model=(--model "$stories/stories260K.bin" --tokenizer "$stories/tok512.bin")
-  run "$programs/twoheads_lm" "${model[@]}" --generate 200 --rows 64 "${oracle[@]}"
+  run run "$programs/twoheads_lm" "${model[@]}" --generate 200 "${oracle[@]}"
   node -e '
     const fs = require("fs");
     const read = file => JSON.parse(fs.readFileSync(file, "utf8"));
@@ -72,12 +87,13 @@ if [ -f "$stories/stories260K.bin" ]; then
       process.exit(1);
     }
     console.log(`\nThe ${expected.length - 1} tokens are those of the reference.`);
-  ' "$out/json" "$stories/greedy_200.json"
+  ' "$out/run.json" "$stories/greedy_200.json"
+  run own "$programs/twoheads_lm" "${model[@]}" --generate 200 "${own[@]}"
   summary
 else
   echo "$stories/stories260K.bin is absent: a random model is compared with the direct transformer instead"
-  run "$programs/twoheads_simulate" --mask causal --tokens 1000 --rows 64 --width 64 --heads 8 --scalar float \
-    "${oracle[@]}"
+  simulation=(--mask causal --tokens 1000 --width 64 --heads 8 --scalar float)
+  run run "$programs/twoheads_simulate" "${simulation[@]}" "${oracle[@]}"
   node -e '
     const result = JSON.parse(require("fs").readFileSync(process.argv[1], "utf8"));
     if (!(result.max_row_error <= 1e-4)) {
@@ -85,6 +101,7 @@ else
       process.exit(1);
     }
     console.log(`rows are off by ${result.max_row_error} at most, against the direct transformer`);
-  ' "$out/json"
+  ' "$out/run.json"
+  run own "$programs/twoheads_simulate" "${simulation[@]}" "${own[@]}"
   summary
 fi

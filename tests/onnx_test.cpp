@@ -7,7 +7,6 @@
 
 #include <cstdint>
 #include <cstdlib>
-#include <cstring>
 #include <map>
 #include <optional>
 #include <random>
@@ -24,6 +23,7 @@
 #include "support/instances.hpp"
 #endif
 #include "support/contains.hpp"
+#include "support/frames.hpp"
 #include "support/message_of.hpp"
 #include "support/naive.hpp"
 #include "support/seed.hpp"
@@ -36,6 +36,10 @@ using twoheads::Index;
 using twoheads::OnnxNumber;
 using twoheads::OnnxSpec;
 using twoheads::OracleKind;
+
+using frames::bytes_of;
+using frames::Frame;
+using frames::Tensor;
 
 using Shape = std::vector<Index>;
 
@@ -174,124 +178,6 @@ TEST(Export, NamesTheFileThatCannotBeWritten) {
 
 // --- ONNX Runtime answers --------------------------------------------------------------------------------------------
 
-struct Tensor {
-  OnnxNumber number = OnnxNumber::float32;
-  Shape shape;
-  std::vector<double> numbers;
-};
-
-enum Kind : std::uint32_t { hello = 1, description = 2, run = 3, answer = 4, failure = 5 };
-
-struct Frame {
-  std::uint32_t kind = 0;
-  std::uint64_t id = 0;
-  std::string body;
-};
-
-template <class Number>
-void append(std::string& bytes, Number value) {
-  bytes.append(reinterpret_cast<const char*>(&value), sizeof(value));
-}
-
-/// Reads numbers one after another; past the end it throws.
-class Reader {
- public:
-  explicit Reader(const std::string& bytes) : bytes_(bytes) {}
-
-  template <class Number>
-  Number next() {
-    Number value;
-    std::memcpy(&value, text(sizeof(value)).data(), sizeof(value));
-    return value;
-  }
-
-  std::string text(std::size_t length) {
-    if (length > bytes_.size() - at_) throw std::runtime_error("the bytes end early");
-    at_ += length;
-    return bytes_.substr(at_ - length, length);
-  }
-
-  [[nodiscard]] bool at_end() const { return at_ == bytes_.size(); }
-
- private:
-  const std::string& bytes_;
-  std::size_t at_ = 0;
-};
-
-std::uint32_t crc32(const std::string& bytes) {
-  std::uint32_t crc = 0xFFFFFFFFU;
-  for (const char c : bytes) {
-    crc ^= static_cast<unsigned char>(c);
-    for (int bit = 0; bit < 8; ++bit) crc = (crc >> 1) ^ ((crc & 1U) != 0 ? 0xEDB88320U : 0U);
-  }
-  return ~crc;
-}
-
-std::string bytes_of(const Frame& frame) {
-  std::string bytes;
-  append(bytes, std::uint32_t{0x31464854});
-  append(bytes, frame.kind);
-  append(bytes, frame.id);
-  append(bytes, static_cast<std::uint64_t>(frame.body.size()));
-  append(bytes, crc32(frame.body));
-  append(bytes, crc32(bytes));
-  return bytes + frame.body;
-}
-
-std::string bytes_of(const std::vector<Tensor>& tensors) {
-  std::string bytes;
-  append(bytes, static_cast<std::uint32_t>(tensors.size()));
-  for (const Tensor& tensor : tensors) {
-    append(bytes, std::uint32_t{tensor.number == OnnxNumber::float64 ? 2U : 1U});
-    append(bytes, static_cast<std::uint32_t>(tensor.shape.size()));
-    for (const Index size : tensor.shape) append(bytes, static_cast<std::uint64_t>(size));
-    for (const double x : tensor.numbers) {
-      if (tensor.number == OnnxNumber::float64)
-        append(bytes, x);
-      else
-        append(bytes, static_cast<float>(x));
-    }
-  }
-  return bytes;
-}
-
-std::vector<Tensor> read_tensors(const std::string& body) {
-  Reader reader(body);
-  std::vector<Tensor> tensors(reader.next<std::uint32_t>());
-  for (Tensor& tensor : tensors) {
-    tensor.number = reader.next<std::uint32_t>() == 2 ? OnnxNumber::float64 : OnnxNumber::float32;
-    tensor.shape.resize(reader.next<std::uint32_t>());
-    Index count = 1;
-    for (Index& size : tensor.shape) {
-      size = static_cast<Index>(reader.next<std::uint64_t>());
-      count *= size;
-    }
-    for (Index i = 0; i < count; ++i)
-      tensor.numbers.push_back(tensor.number == OnnxNumber::float64 ? reader.next<double>()
-                                                                    : static_cast<double>(reader.next<float>()));
-  }
-  EXPECT_TRUE(reader.at_end());
-  return tensors;
-}
-
-std::vector<Frame> read_frames(const std::string& bytes) {
-  Reader reader(bytes);
-  std::vector<Frame> frames;
-  while (!reader.at_end()) {
-    std::string header = reader.text(32);
-    Reader fields(header);
-    Frame frame;
-    EXPECT_EQ(fields.next<std::uint32_t>(), 0x31464854U);
-    frame.kind = fields.next<std::uint32_t>();
-    frame.id = fields.next<std::uint64_t>();
-    frame.body = reader.text(fields.next<std::uint64_t>());
-    EXPECT_EQ(fields.next<std::uint32_t>(), crc32(frame.body));
-    EXPECT_EQ(fields.next<std::uint32_t>(), crc32(header.substr(0, 28)));
-    frames.push_back(std::move(frame));
-  }
-  return frames;
-}
-
 /// The folder of onnxruntime-node, or nothing.
 std::optional<std::filesystem::path> onnxruntime_folder() {
   std::filesystem::path folder = std::filesystem::path(TWOHEADS_SOURCE_DIR) / "build/onnxruntime/node_modules";
@@ -328,7 +214,7 @@ class Runner : public testing::Test {
         "NODE_PATH='" + modules_->string() +
         "' node '" TWOHEADS_SOURCE_DIR "/examples/onnxruntime/runner.js' --model graph.onnx >answers 2>err";
     const int status = std::system(command.c_str());
-    return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, read_frames(read_bytes(folder / "answers")),
+    return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, frames::read_frames(read_bytes(folder / "answers")),
             read_bytes(folder / "err")};
   }
 
@@ -336,7 +222,7 @@ class Runner : public testing::Test {
 };
 
 Tensor draw(std::mt19937_64& random, OnnxNumber number, Shape shape) {
-  Tensor tensor{number, std::move(shape), {}};
+  Tensor tensor{number == OnnxNumber::float64, std::move(shape), {}};
   Index count = 1;
   for (const Index size : tensor.shape) count *= size;
   std::uniform_real_distribution<double> uniform(-1, 1);
@@ -413,18 +299,18 @@ TEST_P(Answered, EqualNaiveAttention) {
   const OnnxSpec spec = some_spec(kind, number);
   const std::vector<std::vector<Tensor>> calls{draw_operands(graph, spec, seed_or(41)),
                                                draw_operands(graph, spec, seed_or(42))};
-  const RunnerResult result =
-      run_bytes(export_graph(graph, spec).SerializeAsString(),
-                bytes_of(Frame{run, 10, bytes_of(calls[0])}) + bytes_of(Frame{run, 11, bytes_of(calls[1])}));
+  const RunnerResult result = run_bytes(
+      export_graph(graph, spec).SerializeAsString(),
+      bytes_of(Frame{frames::run, 10, bytes_of(calls[0])}) + bytes_of(Frame{frames::run, 11, bytes_of(calls[1])}));
   ASSERT_EQ(result.exit_code, 0) << result.err;
   ASSERT_EQ(result.frames.size(), 2u);
   for (std::size_t i = 0; i < 2; ++i) {
     const Frame& frame = result.frames[i];
-    ASSERT_EQ(frame.kind, answer) << frame.body;
+    ASSERT_EQ(frame.kind, frames::answer) << frame.body;
     EXPECT_EQ(frame.id, 10 + i);
-    const std::vector<Tensor> outputs = read_tensors(frame.body);
+    const std::vector<Tensor> outputs = frames::read_tensors(frame.body);
     ASSERT_EQ(outputs.size(), 1u);
-    EXPECT_EQ(outputs[0].number, number);
+    EXPECT_EQ(outputs[0].wide, number == OnnxNumber::float64);
     ASSERT_EQ(outputs[0].shape, graph == Graph::core ? Shape({2, 3, 8, 4}) : Shape({2, 8, 12}));
     for (Index call = 0; call < spec.batch; ++call)
       for (Index head = 0; head < spec.heads; ++head)
@@ -450,11 +336,11 @@ TEST_F(Runner, RoundsWhereTheGraphSays) {
     spec.rounding = to;
     const std::vector<Tensor> operands = draw_operands(Graph::core, spec, seed_or(46));
     const RunnerResult result =
-        run_bytes(twoheads::export_core(spec).SerializeAsString(), bytes_of(Frame{run, 1, bytes_of(operands)}));
+        run_bytes(twoheads::export_core(spec).SerializeAsString(), bytes_of(Frame{frames::run, 1, bytes_of(operands)}));
     ASSERT_EQ(result.exit_code, 0) << result.err;
     ASSERT_EQ(result.frames.size(), 1u);
-    ASSERT_EQ(result.frames[0].kind, answer) << result.frames[0].body;
-    const Tensor output = read_tensors(result.frames[0].body).front();
+    ASSERT_EQ(result.frames[0].kind, frames::answer) << result.frames[0].body;
+    const Tensor output = frames::read_tensors(result.frames[0].body).front();
     Index same = 0;
     for (Index place = 0; place < spec.batch * spec.heads; ++place) {
       const naive::Table s = naive::logits(rounded(table(operands[0], place), to),
@@ -476,12 +362,12 @@ TEST_F(Runner, RoundsWhereTheGraphSays) {
 
 TEST_F(Runner, DescribesTheGraph) {
   const RunnerResult result =
-      run_bytes(twoheads::export_transformer(some_spec()).SerializeAsString(), bytes_of(Frame{hello, 5, ""}));
+      run_bytes(twoheads::export_transformer(some_spec()).SerializeAsString(), bytes_of(Frame{frames::hello, 5, ""}));
   ASSERT_EQ(result.exit_code, 0) << result.err;
   ASSERT_EQ(result.frames.size(), 1u);
-  EXPECT_EQ(result.frames[0].kind, description);
+  EXPECT_EQ(result.frames[0].kind, frames::description);
   EXPECT_EQ(result.frames[0].id, 5u);
-  Reader reader(result.frames[0].body);
+  frames::Reader reader(result.frames[0].body);
   EXPECT_EQ(reader.next<std::uint32_t>(), 4u);
   EXPECT_EQ(reader.next<std::uint32_t>(), 1u);
   const std::vector<std::pair<std::string, Shape>> values{
@@ -501,26 +387,27 @@ TEST_F(Runner, FailsTheCallsThatAreWrongAndAnswersTheRest) {
   const std::vector<Tensor> operands = draw_operands(Graph::core, spec, seed_or(43));
   std::vector<Tensor> wrong_shape = operands, wrong_number = operands, too_few(operands.begin(), operands.end() - 1);
   wrong_shape[0].shape = {2, 3, 5, 8};
-  for (Tensor& tensor : wrong_number) tensor.number = OnnxNumber::float64;
+  for (Tensor& tensor : wrong_number) tensor.wide = true;
   const std::string right = bytes_of(operands);
-  std::string wrong_checksum = bytes_of(Frame{run, 4, right});
+  std::string wrong_checksum = bytes_of(Frame{frames::run, 4, right});
   wrong_checksum.back() = static_cast<char>(wrong_checksum.back() ^ 1);
-  const std::string calls =
-      bytes_of(Frame{run, 1, bytes_of(wrong_shape)}) + bytes_of(Frame{run, 2, bytes_of(wrong_number)}) +
-      bytes_of(Frame{run, 3, bytes_of(too_few)}) + wrong_checksum +
-      bytes_of(Frame{run, 5, right.substr(0, right.size() - 1)}) + bytes_of(Frame{run, 6, right + "x"}) +
-      bytes_of(Frame{run, 7, ""}) + bytes_of(Frame{99, 8, ""}) + bytes_of(Frame{run, 9, right});
+  const std::string calls = bytes_of(Frame{frames::run, 1, bytes_of(wrong_shape)}) +
+                            bytes_of(Frame{frames::run, 2, bytes_of(wrong_number)}) +
+                            bytes_of(Frame{frames::run, 3, bytes_of(too_few)}) + wrong_checksum +
+                            bytes_of(Frame{frames::run, 5, right.substr(0, right.size() - 1)}) +
+                            bytes_of(Frame{frames::run, 6, right + "x"}) + bytes_of(Frame{frames::run, 7, ""}) +
+                            bytes_of(Frame{99, 8, ""}) + bytes_of(Frame{frames::run, 9, right});
   const std::vector<std::string> faults{"invalid dimensions", "data type",    "2 tensors, expected 3", "checksum",
                                         "ends within",        "1 bytes more", "ends within",           "kind 99"};
   const RunnerResult result = run_bytes(twoheads::export_core(spec).SerializeAsString(), calls);
   ASSERT_EQ(result.exit_code, 0) << result.err;
   ASSERT_EQ(result.frames.size(), faults.size() + 1);
   for (std::size_t i = 0; i < faults.size(); ++i) {
-    EXPECT_EQ(result.frames[i].kind, failure);
+    EXPECT_EQ(result.frames[i].kind, frames::failure);
     EXPECT_EQ(result.frames[i].id, i + 1);
     EXPECT_TRUE(contains(result.frames[i].body, faults[i])) << result.frames[i].body;
   }
-  EXPECT_EQ(result.frames.back().kind, answer);
+  EXPECT_EQ(result.frames.back().kind, frames::answer);
   EXPECT_EQ(result.frames.back().id, 9u);
 }
 
@@ -532,23 +419,23 @@ TEST_F(Runner, FindsFramesHoweverTheirBytesArrive) {
   constexpr std::size_t piece = 65536;
   ASSERT_GT(call.size(), 2 * piece);
   // The header of call 2 lies across the end of the first piece.
-  const std::string calls = bytes_of(Frame{99, 1, std::string(piece - 32 - 17, 'x')}) + bytes_of(Frame{run, 2, call}) +
-                            bytes_of(Frame{run, 3, call});
+  const std::string calls = bytes_of(Frame{99, 1, std::string(piece - 32 - 17, 'x')}) +
+                            bytes_of(Frame{frames::run, 2, call}) + bytes_of(Frame{frames::run, 3, call});
   const std::string model = twoheads::export_core(spec).SerializeAsString();
   for (const Input input : {Input::file, Input::pipe}) {
     const RunnerResult result = run_bytes(model, calls, input);
     ASSERT_EQ(result.exit_code, 0) << result.err;
     ASSERT_EQ(result.frames.size(), 3u);
-    EXPECT_EQ(result.frames[0].kind, failure);
-    EXPECT_EQ(result.frames[1].kind, answer);
-    EXPECT_EQ(result.frames[2].kind, answer);
+    EXPECT_EQ(result.frames[0].kind, frames::failure);
+    EXPECT_EQ(result.frames[1].kind, frames::answer);
+    EXPECT_EQ(result.frames[2].kind, frames::answer);
     EXPECT_EQ(result.frames[1].body, result.frames[2].body) << "two calls of the same operands";
   }
 }
 
 TEST_F(Runner, EndsWithAnErrorAfterABrokenHeaderOrWithinAFrame) {
   const std::string model = twoheads::export_core(some_spec()).SerializeAsString();
-  const std::string good = bytes_of(Frame{hello, 1, ""});
+  const std::string good = bytes_of(Frame{frames::hello, 1, ""});
   std::string bad = good;
   bad[8] = static_cast<char>(bad[8] ^ 1);
   const RunnerResult broken = run_bytes(model, good + bad + good);
@@ -562,10 +449,10 @@ TEST_F(Runner, EndsWithAnErrorAfterABrokenHeaderOrWithinAFrame) {
 }
 
 TEST_F(Runner, SaysThatItCannotLoadAModel) {
-  const RunnerResult result = run_bytes("no model", bytes_of(Frame{hello, 3, ""}));
+  const RunnerResult result = run_bytes("no model", bytes_of(Frame{frames::hello, 3, ""}));
   EXPECT_EQ(result.exit_code, 1);
   ASSERT_EQ(result.frames.size(), 1u);
-  EXPECT_EQ(result.frames[0].kind, failure);
+  EXPECT_EQ(result.frames[0].kind, frames::failure);
   EXPECT_EQ(result.frames[0].id, 3u);
   EXPECT_TRUE(contains(result.frames[0].body, "graph.onnx cannot be loaded")) << result.frames[0].body;
 }

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 #include <string>
+#include <twoheads/base/checked.hpp>
 #include <twoheads/base/errors.hpp>
 #include <twoheads/base/index.hpp>
 #include <twoheads/onnx/graph.hpp>
@@ -132,7 +133,8 @@ inline void add_attention(OnnxGraph& graph, const OnnxSpec& spec, const std::str
   const std::string k = graph.node("MatMul", {shared, "wk"}, "k");
   const std::string v = graph.node("MatMul", {shared, "wv"}, "v");
   detail::add_attention(graph, spec, q, k, v, "o");
-  const std::vector<Index> answers{spec.batch, spec.rows, spec.heads * spec.value_cols};
+  const Index width = detail::checked_product("the width of an answer", spec.heads, spec.value_cols);
+  const std::vector<Index> answers{spec.batch, spec.rows, width};
   graph.reshape(graph.transpose("o", {0, 2, 1, 3}, "o_by_row"), answers, "output");
   graph.output("output", answers);
   return graph.model();
