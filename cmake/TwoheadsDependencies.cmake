@@ -59,3 +59,28 @@ if(NOT TARGET TBB::tbb)
                    "Homebrew)")
   endif()
 endif()
+
+# Likewise Boost, of which Asio is used and no library: it decides whether twoheads::remote exists. Boost's own package
+# file is asked for, since CMake's module for it is on its way out.
+if(NOT TARGET Boost::headers)
+  find_package(Boost 1.74 CONFIG QUIET)
+  if(NOT TARGET Boost::headers AND PROJECT_IS_TOP_LEVEL)
+    message(STATUS "twoheads: no twoheads::remote without Boost (libboost-dev on Debian, boost-devel on Fedora, boost in "
+                   "Homebrew)")
+  endif()
+endif()
+if(TARGET Boost::headers AND NOT TARGET Threads::Threads)
+  find_package(Threads QUIET)
+endif()
+
+# Optional for everyone, and never fetched: ONNX's own C++ library decides whether twoheads::onnx exists. Its package
+# names the targets of protobuf without looking for them.
+if(NOT TARGET onnx_proto)
+  find_package(Protobuf QUIET)
+  if(TARGET protobuf::libprotobuf)
+    find_package(ONNX QUIET)
+  endif()
+  if(NOT TARGET onnx_proto AND PROJECT_IS_TOP_LEVEL)
+    message(STATUS "twoheads: no twoheads::onnx without ONNX's C++ library (libonnx-dev and libprotobuf-dev on Debian)")
+  endif()
+endif()

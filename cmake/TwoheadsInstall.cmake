@@ -19,6 +19,16 @@ if(TARGET twoheads_threads)
   install(EXPORT twoheadsThreadsTargets NAMESPACE twoheads:: DESTINATION "${twoheads_package_dir}")
 endif()
 
+if(TARGET twoheads_remote)
+  install(TARGETS twoheads_remote EXPORT twoheadsRemoteTargets FILE_SET HEADERS)
+  install(EXPORT twoheadsRemoteTargets NAMESPACE twoheads:: DESTINATION "${twoheads_package_dir}")
+endif()
+
+if(TARGET twoheads_onnx)
+  install(TARGETS twoheads_onnx EXPORT twoheadsOnnxTargets FILE_SET HEADERS)
+  install(EXPORT twoheadsOnnxTargets NAMESPACE twoheads:: DESTINATION "${twoheads_package_dir}")
+endif()
+
 configure_package_config_file(
   "${CMAKE_CURRENT_LIST_DIR}/twoheadsConfig.cmake.in" "${PROJECT_BINARY_DIR}/twoheadsConfig.cmake"
   INSTALL_DESTINATION "${twoheads_package_dir}"

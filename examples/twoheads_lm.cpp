@@ -8,6 +8,7 @@
 #include <iterator>
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <twoheads/base/digest.hpp>
@@ -16,11 +17,14 @@
 #include <twoheads/model/tokenizer.hpp>
 #include <twoheads/oracle/small_transformer.hpp>
 #include <twoheads/simulate.hpp>
+#include <utility>
 #include <vector>
 
+#include "support/any_run.hpp"
 #include "support/executor.hpp"
 #include "support/instances.hpp"
 #include "support/plan_arguments.hpp"
+#include "support/processes.hpp"
 #include "support/rows_choice.hpp"
 #include "support/safetensors.hpp"
 #include "support/stopwatch.hpp"
@@ -50,6 +54,10 @@ struct Settings {
   std::string score_ids;
   std::string logits;
   std::string rows_reason;  ///< why so many, with --rows auto
+  twoheads::OracleKind oracle = twoheads::OracleKind::causal;
+  bool rows_given = false;
+  programs::ProcessFlags processes;
+  std::string checkpoint;
   bool json = false;
 };
 
@@ -60,42 +68,84 @@ class Runner {
   Runner(const twoheads::LanguageModel<Scalar>& model, const Settings& settings)
       : model_(model),
         engine_(settings.engine),
+        checkpoint_{settings.checkpoint, ""},
+        options_{settings.anchor},
         oracle_(limits(settings, model.body.spec.attention.score_scale)),
         grid_(oracle_, {settings.anchor}, programs::Executor(settings.threads)),
-        kernel_({.rows = settings.kernel_rows}, programs::Executor(settings.threads)) {}
+        kernel_({.rows = settings.kernel_rows}, programs::Executor(settings.threads)) {
+    options_.checksums = settings.processes.checksums;
+    if (settings.engine != EngineWord::oracle) return;
+    if (!settings.processes.command.empty()) {
+      processes_.emplace(settings.processes, settings.oracle, oracle_.limits().score_scale);
+      const Index rows = processes_->limits().rows;
+      if (settings.rows_given && settings.rows != rows)
+        throw programs::ArgumentError("--rows", std::to_string(settings.rows),
+                                      std::to_string(rows) + ", the rows of the process");
+    } else if (!settings.checkpoint.empty() || options_.checksums) {
+      own_.emplace(programs::own_oracle<Scalar>(oracle_.limits(), settings.threads));
+    }
+    if (any() != nullptr) checkpoint_.key = programs::key_of(any()->limits(), options_);
+  }
 
   [[nodiscard]] Matrix<Scalar> operator()(const std::vector<int>& ids) {
     const Matrix<Scalar> x = twoheads::embed(model_, ids);
     if (engine_ == EngineWord::direct) return twoheads::forward(model_.body, x, twoheads::DirectAttention<Scalar>());
     if (engine_ == EngineWord::kernel) return twoheads::forward(model_.body, x, kernel_);
-    return twoheads::forward(model_.body, x, grid_);
+    if (any() == nullptr) return twoheads::forward(model_.body, x, grid_);
+    twoheads::Simulation<Scalar> found =
+        programs::simulate_on<Scalar>(*any(), model_.body, x, options_, nullptr, checkpoint_);
+    counts_.calls += found.counts.calls;
+    counts_.repeats += found.counts.repeats;
+    return std::move(found.rows);
   }
 
-  [[nodiscard]] const twoheads::SimulationCounts& counts() const { return grid_.counts(); }
+  [[nodiscard]] twoheads::SimulationCounts counts() const { return processes_ || own_ ? counts_ : grid_.counts(); }
+  [[nodiscard]] Index rows() const { return processes_ ? processes_->limits().rows : oracle_.limits().rows; }
+  /// What came of calls to processes; nothing where there are none.
+  [[nodiscard]] std::optional<programs::ProcessCounts> process_counts() const {
+    return processes_ ? std::optional(processes_->counts()) : std::nullopt;
+  }
 
  private:
   static twoheads::OracleLimits limits(const Settings& settings, double score_scale) {
     twoheads::OracleLimits limits;
-    limits.kind = twoheads::OracleKind::causal;
+    limits.kind = settings.oracle;
     limits.rows = settings.rows;
     limits.heads = settings.oracle_heads;
-    limits.score_scale = score_scale;
+    limits.score_scale = settings.processes.score_scale > 0 ? settings.processes.score_scale : score_scale;
     return limits;
+  }
+
+  /// The oracle behind one type, where calls go to a process or have a checkpoint.
+  [[nodiscard]] twoheads::AnyOracle<Scalar>* any() {
+    if (processes_) return &processes_->oracle();
+    return own_ ? &*own_ : nullptr;
   }
 
   const twoheads::LanguageModel<Scalar>& model_;
   EngineWord engine_;
+  programs::Checkpoint checkpoint_;
+  twoheads::SimulationOptions options_;
+  twoheads::SimulationCounts counts_;
+  std::optional<programs::Processes<Scalar>> processes_;
+  std::optional<twoheads::AnyOracle<Scalar>> own_;
   twoheads::SmallTransformer<Scalar> oracle_;
   twoheads::GridAttention<twoheads::SmallTransformer<Scalar>, programs::Executor> grid_;
   twoheads::KernelAttention<Scalar, programs::Executor> kernel_;
 };
 
 /// What attention took, in words.
-std::string words_of_calls(const twoheads::SimulationCounts& counts, const Settings& settings) {
+template <class Scalar>
+std::string words_of_calls(const Runner<Scalar>& run, const Settings& settings) {
   if (settings.engine != EngineWord::oracle)
     return settings.engine == EngineWord::kernel ? "no calls: the kernel" : "no calls: direct evaluation";
-  return std::to_string(counts.calls) + " calls of at most " + std::to_string(settings.rows) + " rows (" +
-         std::to_string(counts.repeats) + " repeats)";
+  const twoheads::SimulationCounts counts = run.counts();
+  std::string words =
+      twoheads::detail::text(counts.calls, " calls of at most ", run.rows(), " rows (", counts.repeats, " repeats)");
+  if (const auto processes = run.process_counts())
+    words += twoheads::detail::text(", ", processes->started, " processes started, ", processes->failures,
+                                    " calls failed, ", processes->retries, " made again");
+  return words;
 }
 
 std::string read_text(const std::string& path) {
@@ -136,7 +186,13 @@ void require_finite(const Matrix<Scalar>& logits) {
                              " hold NaN or infinity: the model exceeds the scalar");
 }
 
-void add_choice(nlohmann::ordered_json& result, const Settings& settings) {
+template <class Scalar>
+void add_choice(nlohmann::ordered_json& result, const Runner<Scalar>& run, const Settings& settings) {
+  if (const auto processes = run.process_counts()) {
+    result["failures"] = processes->failures;
+    result["retries"] = processes->retries;
+    result["processes_started"] = processes->started;
+  }
   if (settings.rows_reason.empty()) return;
   result["rows"] = settings.rows;
   result["rows_reason"] = settings.rows_reason;
@@ -166,12 +222,11 @@ void generate(const twoheads::LanguageModel<Scalar>& model, const twoheads::Toke
   if (settings.json) {
     nlohmann::ordered_json result{
         {"ids", ids}, {"text", tokenizer.decode(ids)}, {"calls", run.counts().calls}, {"tokens_per_second", speed}};
-    add_choice(result, settings);
+    add_choice(result, run, settings);
     std::cout << result.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) << "\n";
   } else {
     std::cout << "\n";
-    std::cerr << written << " tokens, " << words_of_calls(run.counts(), settings) << ", " << speed
-              << " tokens a second\n";
+    std::cerr << written << " tokens, " << words_of_calls(run, settings) << ", " << speed << " tokens a second\n";
   }
 }
 
@@ -243,12 +298,12 @@ void score(const twoheads::LanguageModel<Scalar>& model, const std::vector<int>&
         {"digest", twoheads::digest(logits)},
         {"argmax_changed", changed},
         {"repeats", run.counts().repeats}};
-    add_choice(result, settings);
+    add_choice(result, run, settings);
     std::cout << result.dump() << "\n";
     return;
   }
   std::cout << "tokens           " << count << "\nnll              " << nll << " nats a token\ncalls            "
-            << words_of_calls(run.counts(), settings) << "\nlogit error      " << error
+            << words_of_calls(run, settings) << "\nlogit error      " << error
             << " at most, against the direct float64 transformer\nargmax changed   " << changed
             << " of the rows\nspeed            " << speed << " tokens a second\n";
 }
@@ -264,7 +319,7 @@ void choose_rows(const twoheads::ModelSpec& spec, Index tokens, Settings& settin
   request.anchor = settings.anchor;
   if (settings.engine == EngineWord::direct) return;
   const bool kernel = settings.engine == EngineWord::kernel;
-  request.oracle.kind = kernel ? twoheads::OracleKind::kernel : twoheads::OracleKind::causal;
+  request.oracle.kind = kernel ? twoheads::OracleKind::kernel : settings.oracle;
   request.oracle.heads = settings.oracle_heads;
   request.oracle.rows = settings.rows;
   const auto choice = programs::choose_rows_if_auto<Scalar>(request, spec.attention, kernel);
@@ -310,6 +365,11 @@ int main(int argc, char** argv) {
   programs::add_anchor(app, settings.anchor);
   programs::add_count(app, "--oracle-heads", settings.oracle_heads, 1, "heads of the oracle, H' (default 1)");
   programs::add_threads(app, settings.threads);
+  programs::add_choice<twoheads::OracleKind>(
+      app, "--oracle", settings.oracle,
+      {{"plain", twoheads::OracleKind::plain}, {"causal", twoheads::OracleKind::causal}}, {},
+      "what a row of the oracle sees (default causal)");
+  programs::add_processes(app, settings.processes);
   programs::add_choice<ScalarWord>(app, "--scalar", scalar,
                                    {{"float", ScalarWord::float32}, {"double", ScalarWord::float64}}, {},
                                    "scalar of the run (default float)");
@@ -324,6 +384,9 @@ int main(int argc, char** argv) {
       ->type_name("TEXT");
   CLI::Option* score = programs::add_file(app, "--score", settings.score, "score a text file");
   CLI::Option* score_ids = programs::add_file(app, "--score-ids", settings.score_ids, "score a JSON list of token ids");
+  programs::add_file(app, "--checkpoint", settings.checkpoint,
+                     "with --score: write finished parts into this file, and take from it what is there")
+      ->excludes(generate);
   programs::add_file(app, "--logits", settings.logits, "write the scored logits as safetensors")->excludes(generate);
   generate->excludes(score)->excludes(score_ids);
   score->excludes(score_ids);
@@ -331,7 +394,8 @@ int main(int argc, char** argv) {
 
   return programs::run(app, argc, argv, [&] {
     if (settings.engine != EngineWord::oracle)
-      programs::note_without_effect(app, {"--anchor", "--oracle-heads"}, "only the engine oracle makes calls");
+      programs::note_without_effect(app, {"--anchor", "--oracle-heads", "--oracle", "--oracle-scale", "--checksums"},
+                                    "only the engine oracle makes calls");
     if (settings.engine == EngineWord::direct)
       programs::note_without_effect(app, {"--rows"}, "direct evaluation has no blocks to choose");
     if (settings.engine == EngineWord::direct && settings.threads > 1)
@@ -339,6 +403,14 @@ int main(int argc, char** argv) {
     if (settings.generate == 0 && settings.score.empty() && settings.score_ids.empty())
       throw programs::ArgumentError("one of --generate n, --score FILE and --score-ids FILE is needed");
     if (rows->count() > 0) settings.kernel_rows = settings.rows;
+    settings.rows_given = rows->count() > 0;
+    const bool process = !settings.processes.command.empty();
+    if (settings.engine != EngineWord::oracle && (process || !settings.checkpoint.empty()))
+      throw programs::ArgumentError("--oracle-command and --checkpoint need --engine oracle");
+    if (process && settings.threads > 1)
+      throw programs::ArgumentError("--oracle-command runs on as many threads as --processes: leave --threads out");
+    if (process && settings.rows == programs::auto_rows)
+      throw programs::ArgumentError("--oracle-command takes the rows that its process has: --rows auto has no choice");
     if (settings.sinks > 0 && settings.window == 0)
       throw programs::ArgumentError("--sinks needs --window: without one every token sees the first ones");
     if (scalar == ScalarWord::float32)

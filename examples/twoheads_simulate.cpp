@@ -15,10 +15,12 @@
 #include <type_traits>
 #include <utility>
 
+#include "support/any_run.hpp"
 #include "support/executor.hpp"
 #include "support/instances.hpp"
 #include "support/memory.hpp"
 #include "support/plan_arguments.hpp"
+#include "support/processes.hpp"
 #include "support/random_run.hpp"
 #include "support/rows_choice.hpp"
 #include "support/stopwatch.hpp"
@@ -43,10 +45,13 @@ struct Settings {
   twoheads::TokenEncoding encoding = twoheads::TokenEncoding::projected;
   programs::Method method = programs::Method::stable;
   Index threads = 1;
+  programs::ProcessFlags processes;
+  std::string checkpoint;
 };
 
 struct Outcome {
   twoheads::SimulationCounts counts;
+  programs::ProcessCounts processes;
   programs::RowErrors row_errors;
   double direct_row_error = 0;
   Index bad_rows = 0;
@@ -101,25 +106,31 @@ twoheads::Simulation<Scalar> by_kernel(const twoheads::Model<Scalar>& model, Mat
   return result;
 }
 
-/// Calls of the small transformer on Eigen, by the chosen method.
+/// Calls of a process, or of the small transformer on Eigen by the chosen method.
 template <class Scalar>
 twoheads::Simulation<Scalar> by_oracle(const twoheads::Model<Scalar>& model, Matrix<Scalar> x, const Settings& settings,
-                                       const Matrix<Scalar>* memory) {
+                                       const Matrix<Scalar>* memory, programs::Processes<Scalar>* processes) {
   const twoheads::PlanRequest& request = settings.request;
-  twoheads::OracleLimits limits = request.oracle;
-  limits.score_scale = model.spec.attention.score_scale;
+  const twoheads::OracleLimits& limits = request.oracle;
+  twoheads::SimulationOptions options{request.anchor, settings.encoding, request.packing, request.sampling};
+  options.checksums = settings.processes.checksums;
+  if (processes != nullptr || !settings.checkpoint.empty()) {
+    const programs::Checkpoint checkpoint{settings.checkpoint, programs::key_of(limits, options)};
+    if (processes != nullptr)
+      return programs::simulate_on(processes->oracle(), model, std::move(x), options, memory, checkpoint);
+    twoheads::AnyOracle<Scalar> own = programs::own_oracle<Scalar>(limits, settings.threads);
+    return programs::simulate_on(own, model, std::move(x), options, memory, checkpoint);
+  }
   twoheads::SmallTransformer<Scalar> oracle(limits);
   if (settings.method != programs::Method::stable)
     return programs::run_paper(model, std::move(x), oracle, settings.method, settings.encoding, request.sampling,
                                memory);
-  return twoheads::simulate(model, std::move(x), oracle,
-                            {request.anchor, settings.encoding, request.packing, request.sampling}, memory,
-                            programs::Executor(settings.threads));
+  return twoheads::simulate(model, std::move(x), oracle, options, memory, programs::Executor(settings.threads));
 }
 
 /// Simulation, direct evaluation in the same scalar, and the reference in a wider one.
 template <class Scalar>
-Outcome run(const Settings& settings) {
+Outcome run(const Settings& settings, programs::Processes<Scalar>* processes) {
   using Wider = std::conditional_t<std::is_same_v<Scalar, float>, double, long double>;
   const twoheads::PlanRequest& request = settings.request;
   const auto seed = static_cast<std::uint64_t>(settings.seed);
@@ -145,10 +156,11 @@ Outcome run(const Settings& settings) {
   const Matrix<Scalar>* const sources = cross ? &memory : nullptr;
   const twoheads::Simulation<Scalar> simulation =
       settings.engine == EngineWord::kernel ? by_kernel(model, std::move(rows), request, settings.threads, sources)
-                                            : by_oracle(model, std::move(rows), settings, sources);
+                                            : by_oracle(model, std::move(rows), settings, sources, processes);
   outcome.seconds = watch.seconds();
   outcome.peak_bytes = peak.bytes();
   outcome.counts = simulation.counts;
+  if (processes != nullptr) outcome.processes = processes->counts();
   outcome.digest = twoheads::digest(simulation.rows);
   outcome.bad_rows = programs::bad_rows(simulation.rows);
 
@@ -179,6 +191,9 @@ void print(const Settings& settings, const Outcome& outcome, double unit, double
     std::cout << ": the kernel took " << outcome.counts.jobs << " tiles";
   else
     std::cout << " (" << outcome.counts.repeats << " repeats)";
+  if (!settings.processes.command.empty())
+    std::cout << "\n  processes      " << outcome.processes.started << " started, " << outcome.processes.failures
+              << " calls failed, " << outcome.processes.retries << " made again";
   std::cout << "\n  largest logit  " << outcome.max_logit << "\n\n  largest relative row error against a wider scalar"
             << "\n    simulation   " << outcome.row_errors.max << "\n    direct       " << outcome.direct_row_error;
   if (settings.request.sampling.samples == 0)
@@ -187,6 +202,20 @@ void print(const Settings& settings, const Outcome& outcome, double unit, double
             << "\n  seconds        " << outcome.seconds << ", direct " << outcome.direct_seconds
             << "\n  peak memory    " << outcome.peak_bytes / 1024 << " KiB\n  digest         " << outcome.digest
             << "\n";
+}
+
+/// Starts the processes that --oracle-command asks for, if it does, and plans for what they take.
+template <class Scalar>
+std::optional<programs::Processes<Scalar>> start_processes(Settings& settings) {
+  if (settings.processes.command.empty()) return std::nullopt;
+  twoheads::OracleLimits& planned = settings.request.oracle;
+  programs::Processes<Scalar> processes(settings.processes, planned.kind, planned.score_scale);
+  const twoheads::OracleLimits limits = processes.limits();
+  if (planned.rows != limits.rows)
+    throw programs::ArgumentError("--rows", std::to_string(planned.rows),
+                                  std::to_string(limits.rows) + ", the rows of the process");
+  planned = limits;
+  return processes;
 }
 
 /// JSON has no infinity: it is written as null by the library, so as a large number by us.
@@ -212,6 +241,9 @@ int main(int argc, char** argv) {
       "what evaluates the tiles: calls of an oracle, or our own kernel in blocks of --rows "
       "(default oracle)");
   programs::add_threads(app, settings.threads);
+  programs::add_processes(app, settings.processes);
+  programs::add_file(app, "--checkpoint", settings.checkpoint,
+                     "write finished parts into this file, and take from it what is there");
   programs::add_count(app, "--seed", settings.seed, 0, "seed of weights, input and samples (default 1)");
   programs::add_choice<LayerWord>(app, "--layer", settings.layer,
                                   {{"standard", LayerWord::standard}, {"paper", LayerWord::paper}}, {},
@@ -233,10 +265,14 @@ int main(int argc, char** argv) {
       throw programs::ArgumentError("--method paper and strict are made of calls: they need --engine oracle");
     if (kernel && !arguments.chose_oracle()) settings.request.oracle.kind = twoheads::OracleKind::kernel;
     if (kernel)
-      programs::note_without_effect(
-          app,
-          {"--anchor", "--packing", "--oracle-heads", "--oracle-layers", "--encoding", "--fixed-rows", "--row-counts"},
-          "the kernel makes no calls");
+      programs::note_without_effect(app,
+                                    {"--anchor", "--packing", "--oracle-heads", "--oracle-layers", "--encoding",
+                                     "--oracle-scale", "--checksums", "--fixed-rows", "--row-counts"},
+                                    "the kernel makes no calls");
+    if (!settings.processes.command.empty())
+      programs::note_without_effect(app, {"--oracle-heads", "--oracle-layers"}, "the process says how many it has");
+    if (!stable && settings.processes.checksums)
+      throw programs::ArgumentError("--checksums needs --method stable: printed calls have no columns for them");
     if (!stable && settings.threads > 1)
       throw programs::ArgumentError("--method paper and --method strict run on one thread: leave --threads out");
     if (settings.method == programs::Method::strict && settings.layer != LayerWord::paper)
@@ -244,14 +280,26 @@ int main(int argc, char** argv) {
     if (!stable) static_cast<void>(programs::paper_figures(settings.request, settings.method));
     const twoheads::ModelSpec spec = make_spec(settings);
     spec.require_valid();
+    settings.request.oracle.score_scale =
+        settings.processes.score_scale > 0 ? settings.processes.score_scale : spec.attention.score_scale;
+    const bool calls = !kernel && stable;
+    if (!calls && !(settings.processes.command.empty() && settings.checkpoint.empty()))
+      throw programs::ArgumentError("--oracle-command and --checkpoint need --engine oracle and --method stable");
+    if (!settings.processes.command.empty() && settings.threads > 1)
+      throw programs::ArgumentError("--oracle-command runs on as many threads as --processes: leave --threads out");
+    if (!settings.processes.command.empty() && settings.request.oracle.rows == programs::auto_rows)
+      throw programs::ArgumentError("--oracle-command takes the rows that its process has: --rows auto has no choice");
     const bool single = scalar == ScalarWord::float32;
     const auto choice = single ? programs::choose_rows_if_auto<float>(settings.request, spec.attention, kernel)
                                : programs::choose_rows_if_auto<double>(settings.request, spec.attention, kernel);
+    auto single_processes = single ? start_processes<float>(settings) : std::optional<programs::Processes<float>>();
+    auto double_processes = single ? std::optional<programs::Processes<double>>() : start_processes<double>(settings);
     const std::optional<twoheads::Plan> plan =
         stable ? std::optional(programs::make_plan(settings.request)) : std::nullopt;
     const std::string cover = stable ? arguments.cover(*plan) : "";
     if (stable) arguments.draw(*plan);
-    const Outcome outcome = single ? run<float>(settings) : run<double>(settings);
+    const Outcome outcome = single ? run<float>(settings, single_processes ? &*single_processes : nullptr)
+                                   : run<double>(settings, double_processes ? &*double_processes : nullptr);
     if (json) {
       nlohmann::ordered_json result{{"calls", outcome.counts.calls},
                                     {"repeats", outcome.counts.repeats},
@@ -266,6 +314,11 @@ int main(int argc, char** argv) {
                                     {"seconds", outcome.seconds},
                                     {"direct_seconds", outcome.direct_seconds},
                                     {"peak_bytes", outcome.peak_bytes}};
+      if (!settings.processes.command.empty()) {
+        result["failures"] = outcome.processes.failures;
+        result["retries"] = outcome.processes.retries;
+        result["processes_started"] = outcome.processes.started;
+      }
       if (settings.request.sampling.samples > 0) result["samples"] = settings.request.sampling.samples;
       if (!cover.empty()) result["cover"] = cover;
       if (choice) result["rows"] = choice->chosen.rows;

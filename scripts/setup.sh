@@ -37,8 +37,13 @@ libraries_missing() {
   cat >"$work/find/CMakeLists.txt" <<'CMAKE'
 cmake_minimum_required(VERSION 3.24)
 project(find LANGUAGES CXX)
-foreach(package IN ITEMS Eigen3 GTest benchmark CLI11 nlohmann_json TBB)
-  find_package(${package} QUIET)
+foreach(package IN ITEMS Eigen3 GTest benchmark CLI11 nlohmann_json TBB Boost)
+  # Boost by its own package file: CMake's module for it is on its way out.
+  if(package STREQUAL "Boost")
+    find_package(Boost 1.74 CONFIG QUIET)
+  else()
+    find_package(${package} QUIET)
+  endif()
   if(NOT ${package}_FOUND OR (package STREQUAL "Eigen3" AND Eigen3_VERSION VERSION_LESS 3.4))
     list(APPEND missing ${package})
   endif()
@@ -61,7 +66,7 @@ missing() {
   compiler_knows_cxx20 || tools+=" compiler"
   command -v ninja >/dev/null 2>&1 || tools+=" ninja"
   if [ -n "$tools" ]; then
-    printf '%s' "${tools# } Eigen3 GTest benchmark CLI11 nlohmann_json TBB"
+    printf '%s' "${tools# } Eigen3 GTest benchmark CLI11 nlohmann_json TBB Boost"
   else
     libraries=$(libraries_missing) || return 1
     printf '%s' "$libraries"
@@ -79,6 +84,7 @@ describe() {
     CLI11) echo "CLI11" ;;
     nlohmann_json) echo "nlohmann-json" ;;
     TBB) echo "oneTBB" ;;
+    Boost) echo "Boost 1.74 or later, headers" ;;
   esac
 }
 
@@ -93,6 +99,7 @@ debian_package() {
     CLI11) echo libcli11-dev ;;
     nlohmann_json) echo nlohmann-json3-dev ;;
     TBB) echo libtbb-dev ;;
+    Boost) echo libboost-dev ;;
   esac
 }
 
@@ -104,10 +111,10 @@ explain_and_stop() {
     cat <<'TEXT'
 How to get everything it builds with:
   Debian 12, Ubuntu 24.04   sudo apt-get install g++ cmake ninja-build libeigen3-dev libgtest-dev \
-                              libbenchmark-dev libcli11-dev nlohmann-json3-dev libtbb-dev
+                              libbenchmark-dev libcli11-dev nlohmann-json3-dev libtbb-dev libboost-dev
   Fedora                    sudo dnf install gcc-c++ cmake ninja-build eigen3-devel gtest-devel \
-                              google-benchmark-devel cli11-devel json-devel tbb-devel
-  macOS, Homebrew           brew install cmake ninja eigen googletest google-benchmark cli11 nlohmann-json tbb
+                              google-benchmark-devel cli11-devel json-devel tbb-devel boost-devel
+  macOS, Homebrew           brew install cmake ninja eigen googletest google-benchmark cli11 nlohmann-json tbb boost
 Older systems have an older CMake: https://cmake.org/download
 TEXT
   } >&2

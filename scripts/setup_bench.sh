@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Gets what the benchmarks can do without: peers to measure beside the library, and what draws the pictures. Installs
-# Debian packages with apt-get, and onnxruntime-node with npm into build/onnxruntime. scripts/bench.sh leaves out what is
+# Debian packages with apt-get, and ONNX Runtime by scripts/setup_onnxruntime.sh. scripts/bench.sh leaves out what is
 # missing, so nothing here is needed, and what cannot be had is named and no failure.
 set -uo pipefail
 
@@ -19,14 +19,6 @@ if [ "${#wanted[@]}" -gt 0 ]; then
     echo "not installed: ${wanted[*]} (other systems name oneDNN 2, matplotlib and onnx otherwise)" >&2
 fi
 
-if [ -d build/onnxruntime/node_modules/onnxruntime-node ]; then
-  :
-elif command -v npm >/dev/null 2>&1; then
-  mkdir -p build/onnxruntime
-  # The package holds what runs on the CPU; its install script would fetch what runs on a GPU.
-  ONNXRUNTIME_NODE_INSTALL=skip npm install --prefix build/onnxruntime --ignore-scripts --no-audit --no-fund \
-    onnxruntime-node@1.30.0 >&2 || echo "not installed: onnxruntime-node" >&2
-else
-  echo "not installed: onnxruntime-node, there is no npm" >&2
-fi
+# It names what it cannot get.
+bash scripts/setup_onnxruntime.sh || true
 exit 0

@@ -39,7 +39,7 @@ const std::map<std::string, std::set<std::string>> table{
 const std::set<std::string> optional_folders{"io", "mpi", "onnx", "remote"};
 
 /// Single headers with dependencies of their own: the table holds for them, nothing else may include them.
-const std::set<std::string> optional_headers{"exec/threads.hpp"};
+const std::set<std::string> optional_headers{"exec/checkpoint.hpp", "exec/checkpoint_file.hpp", "exec/threads.hpp"};
 
 constexpr std::size_t most_lines = 400;
 

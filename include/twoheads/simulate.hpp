@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <concepts>
+#include <cstdint>
 #include <deque>
 #include <mutex>
 #include <optional>
@@ -27,6 +28,8 @@ struct SimulationOptions {
   Packing packing = Packing::residual;
   Sampling sampling = {};      ///< with samples >= 1 the rows are estimates: see SampledTiling
   double error_bar_level = 0;  ///< such as 0.9; 0: no error bars, and no memory for them
+  Index block = 0;             ///< real tokens of a call, as PlanRequest::block
+  bool checksums = false;      ///< calls carry a number and a checksum, by which a wrong answer is known
 };
 
 /// What a simulation took.
@@ -73,7 +76,7 @@ class GridAttention {
     Sampling sampling = options_.sampling;
     sampling.layer = layer;
     plan_.emplace(PlanRequest{spec.mask, queries, keys, spec.heads, 1, oracle_.limits(), options_.anchor,
-                              options_.packing, sampling});
+                              options_.packing, sampling, options_.block});
     if (options_.error_bar_level != 0 && plan_->sampled() != nullptr && !plan_->exact() && sampling.samples < 2)
       throw SpecError("error bars need the spread of 2 samples or more, the plan draws 1: expected more samples");
     if (options_.error_bar_level != 0) bars_.emplace(queries, spec.heads, spec.value_dim, options_.error_bar_level);
@@ -91,6 +94,12 @@ class GridAttention {
       if (end - first >= least && slots % plan_->slots_per_call() == 0) return end;
     }
     return plan_->tokens();
+  }
+
+  /// In place of the evaluation of a part whose rows are known already.
+  void skip_part(Rows queries) {
+    TWOHEADS_ASSERT(plan_);
+    next_block_ = plan_->blocks_until(next_block_, queries.end).end;
   }
 
   void operator()(const AttentionInput<Scalar>& input, Rows queries, MatrixSpan<Scalar> out) {
@@ -116,7 +125,10 @@ class GridAttention {
     std::deque<OracleEngine<O>> engines;
     const auto engine = [&] {
       const std::lock_guard lock(mutex);
-      return &engines.emplace_back(oracle_of(engines.size()), *plan_, ordered, options_.encoding);
+      const OracleEngineOptions made{options_.encoding, options_.checksums, next_number_};
+      // Far from those of other engines, in either digit.
+      next_number_ += 1009 * 307;
+      return &engines.emplace_back(oracle_of(engines.size()), *plan_, ordered, made);
     };
     Merger<Scalar> merger(out, spec.value_dim, queries.begin);
     const auto sink = [&](const Job& job, const Partial<Scalar>& partial) {
@@ -177,6 +189,7 @@ class GridAttention {
   SimulationCounts counts_;
   std::optional<Plan> plan_;
   Index next_block_ = 0;
+  std::uint64_t next_number_ = 0;  ///< of the first call of the next engine
   Index rounds_ = 0;
   std::optional<ErrorBars<Scalar>> bars_;
   std::vector<Matrix<double>> error_bars_;

@@ -67,9 +67,18 @@
 #include <twoheads/oracle/weights.hpp>
 #include <twoheads/oracle/oracle.hpp>
 #include <twoheads/oracle/small_transformer.hpp>
+#include <twoheads/oracle/rounding.hpp>
 #include <twoheads/oracle/core.hpp>
 #include <twoheads/oracle/any_oracle.hpp>
 #include <twoheads/oracle/wrappers.hpp>
+#include <twoheads/oracle/norms.hpp>
+#include <twoheads/oracle/probe_report.hpp>
+#include <twoheads/oracle/probe_calls.hpp>
+#include <twoheads/oracle/probe_session.hpp>
+#include <twoheads/oracle/probe_structure.hpp>
+#include <twoheads/oracle/probe_scores.hpp>
+#include <twoheads/oracle/probe_rounding.hpp>
+#include <twoheads/oracle/probe.hpp>
 
 #include <twoheads/codec/row_map.hpp>
 #include <twoheads/codec/slot_map.hpp>
@@ -78,13 +87,19 @@
 #include <twoheads/codec/head_weights.hpp>
 #include <twoheads/codec/stack.hpp>
 #include <twoheads/codec/converse.hpp>
+#include <twoheads/codec/checks.hpp>
+#include <twoheads/codec/score_bound.hpp>
 #include <twoheads/codec/encode.hpp>
 #include <twoheads/codec/decode.hpp>
 #include <twoheads/codec/anchors.hpp>
 
 #include <twoheads/exec/executor.hpp>
 #include <twoheads/exec/execute.hpp>
+#include <twoheads/exec/oracle_tasks.hpp>
 #include <twoheads/exec/oracle_engine.hpp>
+#include <twoheads/exec/pool_work.hpp>
+#include <twoheads/exec/pool_worker.hpp>
+#include <twoheads/exec/pool.hpp>
 #include <twoheads/exec/kernel_engine.hpp>
 #include <twoheads/exec/kernel_attention.hpp>
 #include <twoheads/exec/plan_choice.hpp>

@@ -1,7 +1,7 @@
 # Configures, builds and runs this folder as a project of its own, with nothing to reach but what is installed.
 #
 # cmake -DCONSUMER=.. -DSOURCE=.. -DBUILD=.. -DWORK=.. -DGENERATOR=.. -DMAKE_PROGRAM=.. -DCOMPILER=.. -DEIGEN=..
-#       -DNLOHMANN_JSON=.. -DTBB=.. -P run.cmake
+#       -DNLOHMANN_JSON=.. -DTBB=.. -DBOOST=.. -P run.cmake
 
 function(run)
   execute_process(COMMAND ${ARGN} COMMAND_ECHO STDOUT COMMAND_ERROR_IS_FATAL ANY)
@@ -43,6 +43,16 @@ if(CONSUMER STREQUAL "install_threads")
 else()
   list(APPEND arguments -DCMAKE_DISABLE_FIND_PACKAGE_TBB=ON)
 endif()
+
+# And only install_remote Boost.
+if(CONSUMER STREQUAL "install_remote")
+  list(APPEND arguments "-DBoost_DIR=${BOOST}")
+else()
+  list(APPEND arguments -DCMAKE_DISABLE_FIND_PACKAGE_Boost=ON)
+endif()
+
+# None of them uses twoheads::onnx.
+list(APPEND arguments -DCMAKE_DISABLE_FIND_PACKAGE_ONNX=ON)
 
 # Without a build type no optimisation: this is about what compiles and links.
 run("${CMAKE_COMMAND}"

@@ -113,6 +113,17 @@ template <RealScalar Scalar>
   return {spec, 0, q, k, v, no_tokens, no_tokens, none};
 }
 
+namespace detail {
+
+/// Throws SpecError where tokens are to be projected again and there are none.
+template <RealScalar Scalar>
+void require_tokens(const AttentionInput<Scalar>& input) {
+  if (input.query_tokens.rows() != input.q.rows() || input.key_tokens.rows() != input.k.rows())
+    throw SpecError("raw tokens are asked of an input that has none: expected projected tokens");
+}
+
+}  // namespace detail
+
 /// Anything that evaluates a layer's attention into output rows (N, heads * value_dim).
 template <class A, class Scalar>
 concept Attend = requires(A& attend, const AttentionInput<Scalar>& input, MatrixSpan<Scalar> out) {

@@ -5,9 +5,25 @@
 #include <limits>
 #include <twoheads/base/matrix.hpp>
 #include <twoheads/codec/decode.hpp>
+#include <twoheads/oracle/rounding.hpp>
+#include <twoheads/plan/precision.hpp>
 #include <twoheads/plan/tile.hpp>
 
 namespace twoheads {
+
+/// Columns of a token that an anchor takes: two where tokens have fewer digits than scores, so that it keeps twice theirs.
+[[nodiscard]] constexpr Index anchor_cols(const OraclePrecision& precision) {
+  const double tokens = facts_of(precision.tokens).unit_roundoff;
+  const bool narrow = tokens > facts_of(Precision::float32).unit_roundoff;
+  return narrow && tokens > facts_of(precision.scores).unit_roundoff ? 2 : 1;
+}
+
+/// An anchor as the columns of a token hold it, and so as the oracle sees it.
+template <RealScalar Scalar>
+[[nodiscard]] Scalar held_anchor(Scalar anchor, const OraclePrecision& precision) {
+  const Scalar high = rounded(anchor, precision.tokens);
+  return anchor_cols(precision) > 1 ? high + rounded(anchor - high, precision.tokens) : high;
+}
 
 /// Anchors c of a tile's query rows from the mean of the keys that each row sees.
 ///
@@ -60,20 +76,28 @@ template <RealScalar Scalar>
 ///   Shapes   queries (rows, m), expected_keys (rows, m); result (rows)
 ///   Units    logits
 ///   Math     c_i = scale q_i . E_i[k] + ln(n_i) / 2; the log-sum-exp is E_i[logit] + H_i with 0 <= H_i <= ln n_i, so
-///            c_i is within ln(n_i) / 2 of it and r, p >= 1 / (1 + sqrt(n_i))
+///            c_i is within ln(n_i) / 2 of it and r, p >= 1 / (1 + sqrt(n_i)). Of copies(i) synthetic keys each takes
+///            its share of that: c_i is lower by their logarithm.
 ///   Corner   a row that sees no key of the tile gets 0
 ///   Source   the Gibbs variational identity; not in the paper
-template <RealScalar Scalar>
+template <RealScalar Scalar, class Copies>
 [[nodiscard]] Vector<double> gibbs_anchors(const Tile& tile, const MatrixView<Scalar>& queries,
-                                           const Matrix<Scalar>& expected_keys, double scale) {
+                                           const Matrix<Scalar>& expected_keys, double scale, const Copies& copies) {
   Vector<double> anchors = Vector<double>::Zero(tile.queries.size());
   for (Index i = 0; i < anchors.size(); ++i) {
     const Index seen = tile.keys_seen(i);
     if (seen < 1) continue;
     anchors[i] = scale * queries.row(i).template cast<double>().dot(expected_keys.row(i).template cast<double>()) +
-                 0.5 * std::log(static_cast<double>(seen));
+                 0.5 * std::log(static_cast<double>(seen)) - std::log(static_cast<double>(copies(i)));
   }
   return anchors;
+}
+
+/// The same with one synthetic key.
+template <RealScalar Scalar>
+[[nodiscard]] Vector<double> gibbs_anchors(const Tile& tile, const MatrixView<Scalar>& queries,
+                                           const Matrix<Scalar>& expected_keys, double scale) {
+  return gibbs_anchors(tile, queries, expected_keys, scale, [](Index) { return Index{1}; });
 }
 
 /// Finds an anchor that keeps a row's r and p in range, from the side on which each try fell off.

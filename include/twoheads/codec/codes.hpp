@@ -7,6 +7,7 @@
 #include <twoheads/base/errors.hpp>
 #include <twoheads/base/index.hpp>
 #include <twoheads/base/matrix.hpp>
+#include <twoheads/plan/precision.hpp>
 #include <vector>
 
 namespace twoheads {
@@ -74,15 +75,20 @@ class Codes {
 /// An amplitude B whose square lowers the scores between instances by at least `gap`.
 ///
 ///   Units    gap: of the oracle's products q . k, before its own scale
-///   Throws   LimitError where the products of codes would leave the range of the scalar
+///   Throws   LimitError where the products of codes would leave the range of the scalar, or codes that of the tokens
 template <RealScalar Scalar>
-[[nodiscard]] Scalar code_amplitude(double gap, Index columns) {
+[[nodiscard]] Scalar code_amplitude(double gap, Index columns, Precision tokens = Precision::own) {
   const auto most = static_cast<double>(std::numeric_limits<Scalar>::max());
   if (!(gap * static_cast<double>(std::max<Index>(columns, 1)) < most / 4))
     throw LimitError(detail::text("codes that keep instances apart by ", gap,
                                   " exceed the range of the scalar: a wider scalar or one instance a call would do"));
   // Rounding may not leave the square below the gap.
-  return static_cast<Scalar>(std::sqrt(gap) * (1.0 + 4.0 * std::numeric_limits<Scalar>::epsilon()));
+  const double unit = std::max<double>(std::numeric_limits<Scalar>::epsilon(), facts_of(tokens).unit_roundoff);
+  const double amplitude = std::sqrt(gap) * (1.0 + 4.0 * unit);
+  if (amplitude > facts_of(tokens).largest)
+    throw LimitError(detail::text("codes of size ", amplitude, " that keep instances apart exceed tokens of ",
+                                  name(tokens), ": wider tokens or one instance a call would do"));
+  return static_cast<Scalar>(amplitude);
 }
 
 }  // namespace twoheads

@@ -8,6 +8,7 @@
 #include <twoheads/base/matrix.hpp>
 #include <twoheads/codec/layout.hpp>
 #include <twoheads/codec/slot_map.hpp>
+#include <twoheads/oracle/rounding.hpp>
 #include <vector>
 
 namespace twoheads {
@@ -33,6 +34,42 @@ template <RealScalar Scalar>
 [[nodiscard]] constexpr double least_weight() {
   return 16.0 * static_cast<double>(std::numeric_limits<Scalar>::min());
 }
+
+/// Which shares of real and synthetic keys still carry the digits of an oracle's precision.
+///
+///   Math     where weights and answers are as wide as the scalar: least_weight() a key. Where they are narrower, at
+///            least the least normal number of theirs for a copy of the synthetic key, whose roundings are all alike,
+///            and sqrt(n) of it for n real keys, whose roundings cancel; values that came with a factor r as well.
+template <RealScalar Scalar>
+class LeastShare {
+ public:
+  /// `trace` is the most that an identity head leaves of other rows in a column (StackLayout::trace).
+  explicit LeastShare(const OraclePrecision& precision, double trace = 0.0) {
+    // What other rows left in a share must be lost in its rounding.
+    least_ = least_weight<Scalar>() + trace / static_cast<double>(std::numeric_limits<Scalar>::epsilon());
+    unit_ = static_cast<double>(std::numeric_limits<Scalar>::epsilon());
+    for (const Precision rounding : {precision.weights, precision.answers}) {
+      const PrecisionFacts facts = facts_of(rounding);
+      narrow_ = narrow_ || facts.least_normal > 16 * least_weight<Scalar>();
+      least_ = std::max(least_, facts.least_normal);
+      unit_ = std::max(unit_, 2 * facts.unit_roundoff);
+    }
+  }
+
+  [[nodiscard]] bool real_too_small(double share, double keys) const {
+    return share / (narrow_ ? std::sqrt(keys) : keys) < least_;
+  }
+  [[nodiscard]] bool synthetic_too_small(double share, double copies) const { return share / copies < least_; }
+  /// Values that came with a factor `share`: the largest of a row.
+  [[nodiscard]] bool values_lost(double share, double largest, double keys) const {
+    return share < unit_ && (narrow_ ? largest < 4 * least_ : largest / keys < least_);
+  }
+
+ private:
+  double least_ = 0;
+  double unit_ = 0;
+  bool narrow_ = false;
+};
 
 /// Where a row's anchor lies: too low if the synthetic key's weight p underflows, too high if the real keys' r does.
 enum class Drift : signed char { none, too_low, too_high };
@@ -70,27 +107,26 @@ struct Decoded {
 ///   Shapes   answer (rows of the call, output width); anchors (query rows) as encoded, in units of the oracle's score
 ///   Math     value = O / r, log weight = c + ln r - ln(p / s), s copies of the synthetic key seen; nothing is
 ///            subtracted from 1. c = oracle_scale * anchor is rounded as the oracle rounds its scores.
-///            `trace` is the most that an identity head leaves of other rows in a column (StackLayout::trace).
 ///   Corner   a call without a synthetic key says no log weight: 0 stands for it
 ///   Throws   OracleError that names layer, head, tile and row for NaN, infinity, or weights that are no probabilities
 ///   Source   Yu & Alman, Lemma 3.1, whose A = r / (1 - r) loses all digits as r nears 1
 template <RealScalar Scalar>
 [[nodiscard]] Decoded<Scalar> decode(const Matrix<Scalar>& answer, Index begin, const InstanceLayout& layout,
                                      const SlotMap& map, Index job, const JobPlace& place,
-                                     const Vector<Scalar>& anchors, double oracle_scale, double trace = 0.0) {
+                                     const Vector<Scalar>& anchors, double oracle_scale,
+                                     const OraclePrecision& precision = {}, double trace = 0.0) {
   const Tile& tile = map.tile(job);
   const Index queries = tile.queries.size();
   Decoded<Scalar> found;
   found.partial = Partial<Scalar>::empty(queries, layout.has_values() ? layout.value_dim : 0);
   if (layout.has_keys()) found.expected_keys.setZero(queries, layout.head_dim);
   found.drift.assign(static_cast<std::size_t>(queries), Drift::none);
-  // What other rows left in a share must be lost in its rounding.
-  const double least = least_weight<Scalar>() + trace / static_cast<double>(std::numeric_limits<Scalar>::epsilon());
+  const LeastShare<Scalar> least(precision, trace);
 
   for (Index query = 0; query < queries; ++query) {
     const Index row = map.row_of(job, query);
     if (row == SlotMap::none) continue;
-    const auto columns = answer.row(row).segment(begin, layout.answer_cols());
+    const auto columns = answer.row(row).segment(begin, layout.checks_at());
     if (detail::first_row_not_finite(columns) >= 0)
       throw OracleError(detail::place(place, tile, query) + ": the oracle answered NaN or infinity");
     if (layout.has_keys()) found.expected_keys.row(query) = columns.segment(layout.keys_at(), layout.head_dim);
@@ -111,15 +147,16 @@ template <RealScalar Scalar>
     const auto keys = static_cast<double>(tile.keys_seen(query));
     const auto copies = static_cast<double>(map.synthetic_seen(row, answer.rows()));
     // O carries r as a factor: where r is small, small values may have left the normal numbers.
-    const bool no_values = layout.has_values() && real < static_cast<double>(std::numeric_limits<Scalar>::epsilon()) &&
-                           static_cast<double>(columns.head(layout.value_dim).cwiseAbs().maxCoeff()) / keys < least;
-    if (no_values || real / keys < least)
+    const bool no_values =
+        layout.has_values() &&
+        least.values_lost(real, static_cast<double>(columns.head(layout.value_dim).cwiseAbs().maxCoeff()), keys);
+    if (no_values || least.real_too_small(real, keys))
       drift = Drift::too_high;
-    else if (synthetic / copies < least)
+    else if (least.synthetic_too_small(synthetic, copies))
       drift = Drift::too_low;
     if (drift == Drift::none) {
-      found.partial.log_weight[query] = static_cast<double>(static_cast<Scalar>(oracle_scale) * anchors[query]) +
-                                        std::log(real) - std::log(synthetic / copies);
+      const Scalar anchor = rounded(static_cast<Scalar>(oracle_scale) * anchors[query], precision.scores);
+      found.partial.log_weight[query] = static_cast<double>(anchor) + std::log(real) - std::log(synthetic / copies);
     }
     if (drift == Drift::too_high) continue;
     if (layout.has_values()) {

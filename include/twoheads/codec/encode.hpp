@@ -1,60 +1,27 @@
 #pragma once
 
 #include <algorithm>
-#include <limits>
 #include <span>
 #include <twoheads/attention/input.hpp>
 #include <twoheads/base/matrix.hpp>
+#include <twoheads/codec/checks.hpp>
 #include <twoheads/codec/codes.hpp>
 #include <twoheads/codec/layout.hpp>
+#include <twoheads/codec/score_bound.hpp>
 #include <twoheads/codec/slot_map.hpp>
+#include <twoheads/oracle/rounding.hpp>
 
 namespace twoheads {
-
-/// By how much a score must lie below the real ones to have no weight beside them in any scalar.
-///
-///   Shapes   queries (rows, m), keys (n, m) of a slot
-///   Units    of the oracle's products q . k, before its own scale
-///   Math     1000 nats and twice the scores' own bound m max |q| max |k|
-class ScoreBound {
- public:
-  template <class Queries>
-  void add_queries(const Queries& queries) {
-    grow(query_, queries);
-  }
-  template <class Keys>
-  void add_keys(const Keys& keys) {
-    grow(key_, keys);
-  }
-
-  [[nodiscard]] double gap(double factor, Index head_dim, double oracle_scale) const {
-    return 2.0 * std::abs(factor) * static_cast<double>(head_dim) * query_ * key_ + 1000.0 / oracle_scale;
-  }
-
- private:
-  // In float64, since squares and products of floats may leave their range where the scores do not.
-  template <class Rows>
-  static void grow(double& largest, const Rows& rows) {
-    if (rows.size() > 0) largest = std::max(largest, static_cast<double>(rows.cwiseAbs().maxCoeff()));
-  }
-
-  double query_ = 0;
-  double key_ = 0;
-};
-
-/// An entry for the synthetic column of keys that no query may attend to; the queries' anchor column holds 1.
-template <RealScalar Scalar>
-[[nodiscard]] Scalar dead_key(double gap) {
-  return static_cast<Scalar>(-std::min(gap, static_cast<double>(std::numeric_limits<Scalar>::max())));
-}
 
 /// What the encoder needs beside the tokens.
 template <RealScalar Scalar>
 struct EncodeSettings {
-  Scalar factor = Scalar(1);     ///< the model's score scale over the oracle's; multiplies projected queries
-  Scalar synthetic = Scalar(1);  ///< entry of the synthetic column on rows without a real key
-  const Codes* codes = nullptr;  ///< what keeps the jobs of a slot apart, where the layout has columns for them
-  Scalar amplitude = Scalar(0);  ///< of the codes
+  Scalar factor = Scalar(1);          ///< the model's score scale over the oracle's; multiplies projected queries
+  Scalar synthetic = Scalar(1);       ///< entry of the synthetic column on rows without a real key
+  const Codes* codes = nullptr;       ///< what keeps the jobs of a slot apart, where the layout has columns for them
+  Scalar amplitude = Scalar(0);       ///< of the codes
+  Precision tokens = Precision::own;  ///< what the oracle rounds its tokens to
+  CallNumber<Scalar> number = {};     ///< of the call, where the layout has checks
 };
 
 /// Writes the tiles of one slot into the rows of a call.
@@ -91,7 +58,9 @@ void encode(Matrix<Scalar>& call, Index begin, const InstanceLayout& layout, con
       const Index query = input.held.query_place(map.tile(carried.job).queries).begin + carried.query;
       const Scalar* const from = start(all_queries, query, raw ? tokens_begin : head * layout.head_dim);
       for (Index col = 0; col < query_cols; ++col) columns[col] = factor * from[col];
-      columns[layout.anchor_at()] = (*anchors[static_cast<std::size_t>(carried.job)])[carried.query];
+      const Scalar anchor = (*anchors[static_cast<std::size_t>(carried.job)])[carried.query];
+      columns[layout.anchor_at()] = rounded(anchor, settings.tokens);
+      if (layout.anchor_cols > 1) columns[layout.anchor_at() + 1] = anchor - columns[layout.anchor_at()];
       if (layout.code_cols > 0)
         settings.codes->write_query(carried.job, settings.amplitude, codes_at(layout.query_code_at()));
     }
@@ -106,7 +75,8 @@ void encode(Matrix<Scalar>& call, Index begin, const InstanceLayout& layout, con
       std::copy_n(key_from, query_cols, keyed);
     else
       std::fill_n(keyed, query_cols, Scalar(0));
-    columns[layout.synthetic_at()] = real ? Scalar(0) : settings.synthetic;
+    for (Index col = 0; col < layout.anchor_cols; ++col)
+      columns[layout.synthetic_at() + col] = real ? Scalar(0) : settings.synthetic;
     if (layout.code_cols > 0) {
       if (real && carried.job != SlotMap::none)
         settings.codes->write_key(carried.job, settings.amplitude, codes_at(layout.key_code_at()));
@@ -124,9 +94,9 @@ void encode(Matrix<Scalar>& call, Index begin, const InstanceLayout& layout, con
       answer[layout.r_at()] = real ? Scalar(1) : Scalar(0);
       answer[layout.p_at()] = real ? Scalar(0) : Scalar(1);
     }
-    if (!real) continue;
-    if (layout.has_values()) std::copy_n(input.value_rows(head, key).data(), layout.value_dim, answer);
-    if (layout.has_keys()) std::copy_n(key_from, layout.head_dim, answer + layout.keys_at());
+    if (real && layout.has_values()) std::copy_n(input.value_rows(head, key).data(), layout.value_dim, answer);
+    if (real && layout.has_keys()) std::copy_n(key_from, layout.head_dim, answer + layout.keys_at());
+    if (layout.checked) write_checks(answer, layout, settings.number);
   }
 }
 

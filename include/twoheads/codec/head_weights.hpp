@@ -33,19 +33,20 @@ template <RealScalar Scalar>
   const Index m = layout.head_dim;
   const auto wk = input.weights.wk.middleCols(kv_head * m, m);
   const auto keyed = [&](const auto& block) {
-    const Index same = 1 + layout.code_cols;
+    const Index same = layout.anchor_cols + layout.code_cols;
     auto matrix = std::make_shared<Matrix<Scalar>>(Matrix<Scalar>::Zero(d + same, m + same));
     matrix->topLeftCorner(d, m) = block;
     matrix->bottomRightCorner(same, same).setIdentity();
     return matrix;
   };
-  auto values = std::make_shared<Matrix<Scalar>>(Matrix<Scalar>::Zero(d + 2 + layout.code_cols, layout.answer_cols()));
+  const Index real_at = d + layout.anchor_cols + layout.code_cols;
+  auto values = std::make_shared<Matrix<Scalar>>(Matrix<Scalar>::Zero(real_at + 1, layout.answer_cols()));
   if (layout.has_values())
     values->topLeftCorner(d, layout.value_dim) =
         input.weights.wv.middleCols(kv_head * layout.value_dim, layout.value_dim);
   if (layout.has_state()) {
     (*values)(d, layout.p_at()) = Scalar(1);
-    (*values)(d + 1 + layout.code_cols, layout.r_at()) = Scalar(1);
+    (*values)(real_at, layout.r_at()) = Scalar(1);
   }
   if (layout.has_keys()) values->block(0, layout.keys_at(), d, m) = wk;
   using P = Projection<Scalar>;

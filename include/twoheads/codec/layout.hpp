@@ -2,6 +2,7 @@
 
 #include <twoheads/base/index.hpp>
 #include <twoheads/base/matrix.hpp>
+#include <twoheads/plan/limits.hpp>
 
 namespace twoheads {
 
@@ -28,11 +29,12 @@ enum class TokenEncoding { projected, raw };
 
 /// Columns of one single-head instance in the rows of a call, and of its answer.
 ///
-///   projected   [ q (m), a, u | k (m), e, w | answer columns ]                width 2 m + 2 + 2 |u| + answer columns
-///   raw         [ x of the query (d), a, u | x of the key (d), e, w, g ]      width 2 d + 3 + 2 |u|
-///               a: the anchor's column of a query; e: 1 on the synthetic key; g: 1 on real keys; u, w: codes of
-///               queries and keys, where several jobs share the rows
-///   answer      [ value (m_v) | r, p | expected key (m) ], as far as the kind has them
+///   projected   [ q (m), a, u | k (m), e, w | answer columns ]          width 2 (m + |a| + |u|) + answer columns
+///   raw         [ x of the query (d), a, u | x of the key (d), e, w, g ]      width 2 (d + |a| + |u|) + 1
+///               a: the anchor of a query; e: 1 on the synthetic key; g: 1 on real keys; u, w: codes of queries and
+///               keys, where several jobs share the rows. Tokens of 16 bits take two columns each for a and e.
+///   answer      [ value (m_v) | r, p | expected key (m) | checks ], as far as the kind has them
+///   checks      two columns of a number of the call, the same on all rows, and the mean of all columns before
 struct InstanceLayout {
   CallKind kind = CallKind::state;
   TokenEncoding encoding = TokenEncoding::projected;
@@ -40,6 +42,8 @@ struct InstanceLayout {
   Index value_dim = 1;
   Index input_width = 1;  ///< columns of a token that one head's weights see; used by raw tokens
   Index code_cols = 0;    ///< columns of u, and of w
+  Index anchor_cols = 1;  ///< columns of a, and of e
+  bool checked = false;   ///< whether answers have checks; projected tokens alone
 
   [[nodiscard]] bool has_values() const { return kind != CallKind::weight; }
   [[nodiscard]] bool has_state() const {
@@ -53,19 +57,35 @@ struct InstanceLayout {
   [[nodiscard]] Index r_at() const { return has_values() ? value_dim : 0; }
   [[nodiscard]] Index p_at() const { return r_at() + 1; }
   [[nodiscard]] Index keys_at() const { return r_at() + (has_state() ? 2 : 0); }
-  [[nodiscard]] Index answer_cols() const { return keys_at() + (has_keys() ? head_dim : 0); }
+  [[nodiscard]] Index checks_at() const { return keys_at() + (has_keys() ? head_dim : 0); }
+  [[nodiscard]] Index answer_cols() const { return checks_at() + (checked ? 3 : 0); }
 
   // Columns of the input.
   [[nodiscard]] Index query_cols() const { return encoding == TokenEncoding::projected ? head_dim : input_width; }
   [[nodiscard]] Index anchor_at() const { return query_cols(); }
-  [[nodiscard]] Index query_code_at() const { return anchor_at() + 1; }
+  [[nodiscard]] Index query_code_at() const { return anchor_at() + anchor_cols; }
   /// What is compared: the columns of q, a and u, and of k, e and w.
-  [[nodiscard]] Index keyed_cols() const { return query_cols() + 1 + code_cols; }
+  [[nodiscard]] Index keyed_cols() const { return query_cols() + anchor_cols + code_cols; }
   [[nodiscard]] Index key_at() const { return keyed_cols(); }
   [[nodiscard]] Index synthetic_at() const { return key_at() + query_cols(); }
-  [[nodiscard]] Index key_code_at() const { return synthetic_at() + 1; }
+  [[nodiscard]] Index key_code_at() const { return synthetic_at() + anchor_cols; }
   [[nodiscard]] Index value_at() const { return key_at() + keyed_cols(); }
   [[nodiscard]] Index width() const { return value_at() + (encoding == TokenEncoding::projected ? answer_cols() : 1); }
 };
+
+/// Throws LimitError where a head of such a call has more columns than the oracle's.
+inline void require_head_fits(const InstanceLayout& layout, const OracleLimits& limits) {
+  const auto require = [](const char* what, Index cols, Index most, const char* advice) {
+    if (cols > most)
+      throw LimitError(
+          detail::text("a head of a call takes ", cols, " columns of ", what, ", the oracle has ", most, advice));
+  };
+  require("queries and keys", layout.keyed_cols(), limits.key_cols,
+          ": an oracle with more columns would do, those that are left are zero");
+  require("values", layout.answer_cols(), limits.value_cols,
+          layout.kind == CallKind::state_with_keys
+              ? ": the anchors mean-key and gibbs take fewer than adaptive, or an oracle with more would do"
+              : ": an oracle with more columns would do, those that are left are zero");
+}
 
 }  // namespace twoheads

@@ -3,50 +3,70 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstdint>
 #include <optional>
 #include <span>
+#include <string>
 #include <twoheads/attention/input.hpp>
 #include <twoheads/attention/partial.hpp>
 #include <twoheads/base/checked.hpp>
 #include <twoheads/base/matrix.hpp>
 #include <twoheads/codec/anchors.hpp>
+#include <twoheads/codec/checks.hpp>
 #include <twoheads/codec/codes.hpp>
 #include <twoheads/codec/decode.hpp>
 #include <twoheads/codec/encode.hpp>
 #include <twoheads/codec/head_weights.hpp>
 #include <twoheads/codec/layout.hpp>
+#include <twoheads/codec/score_bound.hpp>
 #include <twoheads/codec/slot_map.hpp>
 #include <twoheads/codec/stack.hpp>
+#include <twoheads/exec/oracle_tasks.hpp>
 #include <twoheads/oracle/oracle.hpp>
+#include <twoheads/oracle/rounding.hpp>
 #include <twoheads/plan/plan.hpp>
 #include <utility>
 #include <vector>
 
 namespace twoheads {
 
+/// How an engine makes its calls, beside what the plan says.
+struct OracleEngineOptions {
+  TokenEncoding encoding = TokenEncoding::projected;
+  bool checksums = false;          ///< calls carry a number and a checksum, by which a wrong answer is known
+  std::uint64_t first_number = 0;  ///< of the engine's first call
+};
+
 /// Evaluates the jobs of one layer through oracle calls: encode, run, decode, and repeat what the anchor left unsafe.
 ///
 ///   Laws     slots are cut into calls of H' L' in their order; a call's repeats depend on that call alone, so neither
 ///            bits nor the number of calls change with the batch. The oracle is touched through limits(), run() and
 ///            run_batch() only.
-///   Throws   LimitError if the instances of a call are together wider than the oracle, or the products of codes would
-///            leave the range of the scalar; SpecError if raw tokens cannot express the model; OracleError,
-///            AnchorError that name layer, head, tile and row
+///   Throws   LimitError if the instances of a call are together wider than the oracle, a head is wider than its, the
+///            products of codes would leave the range of the scalar, or scores may exceed the oracle's largest; SpecError
+///            if raw tokens cannot express the model or carry checksums; OracleError, AnchorError that name layer, head,
+///            tile and row
 template <Oracle O>
 class OracleEngine {
  public:
   using Scalar = typename O::Scalar;
 
-  OracleEngine(O& oracle, const Plan& plan, const AttentionInput<Scalar>& input, TokenEncoding encoding)
+  OracleEngine(O& oracle, const Plan& plan, const AttentionInput<Scalar>& input,
+               const OracleEngineOptions& options = {})
       : oracle_(oracle),
         plan_(plan),
         input_(input),
-        encoding_(encoding),
+        options_(options),
         limits_(plan.oracle()),
+        next_number_(options.first_number),
         instances_(std::min(plan.slots_per_call(), plan.slots_per_layer())),
         codes_(plan.jobs_per_slot()) {
-    if (encoding_ == TokenEncoding::raw && input_.spec.rope)
-      throw SpecError("raw tokens cannot carry rotary positions, which differ by row: expected projected tokens");
+    if (options_.encoding == TokenEncoding::raw) {
+      detail::require_tokens(input_);
+      if (input_.spec.rope)
+        throw SpecError("raw tokens cannot carry rotary positions, which differ by row: expected projected tokens");
+      if (options_.checksums) throw SpecError("raw tokens carry no checksums: expected projected tokens");
+    }
     // The first call of a job is the widest.
     const InstanceLayout first = layout(first_kind());
     static_cast<void>(detail::checked_product("the width of a call", first.width() + first.answer_cols(), instances_));
@@ -54,6 +74,7 @@ class OracleEngine {
     if (width > limits_.width)
       throw LimitError(detail::text("a call of ", instances_, " instances takes ", width, " columns, the oracle has ",
                                     limits_.width, ": fewer heads a call, or fewer rows would do"));
+    require_head_fits(first, limits_);
   }
 
   /// Calls made so far, repeats included, and the repeats alone.
@@ -95,35 +116,9 @@ class OracleEngine {
   }
 
  private:
-  /// A job on its way through its calls.
-  struct Task {
-    explicit Task(const Job& j) : job(j) {}
-    Job job;
-    Vector<Scalar> anchors;
-    Decoded<Scalar> found;
-    std::vector<AnchorSearch<Scalar>> searches;  ///< one for each query row, once a Gibbs anchor did not do
-  };
-
-  /// The jobs that share one head's place in a call: they are repeated together.
-  struct Slot {
-    Slot(std::span<Task> t, SlotMap m) : tasks(t), map(std::move(m)) {}
-    std::span<Task> tasks;
-    SlotMap map;
-
-    [[nodiscard]] Index head() const { return tasks.front().job.head; }
-    /// The first job with an unsafe row, or none.
-    [[nodiscard]] const Task* first_unsafe() const {
-      const auto found =
-          std::find_if(tasks.begin(), tasks.end(), [](const Task& task) { return task.found.first_unsafe() >= 0; });
-      return found == tasks.end() ? nullptr : &*found;
-    }
-    [[nodiscard]] bool lacks_value() const {
-      return std::any_of(tasks.begin(), tasks.end(),
-                         [](const Task& task) { return task.found.first_without_value() >= 0; });
-    }
-  };
-  /// The slots of one call.
-  using Group = std::vector<Slot*>;
+  using Task = detail::Task<Scalar>;
+  using Slot = detail::Slot<Scalar>;
+  using Group = detail::SlotGroup<Scalar>;
 
   [[nodiscard]] SlotMap slot_map(std::span<const Job> jobs) const {
     std::vector<Tile> tiles;
@@ -140,7 +135,11 @@ class OracleEngine {
 
   [[nodiscard]] InstanceLayout layout(CallKind kind) const {
     const AttentionSpec& spec = input_.spec;
-    return {kind, encoding_, spec.head_dim, spec.value_dim, input_.weights.wq.rows(), codes_.columns()};
+    InstanceLayout found{kind, options_.encoding, spec.head_dim, spec.value_dim, input_.weights.wq.rows()};
+    found.code_cols = codes_.columns();
+    found.anchor_cols = anchor_cols(limits_.precision);
+    found.checked = options_.checksums;
+    return found;
   }
 
   /// The instances of a call, one after the other or layer over layer.
@@ -163,10 +162,13 @@ class OracleEngine {
   /// Anchors in logits become entries of the queries' anchor column, rounded to the scalar that the oracle will see.
   void set_anchors(Task& task, const Vector<double>& logits) const {
     task.anchors = (logits / limits_.score_scale).template cast<Scalar>();
-    for (Index query = 0; query < task.anchors.size(); ++query)
+    for (Index query = 0; query < task.anchors.size(); ++query) {
+      task.anchors[query] = held_anchor(task.anchors[query], limits_.precision);
       if (!std::isfinite(task.anchors[query]))
         throw AnchorError(detail::text(detail::place(place(task), task.job.tile, query), ": logits of about ",
-                                       logits[query], " exceed the range of the scalar"));
+                                       logits[query], " exceed the range of the ",
+                                       limits_.precision.tokens == Precision::own ? "scalar" : "oracle's tokens"));
+    }
   }
 
   [[nodiscard]] JobPlace place(const Task& task) const { return {input_.layer, task.job.head}; }
@@ -175,17 +177,25 @@ class OracleEngine {
   void round(CallKind kind, const std::vector<Group>& groups) {
     const InstanceLayout columns = layout(kind);
     const StackLayout stacked = columns_of_calls(columns);
-    std::vector<SmallWeights<Scalar>> weights(encoding_ == TokenEncoding::raw ? groups.size() : 0);
+    const bool raw = options_.encoding == TokenEncoding::raw;
+    std::vector<SmallWeights<Scalar>> weights(raw ? groups.size() : 0);
     if (calls_made_.size() < groups.size()) calls_made_.resize(groups.size());
     const std::span<OracleCall<Scalar>> calls = std::span(calls_made_).first(groups.size());
     for (std::size_t i = 0; i < groups.size(); ++i) {
-      if (encoding_ == TokenEncoding::raw) {
+      if (raw) {
         weights[i] = block_weights(columns, stacked, groups[i]);
         calls[i].weights = &weights[i];
       } else {
         calls[i].weights = &selector_weights(columns, stacked);
       }
-      fill(calls[i].rows, columns, stacked, groups[i]);
+      const auto number = CallNumber<Scalar>::of(next_number_++, limits_.precision);
+      fill(calls[i].rows, columns, stacked, groups[i], number);
+      if (options_.checksums) {
+        std::vector<CheckedColumns> checked;
+        for (Index at = 0; at < static_cast<Index>(groups[i].size()); ++at)
+          checked.push_back(checked_columns(calls[i].rows, stacked.input_begin(at), stacked.answer_begin(at), columns));
+        calls[i].fault = fault_by_checks<Scalar>(std::move(checked), columns, number, limits_.precision);
+      }
     }
     detail::run_all_into(oracle_, std::span<const OracleCall<Scalar>>(calls), answers_, [&](std::size_t call) {
       const Task& first = groups[call].front()->tasks.front();
@@ -196,56 +206,83 @@ class OracleEngine {
     for (std::size_t i = 0; i < groups.size(); ++i) read(answers_[i], calls[i], columns, stacked, groups[i]);
   }
 
-  void fill(Matrix<Scalar>& rows, const InstanceLayout& columns, const StackLayout& stacked, const Group& group) const {
-    Index count = limits_.fixed_rows ? limits_.rows : 0;
-    for (const Slot* slot : group) count = std::max(count, slot->map.rows());
-    rows.resize(count, stacked.width());
+  /// Rows of a call with these slots.
+  [[nodiscard]] Index call_rows(const Group& group) const {
+    Index needed = 0;
+    for (const Slot* slot : group) needed = std::max(needed, slot->map.rows());
+    return limits_.call_rows(needed);
+  }
+
+  void fill(Matrix<Scalar>& rows, const InstanceLayout& columns, const StackLayout& stacked, const Group& group,
+            const CallNumber<Scalar>& number) const {
+    rows.resize(call_rows(group), stacked.width());
     // Instances write all of their input columns; answer columns and those of empty instances are zero.
     if (stacked.residual() || stacked.has_identity() || static_cast<Index>(group.size()) < instances_) rows.setZero();
     write_codes(rows, stacked);
     for (std::size_t instance = 0; instance < group.size(); ++instance) {
       const Slot* slot = group[instance];
-      EncodeSettings<Scalar> settings{static_cast<Scalar>(factor()), Scalar(1), &codes_};
+      EncodeSettings<Scalar> settings;
+      settings.factor = static_cast<Scalar>(factor());
+      settings.tokens = limits_.precision.tokens;
+      settings.codes = &codes_;
+      settings.number = number;
       const bool dead = !columns.has_synthetic();
-      if (dead || columns.code_cols > 0) {
-        const double gap = gap_of(*slot);
-        if (dead) settings.synthetic = dead_key<Scalar>(gap);
-        if (columns.code_cols > 0) settings.amplitude = code_amplitude<Scalar>(gap, columns.code_cols);
+      const bool hides = dead || columns.code_cols > 0;
+      if (hides || std::isfinite(limits_.largest_score)) {
+        const double gap = gap_of(*slot, hides, rows.rows());
+        if (dead) settings.synthetic = dead_key<Scalar>(gap, settings.tokens);
+        if (columns.code_cols > 0) settings.amplitude = code_amplitude<Scalar>(gap, columns.code_cols, settings.tokens);
       }
-      std::vector<Vector<Scalar>> ones;
+      std::vector<Vector<Scalar>> same;
       if (dead)
-        for (const Task& task : slot->tasks) ones.push_back(Vector<Scalar>::Ones(task.anchors.size()));
+        for (const Task& task : slot->tasks)
+          same.push_back(Vector<Scalar>::Constant(task.anchors.size(), dead_query<Scalar>(settings.tokens)));
       std::vector<const Vector<Scalar>*> anchors;
       for (std::size_t job = 0; job < slot->tasks.size(); ++job)
-        anchors.push_back(dead ? &ones[job] : &slot->tasks[job].anchors);
+        anchors.push_back(dead ? &same[job] : &slot->tasks[job].anchors);
       encode(rows, stacked.input_begin(static_cast<Index>(instance)), columns, slot->map, input_, slot->head(),
              std::span<const Vector<Scalar>* const>(anchors), settings);
     }
   }
 
-  /// How far hidden scores of a slot must lie below the real ones.
-  [[nodiscard]] double gap_of(const Slot& slot) const {
-    ScoreBound bound;
+  /// How far hidden scores of a slot must lie below the real ones, where it hides any.
+  [[nodiscard]] double gap_of(const Slot& slot, bool hides, Index call_rows) const {
+    const bool ends = std::isfinite(limits_.largest_score);
+    const bool narrow = anchor_cols(limits_.precision) > 1;
+    ScoreBound bound(narrow || ends);
     const Index head = slot.head();
     for (const Task& task : slot.tasks) {
       bound.add_queries(input_.query_rows(head, task.job.tile.queries));
       bound.add_keys(input_.key_rows(head, task.job.tile.keys));
     }
     bound.add_keys(input_.key_rows(head, slot.tasks.front().job.tile.sinks));
-    return bound.gap(factor(), input_.spec.head_dim, limits_.score_scale);
+    // Weights of exp(-120) are 0 in float, whatever its sums; tokens of 16 bits have no range to spare.
+    const double silence = narrow ? 120.0 : 1000.0;
+    const double gap = bound.gap(factor(), input_.spec.head_dim, limits_.score_scale, silence);
+    if (!ends) return gap;
+    try {
+      return gap_within<Scalar>(limits_, bound.most(factor(), input_.spec.head_dim), gap, hides, call_rows);
+    } catch (const LimitError& error) {
+      const Task& task = slot.tasks.front();
+      throw LimitError(detail::place(place(task), task.job.tile, 0) + ": " + error.what());
+    }
   }
 
   void read(const Matrix<Scalar>& answer, const OracleCall<Scalar>& call, const InstanceLayout& columns,
             const StackLayout& stacked, const Group& group) const {
     const Task& first = group.front()->tasks.front();
-    detail::require_answer(call, answer, [&] { return detail::place(place(first), first.job.tile, 0) + ": "; });
+    const auto for_what = [&] { return detail::place(place(first), first.job.tile, 0) + ": "; };
+    detail::require_answer(call, answer, for_what);
+    if (call.fault)
+      if (const std::string fault = call.fault(answer); !fault.empty()) throw OracleError(for_what() + fault);
     for (std::size_t instance = 0; instance < group.size(); ++instance) {
       const Slot& slot = *group[instance];
       const Index begin = stacked.answer_begin(static_cast<Index>(instance));
       for (std::size_t job = 0; job < slot.tasks.size(); ++job) {
         Task& task = slot.tasks[job];
-        Decoded<Scalar> found = decode(answer, begin, columns, slot.map, static_cast<Index>(job), place(task),
-                                       task.anchors, limits_.score_scale, stacked.template trace<Scalar>());
+        Decoded<Scalar> found =
+            decode(answer, begin, columns, slot.map, static_cast<Index>(job), place(task), task.anchors,
+                   limits_.score_scale, limits_.precision, stacked.template trace<Scalar>());
         if (columns.kind == CallKind::weight) {
           task.found.partial.log_weight = std::move(found.partial.log_weight);
           task.found.drift = std::move(found.drift);
@@ -258,10 +295,19 @@ class OracleEngine {
 
   /// The second call of the Gibbs anchor: the values are known, r and p are asked for.
   void weigh_by_gibbs(const std::vector<Group>& groups) {
-    for_each_task(groups, [&](Task& task) {
-      set_anchors(task, gibbs_anchors(task.job.tile, input_.query_rows(task.job.head, task.job.tile.queries),
-                                      task.found.expected_keys, input_.spec.score_scale));
-    });
+    for (const Group& group : groups) {
+      const Index rows = call_rows(group);
+      for (Slot* slot : group)
+        for (std::size_t job = 0; job < slot->tasks.size(); ++job) {
+          Task& task = slot->tasks[job];
+          const auto copies = [&](Index query) {
+            const Index row = slot->map.row_of(static_cast<Index>(job), query);
+            return row == SlotMap::none ? Index{1} : std::max<Index>(slot->map.synthetic_seen(row, rows), 1);
+          };
+          set_anchors(task, gibbs_anchors(task.job.tile, input_.query_rows(task.job.head, task.job.tile.queries),
+                                          task.found.expected_keys, input_.spec.score_scale, copies));
+        }
+    }
     round(CallKind::weight, groups);
     search_anchors(groups);
   }
@@ -276,11 +322,11 @@ class OracleEngine {
         return std::none_of(group.begin(), group.end(), [](const Slot* slot) { return slot->first_unsafe(); });
       });
       if (groups.empty()) return;
-      for_each_task(groups, [](Task& task) {
+      detail::for_each_task(groups, [this](Task& task) {
         if (task.searches.empty()) task.searches.resize(task.found.drift.size());
         for (std::size_t row = 0; row < task.searches.size(); ++row) {
           Scalar& anchor = task.anchors[static_cast<Index>(row)];
-          anchor = task.searches[row].next(anchor, task.found.drift[row]);
+          anchor = held_anchor(task.searches[row].next(anchor, task.found.drift[row]), limits_.precision);
         }
       });
       round(CallKind::weight, groups);
@@ -292,30 +338,11 @@ class OracleEngine {
                             ": no anchor keeps the row's weight in range; a wider scalar would do");
   }
 
-  template <class Use>
-  static void for_each_task(const std::vector<Group>& groups, const Use& use) {
-    for (const Group& group : groups)
-      for (Slot* slot : group)
-        for (Task& task : slot->tasks) use(task);
-  }
-
-  /// The same calls with nothing but the slots that pass a test.
-  template <class Test>
-  [[nodiscard]] static std::vector<Group> only(const std::vector<Group>& groups, const Test& test) {
-    std::vector<Group> kept;
-    for (const Group& group : groups) {
-      Group slots;
-      for (Slot* slot : group)
-        if (test(*slot)) slots.push_back(slot);
-      if (!slots.empty()) kept.push_back(std::move(slots));
-    }
-    return kept;
-  }
-
   /// Adaptive: slots with an unsafe row are asked again, the values too where r underflowed. Otherwise an unsafe row is
   /// an error.
   void repeat_unsafe(const std::vector<Group>& groups) {
-    const std::vector<Group> unsafe = only(groups, [](const Slot& slot) { return slot.first_unsafe() != nullptr; });
+    const std::vector<Group> unsafe =
+        detail::only(groups, [](const Slot& slot) { return slot.first_unsafe() != nullptr; });
     if (unsafe.empty()) return;
     if (plan_.anchor() != Anchor::adaptive) {
       const Task& task = *unsafe.front().front()->first_unsafe();
@@ -326,7 +353,7 @@ class OracleEngine {
                                      high ? "real keys" : "synthetic key",
                                      " underflows; the anchor adaptive repeats such tiles"));
     }
-    const std::vector<Group> without_value = only(unsafe, [](const Slot& slot) { return slot.lacks_value(); });
+    const std::vector<Group> without_value = detail::only(unsafe, [](const Slot& slot) { return slot.lacks_value(); });
     if (!without_value.empty()) round(CallKind::values_and_keys, without_value);
     weigh_by_gibbs(unsafe);
   }
@@ -354,8 +381,9 @@ class OracleEngine {
   O& oracle_;
   const Plan& plan_;
   const AttentionInput<Scalar>& input_;
-  TokenEncoding encoding_;
+  OracleEngineOptions options_;
   OracleLimits limits_;
+  std::uint64_t next_number_;
   Index instances_;  ///< of a call: H' L', or fewer where a layer has fewer slots
   Codes codes_;      ///< of the jobs that share a slot
   Index calls_ = 0;

@@ -87,7 +87,7 @@ template <RealScalar Scalar, class MakeOracle>
   plan.for_each_job([&](const Job& job) { jobs.push_back(job); });
 
   auto oracle = make_oracle(request.oracle);
-  OracleEngine<decltype(oracle)> engine(oracle, plan, input, TokenEncoding::projected);
+  OracleEngine<decltype(oracle)> engine(oracle, plan, input);
   static_cast<void>(engine.evaluate(jobs));  // touches all memory first
   const Index before = engine.calls();
   const auto start = std::chrono::steady_clock::now();

@@ -49,6 +49,7 @@ class PaperAttention {
     const AttentionSpec& spec = input.spec;
     require_shapes(input, out);
     detail::require_no_soft_cap(spec);
+    if (options_.encoding == TokenEncoding::raw) detail::require_tokens(input);
     if (options_.encoding == TokenEncoding::raw && spec.rope)
       throw SpecError("raw tokens cannot carry rotary positions, which differ by row: expected projected tokens");
     const PaperTask task{spec.mask, input.queries(), input.keys(), spec.heads, 1, oracle_.limits(), options_.average};

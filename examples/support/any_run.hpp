@@ -1,0 +1,32 @@
+#pragma once
+
+#include <string>
+#include <twoheads/model/weights.hpp>
+#include <twoheads/oracle/any_oracle.hpp>
+#include <twoheads/simulate.hpp>
+
+namespace programs {
+
+/// A file that holds the finished parts of a run; no path, no file.
+struct Checkpoint {
+  std::string path;
+  std::string key;  ///< what decides the bits of the run beside its model and input
+};
+
+/// simulate() on an oracle of any type, with a checkpoint. Compiled once for all programs.
+template <class Scalar>
+[[nodiscard]] twoheads::Simulation<Scalar> simulate_on(twoheads::AnyOracle<Scalar>& oracle,
+                                                       const twoheads::Model<Scalar>& model, twoheads::Matrix<Scalar> x,
+                                                       const twoheads::SimulationOptions& options,
+                                                       const twoheads::Matrix<Scalar>* memory,
+                                                       const Checkpoint& checkpoint);
+
+/// The small transformer on Eigen; on several threads there are as many of it.
+template <class Scalar>
+[[nodiscard]] twoheads::AnyOracle<Scalar> own_oracle(const twoheads::OracleLimits& limits, twoheads::Index threads);
+
+/// What decides the bits of a simulation beside its model and input: not what the oracle is, since equal oracles give
+/// equal bits.
+[[nodiscard]] std::string key_of(const twoheads::OracleLimits& limits, const twoheads::SimulationOptions& options);
+
+}  // namespace programs

@@ -1,0 +1,76 @@
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <memory>
+#include <string>
+#include <twoheads/oracle/any_oracle.hpp>
+#include <twoheads/plan/limits.hpp>
+
+#include "support/arguments.hpp"
+
+namespace programs {
+
+/// Oracles in other processes, as the flags of a program ask for them.
+struct ProcessFlags {
+  std::string command;     ///< none: the program's own oracle
+  double score_scale = 0;  ///< of either; 0: the model's
+  Index processes = 1;
+  Index attempts = 4;
+  double deadline = 60;  ///< seconds without an answer
+  bool checksums = false;
+  bool trust = false;  ///< no probe before the first call
+};
+
+/// What came of the calls to the processes.
+struct ProcessCounts {
+  Index failures = 0;
+  Index retries = 0;
+  Index started = 0;
+};
+
+/// Adds --oracle-command and what goes with it.
+inline void add_processes(CLI::App& app, ProcessFlags& flags) {
+  const auto read = [&flags](const std::string& text) {
+#ifdef TWOHEADS_WITH_REMOTE
+    if (text.empty()) throw ArgumentError("--oracle-command", text, "a shell command");
+    flags.command = text;
+#else
+    static_cast<void>(flags);
+    throw ArgumentError("--oracle-command", text,
+                        "nothing in this build, which was made without Boost: install libboost-dev and "
+                        "libboost-filesystem-dev (Debian) and build again");
+#endif
+  };
+  CLI::Option* const command =
+      app.add_option_function<std::string>("--oracle-command", read,
+                                           "shell command of a process that is the oracle, such as twoheads_oracle; it "
+                                           "says how many rows, heads and columns it takes")
+          ->type_name("COMMAND");
+  add_positive(app, "--oracle-scale", flags.score_scale, "what the oracle multiplies scores by (default: the model's)");
+  add_count(app, "--processes", flags.processes, 1, "so many of them at once (default 1)")->needs(command);
+  add_count(app, "--attempts", flags.attempts, 1, "runs of a call that fails, each on a fresh process (default 4)")
+      ->needs(command);
+  add_positive(app, "--deadline", flags.deadline, "seconds that a call may take (default 60)")->needs(command);
+  app.add_flag("--trust", flags.trust, "do not probe the process before the first call")->needs(command);
+  app.add_flag("--checksums", flags.checksums, "calls carry a number and a checksum, by which a wrong answer is known");
+}
+
+/// Processes that run a command, as one oracle; a call that fails is made again, on a fresh process.
+template <class Scalar>
+class Processes {
+ public:
+  Processes(const ProcessFlags& flags, twoheads::OracleKind kind, double score_scale);
+  Processes(Processes&&) noexcept;
+  ~Processes();
+
+  /// Good as long as this is.
+  [[nodiscard]] twoheads::AnyOracle<Scalar>& oracle();
+  [[nodiscard]] twoheads::OracleLimits limits() const;
+  [[nodiscard]] ProcessCounts counts() const;
+
+ private:
+  struct Pool;
+  std::unique_ptr<Pool> pool_;
+};
+
+}  // namespace programs

@@ -1,0 +1,319 @@
+#pragma once
+
+#if !defined(__unix__) && !defined(__APPLE__)
+#error "twoheads/exec/checkpoint_file.hpp needs POSIX files: open, flock, pread"
+#endif
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cerrno>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <filesystem>
+#include <limits>
+#include <span>
+#include <string>
+#include <string_view>
+#include <system_error>
+#include <twoheads/base/errors.hpp>
+#include <twoheads/base/index.hpp>
+
+namespace twoheads {
+
+/// A file that cannot be opened, locked, read or written, for a reason that lies outside of it.
+struct FileError : Error {
+  using Error::Error;
+};
+
+namespace detail {
+
+static_assert(std::endian::native == std::endian::little, "checkpoint files hold numbers as they lie: little endian");
+
+/// Hash of bytes, taken 8 at a time.
+///
+///   Laws   each step is one to one in the state and in the word, so that a change within one word is always seen
+class ByteHash {
+ public:
+  explicit ByteHash(std::uint64_t seed = 0) : state_(seed) {}
+
+  void add(std::uint64_t word) {
+    state_ = (state_ ^ word) * 0x9E3779B97F4A7C15ULL;
+    state_ ^= state_ >> 32;
+  }
+  void add(std::span<const std::byte> bytes) {
+    for (; bytes.size() >= 8; bytes = bytes.subspan(8)) {
+      std::uint64_t word = 0;
+      std::memcpy(&word, bytes.data(), 8);
+      add(word);
+    }
+    if (bytes.empty()) return;
+    std::uint64_t word = 0;
+    std::memcpy(&word, bytes.data(), bytes.size());
+    add(word);
+    add(std::uint64_t{bytes.size()});
+  }
+  [[nodiscard]] std::uint64_t value() const { return state_; }
+
+ private:
+  std::uint64_t state_;
+};
+
+[[nodiscard]] inline std::uint64_t hash_of(std::span<const std::byte> bytes, std::uint64_t seed) {
+  ByteHash hash(seed);
+  hash.add(bytes);
+  return hash.value();
+}
+
+/// Which part a record holds, and what it was computed from.
+struct PartRecord {
+  std::uint64_t turn = 0;  ///< layers begun before it
+  std::uint64_t layer = 0;
+  std::uint64_t first = 0;
+  std::uint64_t end = 0;
+  std::uint64_t cols = 0;
+  std::uint64_t inputs = 0;  ///< digest
+
+  friend bool operator==(const PartRecord&, const PartRecord&) = default;
+};
+
+[[nodiscard]] inline std::string words_of(const PartRecord& part) {
+  return text("layer ", part.layer, ", queries ", part.first, " to ", part.end, " of ", part.cols, " columns");
+}
+
+/// A log of finished parts: read from the front while it lasts, then written at its end.
+///
+///   Laws     a record that is not whole is cut off; bytes are appended only after all before them were read and found
+///            sound. Each checksum starts from the one before, so that no record can be left out or exchanged.
+///   Throws   FormatError that names the file and the byte, for anything else that is wrong with it; FileError with the
+///            system's reason, or where another process has it open
+class CheckpointFile {
+ public:
+  CheckpointFile(const std::filesystem::path& path, const std::string& key, std::uint64_t scalar_bytes,
+                 std::uint64_t rows, bool sync)
+      : name_(path.string()), sync_(sync) {
+    descriptor_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    if (descriptor_ < 0) throw failure("cannot be opened for reading and writing");
+    try {
+      lock();
+      begin(path, key, scalar_bytes, rows);
+    } catch (...) {
+      ::close(descriptor_);
+      throw;
+    }
+  }
+  CheckpointFile(const CheckpointFile&) = delete;
+  CheckpointFile& operator=(const CheckpointFile&) = delete;
+  ~CheckpointFile() { ::close(descriptor_); }
+
+  /// Whether no whole record is left to be read; one that is torn is cut off here.
+  [[nodiscard]] bool at_end() {
+    if (position_ == size_) return true;
+    if (size_ - position_ >= sizeof(Head) && size_ - position_ - sizeof(Head) >= bytes_after(read_head())) return false;
+    cut();
+    return true;
+  }
+
+  /// Reads the next record, which must be of this part, into `bytes`.
+  void take(const PartRecord& part, std::span<std::byte> bytes) {
+    const Head head = read_head();
+    if (head.part != part) {
+      PartRecord same = head.part;
+      same.inputs = part.inputs;
+      throw damage(same == part
+                       ? text("holds ", words_of(part), ", computed from other queries, keys, values or tokens")
+                       : text("holds ", words_of(head.part), ", expected ", words_of(part)));
+    }
+    if (bytes_after(head) != bytes.size() + sizeof(std::uint64_t))
+      throw damage(text("holds ", head.bytes, " bytes of rows, expected ", bytes.size()));
+    read(bytes, position_ + sizeof(Head));
+    std::uint64_t sum = 0;
+    read(std::as_writable_bytes(std::span(&sum, 1)), position_ + sizeof(Head) + bytes.size());
+    if (sum != hash_of(bytes, head.sum)) throw damage("holds rows that do not fit their checksum");
+    move_on(bytes.size(), sum);
+  }
+
+  /// Writes a record; where that fails, the file stays as it was.
+  void append(const PartRecord& part, std::span<const std::byte> bytes) {
+    TWOHEADS_ASSERT(position_ == size_);
+    Head head{record_mark, part, bytes.size(), 0};
+    head.sum = sum_of(head);
+    const std::uint64_t sum = hash_of(bytes, head.sum);
+    try {
+      write(std::as_bytes(std::span(&head, 1)), position_);
+      write(bytes, position_ + sizeof(Head));
+      write(std::as_bytes(std::span(&sum, 1)), position_ + sizeof(Head) + bytes.size());
+      flush();
+    } catch (const FileError&) {
+      // What is left of the record would be cut off by the next reader in any case.
+      static_cast<void>(::ftruncate(descriptor_, static_cast<off_t>(position_)) == 0);
+      throw;
+    }
+    size_ += sizeof(Head) + bytes.size() + sizeof(sum);
+    move_on(bytes.size(), sum);
+  }
+
+ private:
+  static constexpr std::string_view magic = "2HEADSCP";
+  static constexpr std::uint64_t version = 1;
+  static constexpr std::uint64_t record_mark = 0x5452415044414532ULL;
+
+  /// Words without a gap between them.
+  struct Head {
+    std::uint64_t mark = 0;
+    PartRecord part;
+    std::uint64_t bytes = 0;
+    std::uint64_t sum = 0;
+  };
+  static_assert(sizeof(Head) == 9 * sizeof(std::uint64_t));
+
+  void lock() {
+    while (::flock(descriptor_, LOCK_EX | LOCK_NB) != 0) {
+      if (errno == EINTR) continue;
+      if (errno == EWOULDBLOCK) throw FileError(text(name_, ": in use by another run, expected one run a file"));
+      throw failure("cannot be locked");
+    }
+  }
+
+  /// Reads the header, or writes one into a file that is new.
+  void begin(const std::filesystem::path& path, const std::string& key, std::uint64_t scalar_bytes,
+             std::uint64_t rows) {
+    struct stat facts {};
+    if (::fstat(descriptor_, &facts) != 0) throw failure("cannot be examined");
+    if (!S_ISREG(facts.st_mode)) throw FileError(text(name_, ": not a regular file"));
+    size_ = static_cast<std::uint64_t>(facts.st_size);
+
+    const std::string expected = header(key, scalar_bytes, rows);
+    std::string found(std::min<std::uint64_t>(size_, expected.size()), ' ');
+    read(std::as_writable_bytes(std::span(found)), 0);
+    if (size_ < expected.size() && expected.compare(0, found.size(), found) == 0) {
+      write(std::as_bytes(std::span(expected)), 0);
+      flush();
+      flush_folder(path);
+      size_ = expected.size();
+    } else if (found != expected) {
+      explain_header(key, scalar_bytes, rows);
+    }
+    position_ = expected.size();
+    std::memcpy(&sum_, expected.data() + expected.size() - sizeof(sum_), sizeof(sum_));
+  }
+
+  [[nodiscard]] static std::string header(const std::string& key, std::uint64_t scalar_bytes, std::uint64_t rows) {
+    std::string bytes(magic);
+    const auto add = [&](std::uint64_t number) {
+      bytes.append(reinterpret_cast<const char*>(&number), sizeof(number));
+    };
+    for (const std::uint64_t number : {version, scalar_bytes, rows, std::uint64_t{key.size()}}) add(number);
+    bytes += key;
+    add(hash_of(std::as_bytes(std::span(bytes)), 0));
+    return bytes;
+  }
+
+  /// Says in what a header differs from the one expected.
+  [[noreturn]] void explain_header(const std::string& key, std::uint64_t scalar_bytes, std::uint64_t rows) const {
+    constexpr std::uint64_t fixed = magic.size() + 4 * sizeof(std::uint64_t);
+    const auto wrong = [&](const std::string& what) { throw FormatError(name_ + ": " + what); };
+    std::array<char, magic.size()> mark{};
+    std::array<std::uint64_t, 4> numbers{};
+    if (size_ < fixed) wrong(text("not a checkpoint: ", size_, " bytes"));
+    read(std::as_writable_bytes(std::span(mark)), 0);
+    read(std::as_writable_bytes(std::span(numbers)), magic.size());
+    if (std::string_view(mark.data(), mark.size()) != magic) wrong("not a checkpoint");
+    if (numbers[0] != version) wrong(text("a checkpoint of version ", numbers[0], ", expected ", version));
+    if (numbers[3] > size_ - fixed) wrong("the header is damaged");
+    std::string found(numbers[3], ' ');
+    read(std::as_writable_bytes(std::span(found)), fixed);
+    const std::string whole = header(found, numbers[1], numbers[2]);
+    std::string bytes(std::min<std::uint64_t>(whole.size(), size_), ' ');
+    read(std::as_writable_bytes(std::span(bytes)), 0);
+    if (bytes != whole) wrong("the header is damaged");
+    if (found != key) wrong("of another computation: its key is '" + found + "', expected '" + key + "'");
+    if (numbers[1] != scalar_bytes)
+      wrong(text("holds numbers of ", numbers[1], " bytes, expected ", scalar_bytes, " bytes"));
+    wrong(text("holds parts of ", numbers[2], " rows or more, expected ", rows));
+    throw std::logic_error("unreachable");
+  }
+
+  [[nodiscard]] std::uint64_t sum_of(const Head& head) const {
+    return hash_of(std::as_bytes(std::span(&head, 1)).first(sizeof(Head) - sizeof(head.sum)), sum_);
+  }
+
+  [[nodiscard]] Head read_head() const {
+    Head head;
+    read(std::as_writable_bytes(std::span(&head, 1)), position_);
+    if (head.mark != record_mark || head.sum != sum_of(head)) throw damage("is not the beginning of a sound record");
+    return head;
+  }
+  [[nodiscard]] static std::uint64_t bytes_after(const Head& head) {
+    return std::min(head.bytes, std::numeric_limits<std::uint64_t>::max() / 2) + sizeof(std::uint64_t);
+  }
+
+  void move_on(std::size_t bytes, std::uint64_t sum) {
+    position_ += sizeof(Head) + bytes + sizeof(sum);
+    sum_ = sum;
+  }
+
+  void cut() {
+    if (::ftruncate(descriptor_, static_cast<off_t>(position_)) != 0) throw failure("a torn record cannot be cut off");
+    flush();
+    size_ = position_;
+  }
+
+  void read(std::span<std::byte> bytes, std::uint64_t at) const {
+    while (!bytes.empty()) {
+      const ssize_t count = ::pread(descriptor_, bytes.data(), bytes.size(), static_cast<off_t>(at));
+      if (count < 0 && errno == EINTR) continue;
+      if (count < 0) throw failure("cannot be read");
+      if (count == 0) throw FormatError(text(name_, ": ends at byte ", at, ", and was longer before"));
+      bytes = bytes.subspan(static_cast<std::size_t>(count));
+      at += static_cast<std::uint64_t>(count);
+    }
+  }
+
+  void write(std::span<const std::byte> bytes, std::uint64_t at) const {
+    while (!bytes.empty()) {
+      const ssize_t count = ::pwrite(descriptor_, bytes.data(), bytes.size(), static_cast<off_t>(at));
+      if (count < 0 && errno == EINTR) continue;
+      if (count < 0) throw failure("cannot be written");
+      bytes = bytes.subspan(static_cast<std::size_t>(count));
+      at += static_cast<std::uint64_t>(count);
+    }
+  }
+
+  void flush() const {
+    if (sync_ && ::fsync(descriptor_) != 0) throw failure("cannot be flushed to the disk");
+  }
+
+  /// So that a new file is found again after a power failure.
+  void flush_folder(const std::filesystem::path& path) const {
+    if (!sync_) return;
+    const std::filesystem::path folder = path.has_parent_path() ? path.parent_path() : std::filesystem::path(".");
+    const int opened = ::open(folder.c_str(), O_RDONLY | O_CLOEXEC);
+    if (opened < 0) return;
+    static_cast<void>(::fsync(opened) == 0);
+    ::close(opened);
+  }
+
+  [[nodiscard]] FileError failure(const char* what) const {
+    return FileError(text(name_, ": ", what, ": ", std::generic_category().message(errno)));
+  }
+  [[nodiscard]] FormatError damage(const std::string& what) const {
+    return FormatError(text(name_, ": what follows byte ", position_, " ", what));
+  }
+
+  std::string name_;
+  bool sync_;
+  int descriptor_ = -1;
+  std::uint64_t size_ = 0;
+  std::uint64_t position_ = 0;  ///< of the next record
+  std::uint64_t sum_ = 0;       ///< the last checksum before it
+};
+
+}  // namespace detail
+}  // namespace twoheads

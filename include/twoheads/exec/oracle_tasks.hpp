@@ -1,0 +1,69 @@
+#pragma once
+
+#include <algorithm>
+#include <span>
+#include <twoheads/base/matrix.hpp>
+#include <twoheads/codec/anchors.hpp>
+#include <twoheads/codec/decode.hpp>
+#include <twoheads/codec/slot_map.hpp>
+#include <twoheads/plan/plan.hpp>
+#include <utility>
+#include <vector>
+
+namespace twoheads::detail {
+
+/// A job on its way through its calls.
+template <RealScalar Scalar>
+struct Task {
+  explicit Task(const Job& j) : job(j) {}
+  Job job;
+  Vector<Scalar> anchors;
+  Decoded<Scalar> found;
+  std::vector<AnchorSearch<Scalar>> searches;  ///< one for each query row, once a Gibbs anchor did not do
+};
+
+/// The jobs that share one head's place in a call: they are repeated together.
+template <RealScalar Scalar>
+struct Slot {
+  Slot(std::span<Task<Scalar>> t, SlotMap m) : tasks(t), map(std::move(m)) {}
+  std::span<Task<Scalar>> tasks;
+  SlotMap map;
+
+  [[nodiscard]] Index head() const { return tasks.front().job.head; }
+  /// The first job with an unsafe row, or none.
+  [[nodiscard]] const Task<Scalar>* first_unsafe() const {
+    const auto found = std::find_if(tasks.begin(), tasks.end(),
+                                    [](const Task<Scalar>& task) { return task.found.first_unsafe() >= 0; });
+    return found == tasks.end() ? nullptr : &*found;
+  }
+  [[nodiscard]] bool lacks_value() const {
+    return std::any_of(tasks.begin(), tasks.end(),
+                       [](const Task<Scalar>& task) { return task.found.first_without_value() >= 0; });
+  }
+};
+
+/// The slots of one call.
+template <RealScalar Scalar>
+using SlotGroup = std::vector<Slot<Scalar>*>;
+
+/// The same calls with nothing but the slots that pass a test.
+template <RealScalar Scalar, class Test>
+[[nodiscard]] std::vector<SlotGroup<Scalar>> only(const std::vector<SlotGroup<Scalar>>& groups, const Test& test) {
+  std::vector<SlotGroup<Scalar>> kept;
+  for (const SlotGroup<Scalar>& group : groups) {
+    SlotGroup<Scalar> slots;
+    for (Slot<Scalar>* slot : group)
+      if (test(*slot)) slots.push_back(slot);
+    if (!slots.empty()) kept.push_back(std::move(slots));
+  }
+  return kept;
+}
+
+template <RealScalar Scalar, class Use>
+void for_each_task(const std::vector<SlotGroup<Scalar>>& groups, const Use& use) {
+  for (const SlotGroup<Scalar>& group : groups)
+    for (Slot<Scalar>* slot : group)
+      for (Task<Scalar>& task : slot->tasks) use(task);
+}
+
+}  // namespace twoheads::detail

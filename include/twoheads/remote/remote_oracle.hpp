@@ -1,0 +1,59 @@
+#pragma once
+
+#include <algorithm>
+#include <span>
+#include <string>
+#include <twoheads/oracle/core.hpp>
+#include <twoheads/oracle/oracle.hpp>
+#include <twoheads/remote/graph.hpp>
+#include <twoheads/remote/remote_core.hpp>
+#include <twoheads/remote/remote_transformer.hpp>
+#include <twoheads/remote/session.hpp>
+#include <utility>
+#include <variant>
+#include <vector>
+
+namespace twoheads {
+
+/// An oracle of a command, whichever of the two graphs its process describes: a small transformer, if one of its inputs
+/// is called rows, else an attention core.
+///
+///   Corner   a description says neither the kind nor the score scale: the caller declares both, and require_honest()
+///            finds out whether they are right
+///   Throws   as RemoteCore, RemoteTransformer and Session
+template <RealScalar S>
+class RemoteOracle {
+ public:
+  using Scalar = S;
+
+  RemoteOracle(std::vector<std::string> command, OracleKind kind, double score_scale,
+               const SessionOptions& options = {})
+      : oracle_(made(Session(std::move(command), options), kind, score_scale)) {}
+
+  [[nodiscard]] OracleLimits limits() const {
+    return std::visit([](const auto& oracle) { return oracle.limits(); }, oracle_);
+  }
+  [[nodiscard]] Matrix<Scalar> run(const OracleCall<Scalar>& call) {
+    return std::visit([&](auto& oracle) { return oracle.run(call); }, oracle_);
+  }
+  void run_batch(std::span<const OracleCall<Scalar>> calls, const Answer<Scalar>& answer) {
+    std::visit([&](auto& oracle) { oracle.run_batch(calls, answer); }, oracle_);
+  }
+
+ private:
+  using Core = CoreOracle<Scalar, RemoteCore<Scalar>>;
+  using Either = std::variant<Core, RemoteTransformer<Scalar>>;
+
+  [[nodiscard]] static Either made(Session session, OracleKind kind, double score_scale) {
+    const std::vector<TensorSpec>& inputs = session.description().inputs;
+    if (std::any_of(inputs.begin(), inputs.end(), [](const TensorSpec& spec) { return spec.name == "rows"; }))
+      return RemoteTransformer<Scalar>(std::move(session), kind, score_scale);
+    RemoteCore<Scalar> core(std::move(session));
+    const OracleLimits limits = core.limits(kind, score_scale);
+    return Core(limits, std::move(core));
+  }
+
+  Either oracle_;
+};
+
+}  // namespace twoheads

@@ -1,0 +1,358 @@
+// A computation that ends in the middle and is begun again gives the bits of one that was not interrupted.
+
+#include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <csignal>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <iterator>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <twoheads/exec/checkpoint.hpp>
+#include <twoheads/model/random.hpp>
+#include <type_traits>
+#include <vector>
+
+#include "support/contains.hpp"
+#include "support/instances.hpp"
+#include "support/message_of.hpp"
+#include "support/sanitized.hpp"
+#include "support/temp_folder.hpp"
+
+namespace {
+
+using namespace twoheads;
+namespace fs = std::filesystem;
+
+/// Attention row by row, whose parts end at multiples of 4; parts that are skipped out of turn are noticed.
+template <class S>
+class RowByRow {
+ public:
+  using Scalar = S;
+  std::function<void()> before_part = [] {};
+
+  void operator()(const AttentionInput<S>& input, MatrixSpan<S> out) {
+    begin_layer(input.spec, input.layer, input.queries(), input.keys());
+    (*this)(input, {0, input.queries()}, out);
+    end_layer();
+  }
+  void begin_layer(const AttentionSpec&, Index, Index queries, Index keys) {
+    queries_ = queries;
+    keys_ = keys;
+    next_ = 0;
+  }
+  [[nodiscard]] Index part_end(Index first, Index least) const {
+    EXPECT_EQ(first, next_);
+    return std::min(ceil_div(first + least, Index{4}) * 4, queries_);
+  }
+  void skip_part(Rows queries) {
+    EXPECT_EQ(queries.begin, next_);
+    next_ = queries.end;
+  }
+  void operator()(const AttentionInput<S>& input, Rows queries, MatrixSpan<S> out) {
+    before_part();
+    skip_part(queries);
+    for (Index head = 0; head < input.spec.heads; ++head)
+      for (Index query = queries.begin; query < queries.end; ++query) {
+        const MatrixView<S> q = input.query_rows(head, {query, query + 1});
+        S sum = 0;
+        RowVector<S> row = RowVector<S>::Zero(input.spec.value_dim);
+        for (Index key = 0; key < keys_; ++key) {
+          if (!input.spec.mask.visible_keys(query, keys_).contains(key)) continue;
+          const MatrixView<S> k = input.key_rows(head, {key, key + 1});
+          const S weight = std::exp(static_cast<S>(input.spec.score_scale) * q.row(0).dot(k.row(0)));
+          sum += weight;
+          row += weight * input.value_rows(head, {key, key + 1}).row(0);
+        }
+        out.row(query - queries.begin).segment(head * input.spec.value_dim, input.spec.value_dim) = row / sum;
+      }
+  }
+  void end_layer() { EXPECT_EQ(next_, queries_); }
+
+ private:
+  Index queries_ = 0;
+  Index keys_ = 0;
+  Index next_ = 0;
+};
+
+ModelSpec spec_of(const Mask& mask) {
+  ModelSpec spec;
+  spec.layers = 2;
+  spec.width = 6;
+  spec.attention.heads = spec.attention.kv_heads = 2;
+  spec.attention.head_dim = spec.attention.value_dim = 3;
+  spec.attention.score_scale = 0.5;
+  spec.attention.mask = mask;
+  spec.norm = NormKind::rms;
+  return spec;
+}
+
+std::string bytes_of(const fs::path& path) {
+  std::ifstream in(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(in), {}};
+}
+
+CheckpointOptions parts_of(Index rows) { return {.rows = rows, .sync = false}; }
+
+/// A computation of two layers in five parts each.
+template <class A>
+struct Computation {
+  using Scalar = typename A::Scalar;
+  using MakeAttention = std::function<std::unique_ptr<A>()>;
+
+  TempFolder folder;
+  MakeAttention make = [] { return std::make_unique<A>(); };
+  Model<Scalar> model = random_model<Scalar>(spec_of(Mask::causal()), 3);
+  Matrix<Scalar> tokens = Random(4).matrix<Scalar>(37, 6);
+  Index rows = 8;
+  std::string key = "two layers";
+
+  struct Result {
+    Matrix<Scalar> rows;
+    CheckpointCounts counts;
+  };
+
+  [[nodiscard]] Result run(const fs::path& path) const {
+    const std::unique_ptr<A> inner = make();
+    CheckpointedAttention<A> attend(*inner, path, key, parts_of(rows));
+    Matrix<Scalar> found = forward(model, tokens, attend);
+    return {std::move(found), attend.counts()};
+  }
+  [[nodiscard]] Matrix<Scalar> run_without() const {
+    const std::unique_ptr<A> inner = make();
+    return forward(model, tokens, *inner);
+  }
+};
+
+template <class A>
+class Checkpoint : public testing::Test {};
+
+using Attentions = testing::Types<RowByRow<float>, RowByRow<double>>;
+TYPED_TEST_SUITE(Checkpoint, Attentions);
+
+TYPED_TEST(Checkpoint, ResumesAtEveryByteWithTheSameBits) {
+  const Computation<TypeParam> c;
+  const auto expected = c.run_without();
+  const fs::path path = c.folder / "whole";
+  const auto first = c.run(path);
+  EXPECT_EQ(first.rows, expected);
+  EXPECT_EQ(first.counts.taken, 0);
+  const Index parts = first.counts.evaluated;
+  EXPECT_EQ(parts, 10);
+  const std::string whole = bytes_of(path);
+
+  const auto again = c.run(path);
+  EXPECT_EQ(again.rows, expected);
+  EXPECT_EQ(again.counts.taken, parts);
+  EXPECT_EQ(again.counts.evaluated, 0);
+  EXPECT_EQ(bytes_of(path), whole);
+
+  Index taken = 0;
+  const std::size_t step = sanitized ? 37 : 11;
+  for (std::size_t bytes = 0; bytes <= whole.size(); bytes += step) {
+    const fs::path torn = c.folder.write("torn" + std::to_string(bytes), std::string_view(whole).substr(0, bytes));
+    const auto found = c.run(torn);
+    ASSERT_EQ(found.rows, expected) << bytes << " bytes";
+    ASSERT_EQ(bytes_of(torn), whole) << bytes << " bytes";
+    ASSERT_EQ(found.counts.taken + found.counts.evaluated, parts);
+    ASSERT_GE(found.counts.taken, taken);
+    taken = found.counts.taken;
+  }
+  EXPECT_GE(taken, parts - 1);
+}
+
+TYPED_TEST(Checkpoint, AFlippedBitIsRefused) {
+  const Computation<TypeParam> c;
+  static_cast<void>(c.run(c.folder / "whole"));
+  const std::string whole = bytes_of(c.folder / "whole");
+  for (std::size_t byte = 0; byte < whole.size(); byte += sanitized ? 29 : 7) {
+    std::string flipped = whole;
+    flipped[byte] = static_cast<char>(flipped[byte] ^ (1 << (byte % 8)));
+    const fs::path path = c.folder.write("flipped" + std::to_string(byte), flipped);
+    const std::string message = message_of<FormatError>([&] { static_cast<void>(c.run(path)); });
+    ASSERT_TRUE(contains(message, path.string())) << "byte " << byte << ": " << message;
+  }
+}
+
+using Small = Computation<RowByRow<float>>;
+
+/// What a run of another computation says of a file.
+template <class Change>
+std::string refusal(const Change& change) {
+  Small c;
+  const fs::path path = c.folder / "file";
+  static_cast<void>(c.run(path));
+  const std::string before = bytes_of(path);
+  change(c);
+  std::string message = message_of<FormatError>([&] { static_cast<void>(c.run(path)); });
+  EXPECT_TRUE(contains(message, path.string())) << message;
+  EXPECT_EQ(bytes_of(path), before);
+  return message;
+}
+
+TEST(CheckpointFile, OfAnotherComputationIsRefused) {
+  EXPECT_TRUE(contains(refusal([](Small& c) { c.key = "three layers"; }), "its key is 'two layers', expected 'three"));
+  EXPECT_TRUE(contains(refusal([](Small& c) { c.key = ""; }), "its key is 'two layers', expected ''"));
+  EXPECT_TRUE(contains(refusal([](Small& c) { c.rows = 12; }), "parts of 8 rows or more, expected 12"));
+  const char* other = "layer 0, queries 0 to 8 of 6 columns, computed from other";
+  EXPECT_TRUE(contains(refusal([](Small& c) { c.tokens(36, 5) += 1; }), other));
+  EXPECT_TRUE(contains(refusal([](Small& c) { c.tokens.conservativeResize(36, 6); }), other));
+  EXPECT_TRUE(contains(refusal([](Small& c) { c.model.spec.attention.mask = Mask::full(); }), other));
+  EXPECT_TRUE(contains(refusal([](Small& c) { c.model.spec.attention.score_scale = 0.25; }), other));
+  EXPECT_TRUE(contains(refusal([](Small& c) { c.model.layers[1] = c.model.layers[0]; }),
+                       "layer 1, queries 0 to 8 of 6 columns, computed from other"));
+
+  Computation<RowByRow<double>> wide;
+  const fs::path path = wide.folder / "file";
+  static_cast<void>(wide.run(path));
+  const auto narrow = [&] { static_cast<void>(Small().run(path)); };
+  EXPECT_TRUE(contains(message_of<FormatError>(narrow), "numbers of 8 bytes, expected 4 bytes"));
+}
+
+TEST(CheckpointFile, ThatIsNoneIsLeftAsItIs) {
+  const Small c;
+  for (const std::string bytes : {"x", "a text of somebody's that is longer than a header, and of some use to them"}) {
+    const fs::path path = c.folder.write("text", bytes);
+    const std::string message = message_of<FormatError>([&] { static_cast<void>(c.run(path)); });
+    EXPECT_TRUE(contains(message, "not a checkpoint")) << message;
+    EXPECT_EQ(bytes_of(path), bytes);
+  }
+  const auto refused = [&](const fs::path& path) {
+    return message_of<FileError>([&] { static_cast<void>(c.run(path)); });
+  };
+  EXPECT_TRUE(contains(refused(c.folder / "none/file"), "none/file: cannot be opened"));
+  EXPECT_TRUE(contains(refused(c.folder / "."), "directory"));
+  RowByRow<float> inner;
+  const auto no_rows = [&] { CheckpointedAttention attend(inner, c.folder / "file", "", parts_of(0)); };
+  EXPECT_TRUE(contains(message_of<SpecError>(no_rows), "part are 0"));
+}
+
+TEST(CheckpointFile, ServesOneRunAtATime) {
+  const Small c;
+  const fs::path path = c.folder / "file";
+  {
+    RowByRow<float> inner;
+    const CheckpointedAttention attend(inner, path, c.key, parts_of(c.rows));
+    const std::string message = message_of<FileError>([&] { static_cast<void>(c.run(path)); });
+    EXPECT_TRUE(contains(message, "file: in use by another run")) << message;
+  }
+  EXPECT_EQ(c.run(path).rows, c.run_without());
+}
+
+/// No file may grow beyond so many bytes while it lives, as on a disk that is full.
+class FullDisk {
+ public:
+  explicit FullDisk(std::size_t bytes) : handler_(std::signal(SIGXFSZ, SIG_IGN)) {
+    getrlimit(RLIMIT_FSIZE, &before_);
+    rlimit limit = before_;
+    limit.rlim_cur = bytes;
+    setrlimit(RLIMIT_FSIZE, &limit);
+  }
+  ~FullDisk() {
+    setrlimit(RLIMIT_FSIZE, &before_);
+    std::signal(SIGXFSZ, handler_);
+  }
+  FullDisk(const FullDisk&) = delete;
+  FullDisk& operator=(const FullDisk&) = delete;
+
+ private:
+  rlimit before_{};
+  void (*handler_)(int);
+};
+
+TEST(CheckpointFile, OnAFullDiskHoldsWhatItHeld) {
+  const Small c;
+  const fs::path path = c.folder / "file";
+  static_cast<void>(c.run(c.folder / "whole"));
+  const std::string whole = bytes_of(c.folder / "whole");
+  std::string message;
+  {
+    const FullDisk full(whole.size() / 2);
+    message = message_of<FileError>([&] { static_cast<void>(c.run(path)); });
+  }
+  EXPECT_TRUE(contains(message, path.string() + ": cannot be written: File too large")) << message;
+  const std::string kept = bytes_of(path);
+  EXPECT_EQ(kept, whole.substr(0, kept.size()));
+  const auto found = c.run(path);
+  EXPECT_EQ(found.rows, c.run_without());
+  EXPECT_GE(found.counts.taken, 3);
+  EXPECT_EQ(bytes_of(path), whole);
+}
+
+TEST(CheckpointFile, OutlivesAProcessThatIsKilled) {
+  Small c;
+  const fs::path path = c.folder / "file";
+  const pid_t child = fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    c.make = [] {
+      auto inner = std::make_unique<RowByRow<float>>();
+      inner->before_part = [parts = 0]() mutable {
+        if (++parts == 8) kill(getpid(), SIGKILL);
+      };
+      return inner;
+    };
+    static_cast<void>(c.run(path));
+    _exit(0);
+  }
+  int status = 0;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  ASSERT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+  const auto found = c.run(path);
+  EXPECT_EQ(found.rows, c.run_without());
+  EXPECT_EQ(found.counts.taken, 7);
+  EXPECT_EQ(found.counts.evaluated, 3);
+}
+
+TEST(CheckpointFile, HoldsForwardPassesInTheirOrder) {
+  Small c;
+  const fs::path path = c.folder / "file";
+  const Matrix<float> other = Random(9).matrix<float>(20, 6);
+  const auto both = [&](CheckpointCounts& counts) {
+    RowByRow<float> inner;
+    CheckpointedAttention attend(inner, path, c.key, parts_of(c.rows));
+    const Matrix<float> first = forward(c.model, c.tokens, attend);
+    Matrix<float> second = forward(c.model, other, attend);
+    counts = attend.counts();
+    return std::pair(first, second);
+  };
+  CheckpointCounts counts;
+  const auto once = both(counts);
+  EXPECT_EQ(once.first, c.run_without());
+  EXPECT_EQ(counts.evaluated, 10 + 6);
+  EXPECT_EQ(both(counts), once);
+  EXPECT_EQ(counts.taken, 10 + 6);
+}
+
+TEST(CheckpointFile, HoldsPartsOfWindowsThatAreCutForTheirLength) {
+  Small c;
+  c.model = random_model<float>(spec_of(Mask::window_and_sinks(9, 3)), 5);
+  c.tokens = Random(6).matrix<float>(203, 6);
+  const MaskReach reach = *c.model.spec.attention.mask.reach(203);
+  const Matrix<float> expected = c.run_without();
+  const auto run = [&](const fs::path& path) {
+    RowByRow<float> inner;
+    CheckpointedAttention attend(inner, path, c.key, parts_of(c.rows));
+    Matrix<float> rows = c.tokens;
+    for (Index layer = 0; layer < 2; ++layer)
+      detail::layer_in_parts(c.model.spec, c.model.layers[static_cast<std::size_t>(layer)], layer, reach, 21, rows,
+                             attend);
+    EXPECT_EQ(attend.counts().taken + attend.counts().evaluated, 2 * 9);
+    return rows;
+  };
+  const Matrix<float> clean = run(c.folder / "whole");
+  EXPECT_TRUE((clean - expected).cwiseAbs().maxCoeff() <= 1e-5F * expected.cwiseAbs().maxCoeff());
+  const std::string whole = bytes_of(c.folder / "whole");
+  for (std::size_t bytes = 0; bytes <= whole.size(); bytes += 1009) {
+    const fs::path torn = c.folder.write("torn" + std::to_string(bytes), std::string_view(whole).substr(0, bytes));
+    EXPECT_EQ(run(torn), clean) << bytes << " bytes";
+  }
+}
+
+}  // namespace

@@ -1,0 +1,650 @@
+// Oracles as ONNX graphs. Where Node and onnxruntime-node are there, examples/onnxruntime/runner.js answers calls by
+// them, in frames that this file writes and reads by itself.
+
+#include <gtest/gtest.h>
+#include <onnx/checker.h>
+#include <sys/wait.h>
+
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <optional>
+#include <random>
+#include <set>
+#include <twoheads/onnx/export.hpp>
+#include <twoheads/onnx/write.hpp>
+
+#ifdef TWOHEADS_WITH_REMOTE
+#include <twoheads/attention/input.hpp>
+#include <twoheads/model/random.hpp>
+#include <twoheads/remote/remote_core.hpp>
+#include <twoheads/remote/remote_transformer.hpp>
+
+#include "support/instances.hpp"
+#endif
+#include "support/contains.hpp"
+#include "support/message_of.hpp"
+#include "support/naive.hpp"
+#include "support/seed.hpp"
+#include "support/shared_data.hpp"
+#include "support/temp_folder.hpp"
+
+namespace {
+
+using twoheads::Index;
+using twoheads::OnnxNumber;
+using twoheads::OnnxSpec;
+using twoheads::OracleKind;
+
+using Shape = std::vector<Index>;
+
+OnnxSpec some_spec(OracleKind kind = OracleKind::plain, OnnxNumber number = OnnxNumber::float32) {
+  OnnxSpec spec;
+  spec.kind = kind;
+  spec.number = number;
+  spec.batch = 2;
+  spec.heads = 3;
+  spec.rows = 8;
+  spec.key_cols = 5;
+  spec.value_cols = 4;
+  spec.width = 6;
+  spec.score_scale = 0.5;
+  return spec;
+}
+
+enum class Graph { core, transformer };
+
+onnx::ModelProto export_graph(Graph graph, const OnnxSpec& spec) {
+  return graph == Graph::core ? twoheads::export_core(spec) : twoheads::export_transformer(spec);
+}
+
+/// Names and shapes of a graph's inputs or outputs; a size that is not fixed is -1.
+template <class Values>
+std::map<std::string, Shape> shapes_of(const Values& values, OnnxNumber number) {
+  std::map<std::string, Shape> shapes;
+  for (const onnx::ValueInfoProto& value : values) {
+    const auto& tensor = value.type().tensor_type();
+    EXPECT_EQ(tensor.elem_type(), number == OnnxNumber::float64 ? onnx::TensorProto::DOUBLE : onnx::TensorProto::FLOAT);
+    for (const auto& size : tensor.shape().dim())
+      shapes[value.name()].push_back(size.has_dim_value() ? static_cast<Index>(size.dim_value()) : -1);
+  }
+  return shapes;
+}
+
+// --- what is exported ------------------------------------------------------------------------------------------------
+
+struct Case {
+  Graph graph;
+  OracleKind kind;
+  OnnxNumber number;
+};
+
+std::vector<Case> all_cases() {
+  std::vector<Case> cases;
+  for (const Graph graph : {Graph::core, Graph::transformer})
+    for (const OracleKind kind : {OracleKind::plain, OracleKind::causal})
+      for (const OnnxNumber number : {OnnxNumber::float32, OnnxNumber::float64}) cases.push_back({graph, kind, number});
+  return cases;
+}
+
+std::string name_of(const testing::TestParamInfo<Case>& info) {
+  std::string name = info.param.graph == Graph::core ? "core_" : "transformer_";
+  name += twoheads::name(info.param.kind);
+  name += info.param.number == OnnxNumber::float32 ? "_float" : "_double";
+  return name;
+}
+
+class Exported : public testing::TestWithParam<Case> {
+ protected:
+  OnnxSpec spec_ = some_spec(GetParam().kind, GetParam().number);
+  onnx::ModelProto model_ = export_graph(GetParam().graph, spec_);
+};
+INSTANTIATE_TEST_SUITE_P(All, Exported, testing::ValuesIn(all_cases()), name_of);
+
+TEST_P(Exported, PassesTheChecker) { EXPECT_NO_THROW(onnx::checker::check_model(model_)); }
+
+TEST_P(Exported, TakesAndGivesTheDeclaredShapesAndNoMask) {
+  std::map<std::string, Shape> inputs{{"q", {2, 3, 8, 5}}, {"k", {2, 3, 8, 5}}, {"v", {2, 3, 8, 4}}};
+  std::map<std::string, Shape> outputs{{"o", {2, 3, 8, 4}}};
+  if (GetParam().graph == Graph::transformer) {
+    inputs = {{"rows", {2, 8, 6}}, {"wq", {3, 6, 5}}, {"wk", {3, 6, 5}}, {"wv", {3, 6, 4}}};
+    outputs = {{"output", {2, 8, 12}}};
+  }
+  EXPECT_EQ(shapes_of(model_.graph().input(), spec_.number), inputs);
+  EXPECT_EQ(shapes_of(model_.graph().output(), spec_.number), outputs);
+}
+
+TEST_P(Exported, HasStandardOperatorsAndNoneToSpare) {
+  const std::set<std::string> standard{"MatMul", "Transpose", "Mul", "Add", "Softmax", "Reshape"};
+  for (const onnx::NodeProto& node : model_.graph().node()) {
+    EXPECT_EQ(node.domain(), "");
+    EXPECT_EQ(standard.count(node.op_type()), 1u) << node.op_type();
+  }
+  // k transposed, scores, scale, weights, answers, and the mask; three projections and three other shapes.
+  const int nodes = 5 + (spec_.kind == OracleKind::causal ? 1 : 0) + (GetParam().graph == Graph::core ? 0 : 6);
+  EXPECT_EQ(model_.graph().node_size(), nodes);
+  spec_.rounding = twoheads::Precision::half;
+  // There and back: q, k, v, weights and answers; token rows.
+  const onnx::ModelProto rounding = export_graph(GetParam().graph, spec_);
+  EXPECT_EQ(rounding.graph().node_size(), nodes + (GetParam().graph == Graph::core ? 10 : 12));
+  EXPECT_NO_THROW(onnx::checker::check_model(rounding));
+  spec_.rounding = twoheads::Precision::own;
+  spec_.score_scale = 1;
+  EXPECT_EQ(export_graph(GetParam().graph, spec_).graph().node_size(), nodes - 1) << "a scale of 1 needs no node";
+}
+
+TEST_P(Exported, IsTheSameInItsFile) {
+  const TempFolder folder;
+  const std::string path = folder / "graph.onnx";
+  twoheads::write_onnx(path, model_);
+  onnx::ModelProto read;
+  ASSERT_TRUE(read.ParseFromString(read_bytes(path)));
+  EXPECT_EQ(read.SerializeAsString(), model_.SerializeAsString());
+}
+
+TEST(Export, RefusesWhatIsNoGraph) {
+  const auto message = [](const auto& change) {
+    OnnxSpec spec = some_spec();
+    change(spec);
+    return message_of<twoheads::SpecError>([&] { static_cast<void>(twoheads::export_transformer(spec)); });
+  };
+  EXPECT_TRUE(contains(message([](OnnxSpec& s) { s.rows = 0; }), "number of rows is 0"));
+  EXPECT_TRUE(contains(message([](OnnxSpec& s) { s.batch = -1; }), "batch is -1"));
+  EXPECT_TRUE(contains(message([](OnnxSpec& s) { s.width = 0; }), "width is 0"));
+  EXPECT_TRUE(contains(message([](OnnxSpec& s) { s.kind = OracleKind::kernel; }), "kind kernel"));
+  EXPECT_TRUE(contains(message([](OnnxSpec& s) { s.score_scale = std::nan(""); }), "score scale is nan"));
+  EXPECT_TRUE(contains(message([](OnnxSpec& s) {
+                         s.kind = OracleKind::causal;
+                         s.rows = 8193;
+                       }),
+                       "8193 rows"));
+  EXPECT_TRUE(contains(message([](OnnxSpec& s) { s.rounding = twoheads::Precision::int8; }), "rounds to int8"));
+  OnnxSpec no_tokens = some_spec();
+  no_tokens.width = 0;
+  EXPECT_NO_THROW(static_cast<void>(twoheads::export_core(no_tokens)));
+}
+
+TEST(Export, NamesTheFileThatCannotBeWritten) {
+  const TempFolder folder;
+  const std::string path = folder / "no_folder/graph.onnx";
+  const onnx::ModelProto model = twoheads::export_core(some_spec());
+  EXPECT_TRUE(contains(message_of<twoheads::Error>([&] { twoheads::write_onnx(path, model); }), path));
+}
+
+// --- ONNX Runtime answers --------------------------------------------------------------------------------------------
+
+struct Tensor {
+  OnnxNumber number = OnnxNumber::float32;
+  Shape shape;
+  std::vector<double> numbers;
+};
+
+enum Kind : std::uint32_t { hello = 1, description = 2, run = 3, answer = 4, failure = 5 };
+
+struct Frame {
+  std::uint32_t kind = 0;
+  std::uint64_t id = 0;
+  std::string body;
+};
+
+template <class Number>
+void append(std::string& bytes, Number value) {
+  bytes.append(reinterpret_cast<const char*>(&value), sizeof(value));
+}
+
+/// Reads numbers one after another; past the end it throws.
+class Reader {
+ public:
+  explicit Reader(const std::string& bytes) : bytes_(bytes) {}
+
+  template <class Number>
+  Number next() {
+    Number value;
+    std::memcpy(&value, text(sizeof(value)).data(), sizeof(value));
+    return value;
+  }
+
+  std::string text(std::size_t length) {
+    if (length > bytes_.size() - at_) throw std::runtime_error("the bytes end early");
+    at_ += length;
+    return bytes_.substr(at_ - length, length);
+  }
+
+  [[nodiscard]] bool at_end() const { return at_ == bytes_.size(); }
+
+ private:
+  const std::string& bytes_;
+  std::size_t at_ = 0;
+};
+
+std::uint32_t crc32(const std::string& bytes) {
+  std::uint32_t crc = 0xFFFFFFFFU;
+  for (const char c : bytes) {
+    crc ^= static_cast<unsigned char>(c);
+    for (int bit = 0; bit < 8; ++bit) crc = (crc >> 1) ^ ((crc & 1U) != 0 ? 0xEDB88320U : 0U);
+  }
+  return ~crc;
+}
+
+std::string bytes_of(const Frame& frame) {
+  std::string bytes;
+  append(bytes, std::uint32_t{0x31464854});
+  append(bytes, frame.kind);
+  append(bytes, frame.id);
+  append(bytes, static_cast<std::uint64_t>(frame.body.size()));
+  append(bytes, crc32(frame.body));
+  append(bytes, crc32(bytes));
+  return bytes + frame.body;
+}
+
+std::string bytes_of(const std::vector<Tensor>& tensors) {
+  std::string bytes;
+  append(bytes, static_cast<std::uint32_t>(tensors.size()));
+  for (const Tensor& tensor : tensors) {
+    append(bytes, std::uint32_t{tensor.number == OnnxNumber::float64 ? 2U : 1U});
+    append(bytes, static_cast<std::uint32_t>(tensor.shape.size()));
+    for (const Index size : tensor.shape) append(bytes, static_cast<std::uint64_t>(size));
+    for (const double x : tensor.numbers) {
+      if (tensor.number == OnnxNumber::float64)
+        append(bytes, x);
+      else
+        append(bytes, static_cast<float>(x));
+    }
+  }
+  return bytes;
+}
+
+std::vector<Tensor> read_tensors(const std::string& body) {
+  Reader reader(body);
+  std::vector<Tensor> tensors(reader.next<std::uint32_t>());
+  for (Tensor& tensor : tensors) {
+    tensor.number = reader.next<std::uint32_t>() == 2 ? OnnxNumber::float64 : OnnxNumber::float32;
+    tensor.shape.resize(reader.next<std::uint32_t>());
+    Index count = 1;
+    for (Index& size : tensor.shape) {
+      size = static_cast<Index>(reader.next<std::uint64_t>());
+      count *= size;
+    }
+    for (Index i = 0; i < count; ++i)
+      tensor.numbers.push_back(tensor.number == OnnxNumber::float64 ? reader.next<double>()
+                                                                    : static_cast<double>(reader.next<float>()));
+  }
+  EXPECT_TRUE(reader.at_end());
+  return tensors;
+}
+
+std::vector<Frame> read_frames(const std::string& bytes) {
+  Reader reader(bytes);
+  std::vector<Frame> frames;
+  while (!reader.at_end()) {
+    std::string header = reader.text(32);
+    Reader fields(header);
+    Frame frame;
+    EXPECT_EQ(fields.next<std::uint32_t>(), 0x31464854U);
+    frame.kind = fields.next<std::uint32_t>();
+    frame.id = fields.next<std::uint64_t>();
+    frame.body = reader.text(fields.next<std::uint64_t>());
+    EXPECT_EQ(fields.next<std::uint32_t>(), crc32(frame.body));
+    EXPECT_EQ(fields.next<std::uint32_t>(), crc32(header.substr(0, 28)));
+    frames.push_back(std::move(frame));
+  }
+  return frames;
+}
+
+/// The folder of onnxruntime-node, or nothing.
+std::optional<std::filesystem::path> onnxruntime_folder() {
+  std::filesystem::path folder = std::filesystem::path(TWOHEADS_SOURCE_DIR) / "build/onnxruntime/node_modules";
+  if (const char* given = std::getenv("TWOHEADS_ONNXRUNTIME")) folder = given;
+  std::error_code error;
+  if (!std::filesystem::exists(folder / "onnxruntime-node", error)) return std::nullopt;
+  if (std::system("command -v node >/dev/null 2>&1") != 0) return std::nullopt;
+  return folder;
+}
+
+struct RunnerResult {
+  int exit_code = -1;
+  std::vector<Frame> frames;
+  std::string err;
+};
+
+class Runner : public testing::Test {
+ protected:
+  void SetUp() override {
+    modules_ = onnxruntime_folder();
+    if (!modules_)
+      GTEST_SKIP() << "Node or onnxruntime-node is absent (scripts/setup_onnxruntime.sh): nothing runs the graphs";
+  }
+
+  /// Input from a file comes in pieces of 64 KiB, from a pipe in those that have arrived.
+  enum class Input { file, pipe };
+
+  RunnerResult run_bytes(const std::string& model, const std::string& calls, Input input = Input::file) {
+    const TempFolder folder;
+    folder.write("graph.onnx", model);
+    folder.write("calls", calls);
+    const std::string command =
+        "cd '" + (folder / "").string() + "' && " + (input == Input::pipe ? "cat calls | " : "<calls ") +
+        "NODE_PATH='" + modules_->string() +
+        "' node '" TWOHEADS_SOURCE_DIR "/examples/onnxruntime/runner.js' --model graph.onnx >answers 2>err";
+    const int status = std::system(command.c_str());
+    return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, read_frames(read_bytes(folder / "answers")),
+            read_bytes(folder / "err")};
+  }
+
+  std::optional<std::filesystem::path> modules_;
+};
+
+Tensor draw(std::mt19937_64& random, OnnxNumber number, Shape shape) {
+  Tensor tensor{number, std::move(shape), {}};
+  Index count = 1;
+  for (const Index size : tensor.shape) count *= size;
+  std::uniform_real_distribution<double> uniform(-1, 1);
+  for (Index i = 0; i < count; ++i) {
+    const double x = uniform(random);
+    tensor.numbers.push_back(number == OnnxNumber::float64 ? x : static_cast<double>(static_cast<float>(x)));
+  }
+  return tensor;
+}
+
+/// The matrix of the last two sizes, number `place` of them.
+naive::Table table(const Tensor& tensor, Index place) {
+  const Index rows = tensor.shape[tensor.shape.size() - 2];
+  const Index cols = tensor.shape.back();
+  naive::Table result = naive::zeros(rows, cols);
+  for (Index i = 0; i < rows; ++i)
+    for (Index j = 0; j < cols; ++j)
+      result[naive::at(i)][naive::at(j)] = tensor.numbers[naive::at((place * rows + i) * cols + j)];
+  return result;
+}
+
+std::vector<Tensor> draw_operands(Graph graph, const OnnxSpec& spec, std::uint64_t seed) {
+  std::mt19937_64 random(seed);
+  std::vector<Tensor> operands;
+  const onnx::ModelProto model = export_graph(graph, spec);
+  for (const onnx::ValueInfoProto& input : model.graph().input()) {
+    Shape shape;
+    for (const auto& size : input.type().tensor_type().shape().dim())
+      shape.push_back(static_cast<Index>(size.dim_value()));
+    operands.push_back(draw(random, spec.number, shape));
+  }
+  return operands;
+}
+
+/// What a head answers to a call of the batch, as naive attention has it.
+naive::Table expected(Graph graph, const OnnxSpec& spec, const std::vector<Tensor>& operands, Index call, Index head) {
+  naive::Table q, k, v;
+  if (graph == Graph::core) {
+    const Index place = call * spec.heads + head;
+    q = table(operands[0], place), k = table(operands[1], place), v = table(operands[2], place);
+  } else {
+    const naive::Table rows = table(operands[0], call);
+    q = naive::product(rows, table(operands[1], head));
+    k = naive::product(rows, table(operands[2], head));
+    v = naive::product(rows, table(operands[3], head));
+  }
+  const bool causal = spec.kind == OracleKind::causal;
+  return naive::softmax_mean(naive::logits(q, k, spec.score_scale), v,
+                             [causal](Index query, Index key) { return !causal || key <= query; });
+}
+
+/// The same in a graph's answer.
+naive::Table found(Graph graph, const OnnxSpec& spec, const Tensor& answer, Index call, Index head) {
+  if (graph == Graph::core) return table(answer, call * spec.heads + head);
+  return naive::columns(table(answer, call), head * spec.value_cols, spec.value_cols);
+}
+
+/// Largest difference of any entry, NaN where there is one.
+naive::Real difference(const naive::Table& a, const naive::Table& b) {
+  naive::Real most = 0;
+  for (std::size_t i = 0; i < a.size(); ++i)
+    for (std::size_t j = 0; j < a[i].size(); ++j) {
+      const naive::Real error = std::abs(a[i][j] - b[i][j]);
+      if (!(error <= most)) most = error;
+    }
+  return most;
+}
+
+class Answered : public Runner, public testing::WithParamInterface<Case> {};
+INSTANTIATE_TEST_SUITE_P(All, Answered, testing::ValuesIn(all_cases()), name_of);
+
+TEST_P(Answered, EqualNaiveAttention) {
+  const auto [graph, kind, number] = GetParam();
+  const OnnxSpec spec = some_spec(kind, number);
+  const std::vector<std::vector<Tensor>> calls{draw_operands(graph, spec, seed_or(41)),
+                                               draw_operands(graph, spec, seed_or(42))};
+  const RunnerResult result =
+      run_bytes(export_graph(graph, spec).SerializeAsString(),
+                bytes_of(Frame{run, 10, bytes_of(calls[0])}) + bytes_of(Frame{run, 11, bytes_of(calls[1])}));
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  ASSERT_EQ(result.frames.size(), 2u);
+  for (std::size_t i = 0; i < 2; ++i) {
+    const Frame& frame = result.frames[i];
+    ASSERT_EQ(frame.kind, answer) << frame.body;
+    EXPECT_EQ(frame.id, 10 + i);
+    const std::vector<Tensor> outputs = read_tensors(frame.body);
+    ASSERT_EQ(outputs.size(), 1u);
+    EXPECT_EQ(outputs[0].number, number);
+    ASSERT_EQ(outputs[0].shape, graph == Graph::core ? Shape({2, 3, 8, 4}) : Shape({2, 8, 12}));
+    for (Index call = 0; call < spec.batch; ++call)
+      for (Index head = 0; head < spec.heads; ++head)
+        EXPECT_LE(difference(found(graph, spec, outputs[0], call, head), expected(graph, spec, calls[i], call, head)),
+                  number == OnnxNumber::float64 ? 1e-13L : 1e-6L)
+            << "call " << call << ", head " << head;
+  }
+}
+
+naive::Table rounded(naive::Table table, twoheads::Precision to) {
+  for (naive::Row& row : table)
+    for (naive::Real& x : row) {
+      const auto wide = static_cast<float>(x);
+      x = to == twoheads::Precision::half ? static_cast<float>(Eigen::half(wide))
+                                          : static_cast<float>(Eigen::bfloat16(wide));
+    }
+  return table;
+}
+
+TEST_F(Runner, RoundsWhereTheGraphSays) {
+  for (const twoheads::Precision to : {twoheads::Precision::half, twoheads::Precision::bfloat16}) {
+    OnnxSpec spec = some_spec(OracleKind::causal);
+    spec.rounding = to;
+    const std::vector<Tensor> operands = draw_operands(Graph::core, spec, seed_or(46));
+    const RunnerResult result =
+        run_bytes(twoheads::export_core(spec).SerializeAsString(), bytes_of(Frame{run, 1, bytes_of(operands)}));
+    ASSERT_EQ(result.exit_code, 0) << result.err;
+    ASSERT_EQ(result.frames.size(), 1u);
+    ASSERT_EQ(result.frames[0].kind, answer) << result.frames[0].body;
+    const Tensor output = read_tensors(result.frames[0].body).front();
+    Index same = 0;
+    for (Index place = 0; place < spec.batch * spec.heads; ++place) {
+      const naive::Table s = naive::logits(rounded(table(operands[0], place), to),
+                                           rounded(table(operands[1], place), to), spec.score_scale);
+      const auto sees = [](Index query, Index key) { return key <= query; };
+      // Identity values show the weights.
+      naive::Table identity = naive::zeros(spec.rows, spec.rows);
+      for (Index i = 0; i < spec.rows; ++i) identity[naive::at(i)][naive::at(i)] = 1;
+      const naive::Table weights = rounded(naive::softmax_mean(s, identity, sees), to);
+      const naive::Table truth = rounded(naive::product(weights, rounded(table(operands[2], place), to)), to);
+      const naive::Table answers = table(output, place);
+      for (std::size_t i = 0; i < truth.size(); ++i)
+        for (std::size_t j = 0; j < truth[i].size(); ++j) same += answers[i][j] == truth[i][j] ? 1 : 0;
+    }
+    // Sums in float may fall on the other side of a midpoint, rarely.
+    EXPECT_GE(same, 183) << "of 192 answers are those of naive attention rounded to " << name(to);
+  }
+}
+
+TEST_F(Runner, DescribesTheGraph) {
+  const RunnerResult result =
+      run_bytes(twoheads::export_transformer(some_spec()).SerializeAsString(), bytes_of(Frame{hello, 5, ""}));
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  ASSERT_EQ(result.frames.size(), 1u);
+  EXPECT_EQ(result.frames[0].kind, description);
+  EXPECT_EQ(result.frames[0].id, 5u);
+  Reader reader(result.frames[0].body);
+  EXPECT_EQ(reader.next<std::uint32_t>(), 4u);
+  EXPECT_EQ(reader.next<std::uint32_t>(), 1u);
+  const std::vector<std::pair<std::string, Shape>> values{
+      {"rows", {2, 8, 6}}, {"wq", {3, 6, 5}}, {"wk", {3, 6, 5}}, {"wv", {3, 6, 4}}, {"output", {2, 8, 12}}};
+  for (const auto& value : values) {
+    EXPECT_EQ(reader.text(reader.next<std::uint32_t>()), value.first);
+    EXPECT_EQ(reader.next<std::uint32_t>(), 1u) << "float32";
+    Shape shape(reader.next<std::uint32_t>());
+    for (Index& size : shape) size = static_cast<Index>(reader.next<std::uint64_t>());
+    EXPECT_EQ(shape, value.second) << value.first;
+  }
+  EXPECT_TRUE(reader.at_end());
+}
+
+TEST_F(Runner, FailsTheCallsThatAreWrongAndAnswersTheRest) {
+  const OnnxSpec spec = some_spec();
+  const std::vector<Tensor> operands = draw_operands(Graph::core, spec, seed_or(43));
+  std::vector<Tensor> wrong_shape = operands, wrong_number = operands, too_few(operands.begin(), operands.end() - 1);
+  wrong_shape[0].shape = {2, 3, 5, 8};
+  for (Tensor& tensor : wrong_number) tensor.number = OnnxNumber::float64;
+  const std::string right = bytes_of(operands);
+  std::string wrong_checksum = bytes_of(Frame{run, 4, right});
+  wrong_checksum.back() = static_cast<char>(wrong_checksum.back() ^ 1);
+  const std::string calls =
+      bytes_of(Frame{run, 1, bytes_of(wrong_shape)}) + bytes_of(Frame{run, 2, bytes_of(wrong_number)}) +
+      bytes_of(Frame{run, 3, bytes_of(too_few)}) + wrong_checksum +
+      bytes_of(Frame{run, 5, right.substr(0, right.size() - 1)}) + bytes_of(Frame{run, 6, right + "x"}) +
+      bytes_of(Frame{run, 7, ""}) + bytes_of(Frame{99, 8, ""}) + bytes_of(Frame{run, 9, right});
+  const std::vector<std::string> faults{"invalid dimensions", "data type",    "2 tensors, expected 3", "checksum",
+                                        "ends within",        "1 bytes more", "ends within",           "kind 99"};
+  const RunnerResult result = run_bytes(twoheads::export_core(spec).SerializeAsString(), calls);
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  ASSERT_EQ(result.frames.size(), faults.size() + 1);
+  for (std::size_t i = 0; i < faults.size(); ++i) {
+    EXPECT_EQ(result.frames[i].kind, failure);
+    EXPECT_EQ(result.frames[i].id, i + 1);
+    EXPECT_TRUE(contains(result.frames[i].body, faults[i])) << result.frames[i].body;
+  }
+  EXPECT_EQ(result.frames.back().kind, answer);
+  EXPECT_EQ(result.frames.back().id, 9u);
+}
+
+TEST_F(Runner, FindsFramesHoweverTheirBytesArrive) {
+  OnnxSpec spec = some_spec();
+  spec.rows = 32;
+  spec.heads = 40;
+  const std::string call = bytes_of(draw_operands(Graph::core, spec, seed_or(44)));
+  constexpr std::size_t piece = 65536;
+  ASSERT_GT(call.size(), 2 * piece);
+  // The header of call 2 lies across the end of the first piece.
+  const std::string calls = bytes_of(Frame{99, 1, std::string(piece - 32 - 17, 'x')}) + bytes_of(Frame{run, 2, call}) +
+                            bytes_of(Frame{run, 3, call});
+  const std::string model = twoheads::export_core(spec).SerializeAsString();
+  for (const Input input : {Input::file, Input::pipe}) {
+    const RunnerResult result = run_bytes(model, calls, input);
+    ASSERT_EQ(result.exit_code, 0) << result.err;
+    ASSERT_EQ(result.frames.size(), 3u);
+    EXPECT_EQ(result.frames[0].kind, failure);
+    EXPECT_EQ(result.frames[1].kind, answer);
+    EXPECT_EQ(result.frames[2].kind, answer);
+    EXPECT_EQ(result.frames[1].body, result.frames[2].body) << "two calls of the same operands";
+  }
+}
+
+TEST_F(Runner, EndsWithAnErrorAfterABrokenHeaderOrWithinAFrame) {
+  const std::string model = twoheads::export_core(some_spec()).SerializeAsString();
+  const std::string good = bytes_of(Frame{hello, 1, ""});
+  std::string bad = good;
+  bad[8] = static_cast<char>(bad[8] ^ 1);
+  const RunnerResult broken = run_bytes(model, good + bad + good);
+  EXPECT_EQ(broken.exit_code, 1);
+  EXPECT_EQ(broken.frames.size(), 1u) << "the frame before it is answered";
+  EXPECT_TRUE(contains(broken.err, "checksum of a frame header")) << broken.err;
+  const RunnerResult cut = run_bytes(model, good + good.substr(0, 31));
+  EXPECT_EQ(cut.exit_code, 1);
+  EXPECT_EQ(cut.frames.size(), 1u);
+  EXPECT_TRUE(contains(cut.err, "ends within a frame")) << cut.err;
+}
+
+TEST_F(Runner, SaysThatItCannotLoadAModel) {
+  const RunnerResult result = run_bytes("no model", bytes_of(Frame{hello, 3, ""}));
+  EXPECT_EQ(result.exit_code, 1);
+  ASSERT_EQ(result.frames.size(), 1u);
+  EXPECT_EQ(result.frames[0].kind, failure);
+  EXPECT_EQ(result.frames[0].id, 3u);
+  EXPECT_TRUE(contains(result.frames[0].body, "graph.onnx cannot be loaded")) << result.frames[0].body;
+}
+
+// --- long attention through it ---------------------------------------------------------------------------------------
+
+#ifdef TWOHEADS_WITH_REMOTE
+
+class LongAttention : public Runner {
+ protected:
+  /// Largest error of causal attention of 3 heads over 100 tokens, by calls of the graph's 16 rows, against naive
+  /// attention.
+  template <class Scalar>
+  [[nodiscard]] naive::Real error_of(twoheads::AnyOracle<Scalar> oracle) const {
+    twoheads::AttentionSpec spec;
+    spec.heads = spec.kv_heads = 3;
+    spec.head_dim = 5;
+    spec.value_dim = 4;
+    spec.mask = twoheads::Mask::causal();
+    twoheads::Random random(seed_or(45));
+    const twoheads::Matrix<Scalar> q = random.matrix<float>(100, 15).cast<Scalar>();
+    const twoheads::Matrix<Scalar> k = random.matrix<float>(100, 15).cast<Scalar>();
+    const twoheads::Matrix<Scalar> v = random.matrix<float>(100, 12).cast<Scalar>();
+    twoheads::Matrix<Scalar> out(100, 12);
+    twoheads::GridAttention<twoheads::AnyOracle<Scalar>> attend(oracle);
+    attend(twoheads::projected_input(spec, twoheads::view(q), twoheads::view(k), twoheads::view(v)),
+           twoheads::span(out));
+    return difference(naive::plain(out), naive::attention(spec, naive::plain(q), naive::plain(k), naive::plain(v),
+                                                          naive::visible(spec.mask)));
+  }
+
+  [[nodiscard]] std::vector<std::string> command(const std::string& file) const {
+    return {"env",     "NODE_PATH=" + modules_->string(),
+            "node",    TWOHEADS_SOURCE_DIR "/examples/onnxruntime/runner.js",
+            "--model", file};
+  }
+
+  [[nodiscard]] static OnnxSpec roomy_spec(OracleKind kind, OnnxNumber number) {
+    OnnxSpec spec = some_spec(kind, number);
+    spec.rows = 16;
+    // For the anchor's columns, for codes, and for what an answer tells beside its values.
+    spec.key_cols = 12;
+    spec.value_cols = 16;
+    spec.width = 120;
+    return spec;
+  }
+};
+
+TEST_F(LongAttention, ThroughOnnxRuntimeEqualsNaiveAttention) {
+  for (const Graph graph : {Graph::core, Graph::transformer})
+    for (const OracleKind kind : {OracleKind::plain, OracleKind::causal}) {
+      const TempFolder folder;
+      const std::vector<std::string> runner = command(folder / "graph.onnx");
+      twoheads::write_onnx(folder / "graph.onnx", export_graph(graph, roomy_spec(kind, OnnxNumber::float64)));
+      const auto oracle = [&] {
+        if (graph == Graph::core)
+          return twoheads::AnyOracle<double>([=] { return twoheads::remote_core_oracle<double>(runner, kind, 0.5); });
+        return twoheads::AnyOracle<double>(
+            [=] { return twoheads::RemoteTransformer<double>(twoheads::Session(runner), kind, 0.5); });
+      };
+      EXPECT_LE(error_of(oracle()), 1e-12L) << name(kind) << (graph == Graph::core ? " core" : " transformer");
+    }
+}
+
+TEST_F(LongAttention, ThroughGraphsOfLowPrecisionKeepsToIt) {
+  OnnxSpec spec = roomy_spec(OracleKind::causal, OnnxNumber::float32);
+  spec.rounding = twoheads::Precision::half;
+  const TempFolder folder;
+  const std::vector<std::string> runner = command(folder / "graph.onnx");
+  twoheads::write_onnx(folder / "graph.onnx", twoheads::export_core(spec));
+  const twoheads::AnyOracle<float> oracle([=] {
+    twoheads::RemoteCore<float> core{twoheads::Session(runner)};
+    twoheads::OracleLimits limits = core.limits(OracleKind::causal, 0.5);
+    limits.precision = twoheads::mixed_precision(twoheads::Precision::half);
+    return twoheads::core_oracle<float>(limits, std::move(core));
+  });
+  EXPECT_LE(error_of(oracle), 4e-3L) << "values are of size 3";
+}
+
+#endif
+
+}  // namespace
