@@ -253,7 +253,7 @@ double run_choice(const PlanProblem& problem, const PlanChoice& choice, Counts& 
   const Plan plan(choice.request);
   Matrix<float> out(problem.tokens, spec.heads * spec.value_dim);
   for (Index layer = 0; layer < problem.layers; ++layer) {
-    OracleEngine<AnyOracle<float>> engine(oracle, plan, input, {problem.encoding});
+    OracleEngine<AnyOracle<float>> engine(oracle, plan, input, {.encoding = problem.encoding});
     Merger<float> merger(span(out), spec.value_dim);
     execute<float>(
         Serial(), plan, {0, plan.query_blocks()}, [&] { return &engine; }, merger);

@@ -5,6 +5,7 @@
 #include <string>
 #include <tuple>
 #include <twoheads/base/errors.hpp>
+#include <twoheads/codec/anchors.hpp>
 #include <twoheads/codec/codes.hpp>
 #include <twoheads/codec/layout.hpp>
 #include <twoheads/codec/stack.hpp>
@@ -30,6 +31,7 @@ class CallColumns {
   [[nodiscard]] InstanceLayout instance(CallKind kind, Index jobs_per_slot) const {
     InstanceLayout found{kind, problem_.encoding, problem_.head_dim, problem_.value_dim, problem_.input_width};
     found.code_cols = Codes::columns_for(jobs_per_slot);
+    found.anchor_cols = anchor_cols(oracle_.precision);
     return found;
   }
 
