@@ -156,6 +156,7 @@ struct Lies {
   double soft_cap = 0;
   Precision weights = Precision::own;
   bool reversed = false;
+  bool naive = false;  ///< exponentials of scores as they are, which overflow
 };
 
 Matrix<float> attend(MatrixView<float> q_rows, MatrixView<float> k_rows, const MatrixView<float>& v, const Lies& lies) {
@@ -190,7 +191,7 @@ Matrix<float> attend(MatrixView<float> q_rows, MatrixView<float> k_rows, const M
     float sum = 0;
     for (Index key = 0; key < keys; ++key) {
       float& weight = weights[static_cast<std::size_t>(key)];
-      weight = hidden(key) ? 0.0F : std::exp(weight - most);
+      weight = hidden(key) ? 0.0F : std::exp(lies.naive ? weight : weight - most);
       sum += weight;
     }
     for (Index key = 0; key < rows; ++key)
@@ -330,6 +331,7 @@ TEST_P(Liar, ThatClampsOrCapsScores) {
     EXPECT_SAYS(core_with(limits, {.causal = causal, .clamp = size}), "scores are clamped or lost beyond about");
   for (const double size : {20.0, 50.0, 300.0})
     EXPECT_SAYS(core_with(limits, {.causal = causal, .soft_cap = size}), "scores have a soft cap");
+  EXPECT_SAYS(core_with(limits, {.causal = causal, .naive = true}), "scores are clamped or lost beyond about");
   limits.largest_score = 100;
   EXPECT_SAYS(core_with(limits, {.causal = causal, .clamp = 50}), "scores of up to 100 are declared");
   AnyOracle<float> capped = core_with(limits, {.causal = causal, .soft_cap = 50});
@@ -457,7 +459,7 @@ void expect_no_liar(const OracleLimits& limits, bool rounds) {
   AnyOracle<S> oracle = rounds ? rounding_oracle<S>(limits) : eigen_oracle<S>(limits);
   const ProbeReport report = probe(oracle);
   EXPECT_TRUE(report.honest()) << to_text(report);
-  EXPECT_LE(report.calls, 60);
+  EXPECT_LE(report.calls, 45);
 }
 
 TEST(HonestOracle, OfRandomLimitsIsNeverCalledALiar) {

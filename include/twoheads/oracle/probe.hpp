@@ -183,8 +183,8 @@ class ProbeCalls {
 
 /// Finds out by crafted calls what an oracle is, and compares it with what it declares.
 ///
-///   Units    about 20 calls of an oracle whose heads have 64 columns of values or more, 40 of one of 8; most of 34
-///            rows, 5 of all rows
+///   Units    about 20 calls, up to 45 of an oracle of 2 columns of values a head or of 2 rows a call; most have 34
+///            rows, where the limits allow so few, 4 have all rows
 ///   Laws     touches the oracle through limits(), run() and run_batch() only; an exception that it throws is a fault
 ///            in the report. What an honest oracle of the declared precision may round is no fault.
 ///   Corner   an oracle may be more precise than it declares. After a fault that would make the next steps misread
