@@ -29,7 +29,9 @@ struct SimulationOptions {
   Sampling sampling = {};      ///< with samples >= 1 the rows are estimates: see SampledTiling
   double error_bar_level = 0;  ///< such as 0.9; 0: no error bars, and no memory for them
   Index block = 0;             ///< real tokens of a call, as PlanRequest::block
-  bool checksums = false;      ///< calls carry a number and a checksum, by which a wrong answer is known
+  Index oracle_heads = 0;      ///< heads and layers of the oracle that are used, as a PlanChoice has them; 0: all
+  Index oracle_layers = 0;
+  bool checksums = false;  ///< calls carry a number and a checksum, by which a wrong answer is known
 };
 
 /// What a simulation took.
@@ -75,8 +77,8 @@ class GridAttention {
     detail::require_no_soft_cap(spec);
     Sampling sampling = options_.sampling;
     sampling.layer = layer;
-    plan_.emplace(PlanRequest{spec.mask, queries, keys, spec.heads, 1, oracle_.limits(), options_.anchor,
-                              options_.packing, sampling, options_.block});
+    plan_.emplace(PlanRequest{spec.mask, queries, keys, spec.heads, 1, used_limits(), options_.anchor, options_.packing,
+                              sampling, options_.block});
     if (options_.error_bar_level != 0 && plan_->sampled() != nullptr && !plan_->exact() && sampling.samples < 2)
       throw SpecError("error bars need the spread of 2 samples or more, the plan draws 1: expected more samples");
     if (options_.error_bar_level != 0) bars_.emplace(queries, spec.heads, spec.value_dim, options_.error_bar_level);
@@ -160,6 +162,19 @@ class GridAttention {
   [[nodiscard]] const std::vector<Matrix<double>>& error_bars() const { return error_bars_; }
 
  private:
+  /// The oracle's limits, as far as the options use them.
+  [[nodiscard]] OracleLimits used_limits() const {
+    OracleLimits limits = oracle_.limits();
+    const auto use = [](const char* what, Index wanted, Index& has) {
+      if (wanted < 0 || wanted > has)
+        throw LimitError(detail::text(wanted, " ", what, " of an oracle are to be used, it has ", has));
+      if (wanted > 0) has = wanted;
+    };
+    use("heads", options_.oracle_heads, limits.heads);
+    use("layers", options_.oracle_layers, limits.layers);
+    return limits;
+  }
+
   /// The oracle of one of the threads.
   [[nodiscard]] O& oracle_of(std::size_t thread) {
     if constexpr (Exec::concurrent) {
