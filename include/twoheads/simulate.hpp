@@ -95,6 +95,12 @@ class GridAttention {
     return plan_->tokens();
   }
 
+  /// In place of the evaluation of a part whose rows are known already.
+  void skip_part(Rows queries) {
+    TWOHEADS_ASSERT(plan_);
+    next_block_ = plan_->blocks_until(next_block_, queries.end).end;
+  }
+
   void operator()(const AttentionInput<Scalar>& input, Rows queries, MatrixSpan<Scalar> out) {
     TWOHEADS_ASSERT(plan_);
     const AttentionSpec& spec = input.spec;

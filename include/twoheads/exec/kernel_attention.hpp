@@ -85,6 +85,12 @@ class KernelAttention {
     return plan_->queries_of(block).end;
   }
 
+  /// In place of the evaluation of a part whose rows are known already.
+  void skip_part(Rows queries) {
+    TWOHEADS_ASSERT(plan_);
+    next_block_ = plan_->blocks_until(next_block_, queries.end).end;
+  }
+
   void operator()(const AttentionInput<Scalar>& input, Rows queries, MatrixSpan<Scalar> out) {
     TWOHEADS_ASSERT(plan_);
     detail::require_shape("the output of a part", out, queries.size(), input.spec.heads * input.spec.value_dim);
