@@ -281,6 +281,76 @@ TEST(OraclePool, IdleWorkersTakeOverTheOldestCall) {
   EXPECT_EQ(pool.counts().failures(), 0);
 }
 
+/// Call 0 is run by two workers at the same time, and call 1 outlasts both.
+class Twins {
+ public:
+  explicit Twins(bool first_throws) : first_throws_(first_throws) {}
+
+  Matrix<float> operator()(const Call& call) {
+    if (is_number(call, 1)) {
+      wait_for(ended_);
+    } else {
+      const bool first = begun_++ == 0;
+      wait_for(begun_);
+      if (first_throws_ && !first) wait_for_one();
+      ++ended_;
+      if (first_throws_ && first) throw std::runtime_error("the first of two");
+    }
+    return doubled(call);
+  }
+
+ private:
+  // The pool may take a moment to see what has ended; the law holds whether it has or not.
+  static void pause() { std::this_thread::sleep_for(milliseconds(5)); }
+  static void wait_for(const std::atomic<int>& count) {
+    while (count < 2) std::this_thread::yield();
+    pause();
+  }
+  void wait_for_one() const {
+    while (ended_ < 1) std::this_thread::yield();
+    pause();
+  }
+
+  bool first_throws_;
+  std::atomic<int> begun_ = 0;
+  std::atomic<int> ended_ = 0;
+};
+
+TEST(OraclePool, OneOfTwoWorkersOnACallIsEnough) {
+  for (const bool first_throws : {false, true}) {
+    const auto twins = std::make_shared<Twins>(first_throws);
+    PoolOptions options = quick(3);
+    options.hedge_after = milliseconds(0);
+    OraclePool pool([twins] { return FunctionOracle([twins](const Call& call) { return (*twins)(call); }); }, options);
+    EXPECT_EQ(SmallCalls(2).answers_of(pool), std::vector<int>(2, 1));
+    EXPECT_EQ(pool.counts().threw, first_throws ? 1 : 0);
+    EXPECT_EQ(pool.counts().retries, 0);
+  }
+}
+
+TEST(OraclePool, NothingRunsWhenAnExceptionLeaves) {
+  const auto gate = std::make_shared<Gate>();
+  const auto ended = std::make_shared<std::atomic<bool>>(false);
+  OraclePool pool(
+      [gate, ended] {
+        return FunctionOracle([gate, ended](const Call& call) {
+          if (is_number(call, 1)) return doubled(call);
+          gate->wait();
+          std::this_thread::sleep_for(milliseconds(20));
+          *ended = true;
+          return doubled(call);
+        });
+      },
+      quick(2));
+  const SmallCalls calls(2);
+  const auto refuse = [&](std::size_t, const Matrix<float>&) {
+    gate->open();
+    throw std::out_of_range("enough");
+  };
+  static_cast<void>(message_of<std::out_of_range>([&] { pool.run_batch(calls.calls, refuse); }));
+  EXPECT_TRUE(*ended);
+}
+
 TEST(OraclePool, LeavesAWorkerThatDoesNotComeBackToItself) {
   const auto hangs = std::make_shared<HangsOnce>();
   struct Counted {
