@@ -365,8 +365,11 @@ TEST(CheckCover, NamesTheFaultOfARow) {
 struct NoCounts {
   [[nodiscard]] Index query_blocks() const { return 1; }
   [[nodiscard]] Rows queries_of(Index) const { return {0, 1}; }
+  [[nodiscard]] Index alike_until(Index b) const { return b + 1; }
   template <class Visit>
   void for_each_slot(Index, Visit&&) const {}
+  template <class Visit>
+  void for_each_run(Index, Visit&&) const {}
 };
 struct WholeTiling : NoCounts {
   [[nodiscard]] TilingCounts counts() const { return {}; }
@@ -386,6 +389,12 @@ struct VisitsNothing : WholeTiling {
 struct VisitsTiles : WholeTiling {
   void for_each_slot(Index, void (*)(const Tile&)) const {}
 };
+struct NoRuns : WholeTiling {
+  void for_each_run(Index) const {}
+};
+struct AlikeForever : WholeTiling {
+  void alike_until(Index) const {}
+};
 struct QueriesAsCount : WholeTiling {
   [[nodiscard]] Index queries_of(Index) const { return 1; }
 };
@@ -393,6 +402,7 @@ static_assert(Tiling<StraightTiling> && Tiling<FullTiling> && Tiling<CausalTilin
 static_assert(Tiling<WindowTiling> && Tiling<DocumentsTiling>);
 static_assert(!Tiling<NoCounts> && !Tiling<CountsAsIndex> && !Tiling<CountsNotConst> && !Tiling<NoVisit>);
 static_assert(!Tiling<VisitsNothing> && !Tiling<VisitsTiles> && !Tiling<QueriesAsCount> && !Tiling<int>);
+static_assert(!Tiling<NoRuns> && !Tiling<AlikeForever>);
 static_assert(!Tiling<Plan>);
 
 }  // namespace

@@ -240,7 +240,7 @@ TEST(RowCounts, CallsHaveTheLeastCountThatHoldsThem) {
     for (const Mask& mask : masks) {
       OracleLimits limits = limits_of(kind, Precision::float32);
       limits.precision = {};
-      limits.row_counts = {5, 24, 65};
+      limits.row_counts = {24, 40, 65};
       struct Noting {
         using Scalar = float;
         [[nodiscard]] OracleLimits limits() const { return inner.limits(); }
@@ -258,7 +258,7 @@ TEST(RowCounts, CallsHaveTheLeastCountThatHoldsThem) {
       grid(projected_input(spec, view(p.q), view(p.k), view(p.v)), span(out));
       EXPECT_LE(row_error(p, mask, out), 4e-6) << name(kind) << ", " << name(mask.kind);
     }
-  EXPECT_EQ(seen, (std::set<Index>{5, 24, 65}));
+  EXPECT_EQ(seen, (std::set<Index>{24, 65})) << "150 tokens leave 22 for a last block, and nothing takes 24 to 39";
 }
 
 TEST(RowCounts, MustIncreaseAndEndWithTheRows) {
