@@ -84,7 +84,7 @@ class Runner {
     } else if (!settings.checkpoint.empty() || options_.checksums) {
       own_.emplace(programs::own_oracle<Scalar>(oracle_.limits(), settings.threads));
     }
-    if (any() != nullptr) checkpoint_.key = programs::key_of(any()->limits(), options_);
+    if (any() != nullptr) checkpoint_.key = programs::key_of(settings.processes.command, any()->limits(), options_);
   }
 
   [[nodiscard]] Matrix<Scalar> operator()(const std::vector<int>& ids) {

@@ -115,7 +115,8 @@ twoheads::Simulation<Scalar> by_oracle(const twoheads::Model<Scalar>& model, Mat
   twoheads::SimulationOptions options{request.anchor, settings.encoding, request.packing, request.sampling};
   options.checksums = settings.processes.checksums;
   if (processes != nullptr || !settings.checkpoint.empty()) {
-    const programs::Checkpoint checkpoint{settings.checkpoint, programs::key_of(limits, options)};
+    const programs::Checkpoint checkpoint{settings.checkpoint,
+                                          programs::key_of(settings.processes.command, limits, options)};
     if (processes != nullptr)
       return programs::simulate_on(processes->oracle(), model, std::move(x), options, memory, checkpoint);
     twoheads::AnyOracle<Scalar> own = programs::own_oracle<Scalar>(limits, settings.threads);

@@ -35,15 +35,21 @@ twoheads::AnyOracle<Scalar> own_oracle(const twoheads::OracleLimits& limits, two
       [limits, options] { return twoheads::OraclePool<Small>([limits] { return Small(limits); }, options); });
 }
 
-std::string key_of(const twoheads::OracleLimits& limits, const twoheads::SimulationOptions& options) {
+std::string key_of(const std::string& command, const twoheads::OracleLimits& limits,
+                   const twoheads::SimulationOptions& options) {
   using twoheads::detail::text;
   std::string counts;
   for (const twoheads::Index count : limits.row_counts) counts += text(" ", count);
-  return text("oracle ", name(limits.kind), " rows ", limits.rows, limits.fixed_rows ? " fixed" : "", counts, " heads ",
-              limits.heads, " layers ", limits.layers, limits.residual ? " residual" : "", " scale ",
-              limits.score_scale, ", anchor ", name(options.anchor), " encoding ", name(options.encoding), " packing ",
-              name(options.packing), " samples ", options.sampling.samples, " near ", options.sampling.near, " sinks ",
-              options.sampling.sinks, " seed ", options.sampling.seed, options.checksums ? " checksums" : "");
+  const twoheads::OraclePrecision& precision = limits.precision;
+  return text("oracle ", command.empty() ? "own" : "'" + command + "'", " ", name(limits.kind), " rows ", limits.rows,
+              limits.fixed_rows ? " fixed" : "", counts, " heads ", limits.heads, " layers ", limits.layers, " width ",
+              limits.width, " columns ", limits.key_cols, " ", limits.value_cols, limits.residual ? " residual" : "",
+              " scale ", limits.score_scale, " to ", limits.largest_score, " precision ", name(precision.tokens), " ",
+              name(precision.scores), " ", name(precision.weights), " ", name(precision.answers), ", anchor ",
+              name(options.anchor), " encoding ", name(options.encoding), " packing ", name(options.packing), " block ",
+              options.block, " of ", options.oracle_heads, " heads ", options.oracle_layers, " layers, samples ",
+              options.sampling.samples, " near ", options.sampling.near, " sinks ", options.sampling.sinks, " seed ",
+              options.sampling.seed, options.checksums ? " checksums" : "");
 }
 
 #define TWOHEADS_ANY_RUN(Scalar)                                                                                  \

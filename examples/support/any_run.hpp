@@ -25,8 +25,9 @@ template <class Scalar>
 template <class Scalar>
 [[nodiscard]] twoheads::AnyOracle<Scalar> own_oracle(const twoheads::OracleLimits& limits, twoheads::Index threads);
 
-/// What decides the bits of a simulation beside its model and input: not what the oracle is, since equal oracles give
-/// equal bits.
-[[nodiscard]] std::string key_of(const twoheads::OracleLimits& limits, const twoheads::SimulationOptions& options);
+/// What decides the bits of a simulation beside its model and input: the oracle (its command, or none for our own), its
+/// limits, and the options.
+[[nodiscard]] std::string key_of(const std::string& command, const twoheads::OracleLimits& limits,
+                                 const twoheads::SimulationOptions& options);
 
 }  // namespace programs

@@ -69,7 +69,9 @@ class ChooseArguments {
     const Precision scores = scores_ != Precision::own ? scores_ : problem.scalar;
     if (precision_ != Precision::own || scores_ != Precision::own)
       oracle.precision = {precision_, scores, precision_, precision_};
-    if (largest_logit_ > 0) oracle.largest_score = largest_logit_;
+    // Scores of 16 bits are fit for small ones alone: this oracle is one whose scores end where they stop being so.
+    if (largest_logit_ > 0 && (scores == Precision::half || scores == Precision::bfloat16))
+      oracle.largest_score = twoheads::OracleLimits::largest_score_error / twoheads::facts_of(scores).unit_roundoff;
     problem.oracles = {oracle};
     if (!arguments.chose_oracle()) {
       oracle.kind = oracle.kind == OracleKind::plain ? OracleKind::causal : OracleKind::plain;

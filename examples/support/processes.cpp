@@ -4,6 +4,7 @@
 
 #ifdef TWOHEADS_WITH_REMOTE
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <twoheads/exec/pool.hpp>
@@ -36,8 +37,13 @@ struct Processes<S>::Pool {
             [=] {
               twoheads::SessionOptions session;
               session.call = std::chrono::milliseconds(static_cast<long>(std::ceil(1000 * flags.deadline)));
-              // The shell splits words and finds the program, and becomes it.
-              return Remote({"/bin/sh", "-c", "exec " + flags.command}, kind, score_scale, session);
+              // A process that is started may have a runtime and a model to load.
+              session.start = std::max(session.call, std::chrono::milliseconds(10000));
+              twoheads::RemoteDeclaration declared{kind, score_scale};
+              if (flags.precision != twoheads::Precision::own)
+                declared.precision = twoheads::mixed_precision(flags.precision);
+              // The shell splits words and finds the program, and becomes it; env takes NAME=value before it.
+              return Remote({"/bin/sh", "-c", "exec env " + flags.command}, declared, session);
             },
             options_of(flags)),
         oracle([this] { return Lent{&pool}; }) {}

@@ -16,6 +16,7 @@ struct ProcessFlags {
   double score_scale = 0;  ///< of either; 0: the model's
   Index processes = 1;
   Index attempts = 4;
+  twoheads::Precision precision = twoheads::Precision::own;
   double deadline = 60;  ///< seconds without an answer
   bool checksums = false;
   bool trust = false;  ///< no probe before the first call
@@ -37,8 +38,8 @@ inline void add_processes(CLI::App& app, ProcessFlags& flags) {
 #else
     static_cast<void>(flags);
     throw ArgumentError("--oracle-command", text,
-                        "nothing in this build, which was made without Boost: install libboost-dev and "
-                        "libboost-filesystem-dev (Debian) and build again");
+                        "nothing in this build, which was made without Boost: install libboost-dev "
+                        "(Debian) and build again");
 #endif
   };
   CLI::Option* const command =
@@ -50,7 +51,19 @@ inline void add_processes(CLI::App& app, ProcessFlags& flags) {
   add_count(app, "--processes", flags.processes, 1, "so many of them at once (default 1)")->needs(command);
   add_count(app, "--attempts", flags.attempts, 1, "runs of a call that fails, each on a fresh process (default 4)")
       ->needs(command);
-  add_positive(app, "--deadline", flags.deadline, "seconds that a call may take (default 60)")->needs(command);
+  const auto read_deadline = [&flags](const std::string& text) {
+    constexpr double most = 1e6;
+    if (!read_number(text, flags.deadline) || !(flags.deadline >= 1e-3 && flags.deadline <= most))
+      throw ArgumentError("--deadline", text, "0.001 to 1e6 seconds");
+  };
+  app.add_option_function<std::string>("--deadline", read_deadline, "seconds that a call may take (default 60)")
+      ->type_name("NUMBER")
+      ->needs(command);
+  add_choice<twoheads::Precision>(app, "--oracle-precision", flags.precision,
+                                  {{"half", twoheads::Precision::half},
+                                   {"bfloat16", twoheads::Precision::bfloat16},
+                                   {"float32", twoheads::Precision::float32}},
+                                  {}, "what the process rounds tokens, weights and answers to; its scores are float32");
   app.add_flag("--trust", flags.trust, "do not probe the process before the first call")->needs(command);
   app.add_flag("--checksums", flags.checksums, "calls carry a number and a checksum, by which a wrong answer is known");
 }

@@ -47,9 +47,10 @@ void write_checks(Scalar* answer, const InstanceLayout& layout, const CallNumber
   const Index at = layout.checks_at();
   answer[at] = number.high;
   answer[at + 1] = number.low;
-  Scalar sum = 0;
-  for (Index col = 0; col < at + 2; ++col) sum += answer[col];
-  answer[at + 2] = sum / static_cast<Scalar>(at + 2);
+  // Divided first, so that it stays in range.
+  double mean = 0;
+  for (Index col = 0; col < at + 2; ++col) mean += static_cast<double>(answer[col]) / static_cast<double>(at + 2);
+  answer[at + 2] = static_cast<Scalar>(mean);
 }
 
 /// The columns of one instance in an answer, and the largest |value| that the call held in them.
@@ -69,7 +70,7 @@ template <RealScalar Scalar>
 /// What the checks of one instance of an answer say against it, or an empty text.
 ///
 ///   Shapes   answer (rows of the call, output width)
-///   Math     number: to a third of a digit's step. Mean: to 16 unit round-offs of what was rounded and 2 n of the
+///   Math     number: to the nearest digit. Mean: to 16 unit round-offs of what was rounded and 2 n of the
 ///            sums', of the largest value.
 ///   Corner   what attention mixed wrongly but alike in all columns is not found: it needs a probe, not a checksum
 template <RealScalar Scalar>
@@ -85,13 +86,13 @@ template <RealScalar Scalar>
   const double tolerance = instance.largest * (16 * rounding + 2 * static_cast<double>(answer.rows()) * sums);
   for (Index row = 0; row < answer.rows(); ++row) {
     const auto found = [&](Index col) { return static_cast<double>(answer(row, col)); };
-    if (!(std::abs(found(at) - static_cast<double>(number.high)) < step / 3) ||
-        !(std::abs(found(at + 1) - static_cast<double>(number.low)) < step / 3))
+    if (!(std::abs(found(at) - static_cast<double>(number.high)) < step / 2) ||
+        !(std::abs(found(at + 1) - static_cast<double>(number.low)) < step / 2))
       return detail::text("row ", row, " carries the number (", found(at), ", ", found(at + 1), "), expected (",
                           number.high, ", ", number.low, "): the answer to another call");
-    double sum = 0;
-    for (Index col = instance.begin; col < at + 2; ++col) sum += found(col);
-    const double mean = sum / static_cast<double>(layout.checks_at() + 2);
+    double mean = 0;
+    for (Index col = instance.begin; col < at + 2; ++col)
+      mean += found(col) / static_cast<double>(layout.checks_at() + 2);
     if (!(std::abs(found(at + 2) - mean) <= tolerance))
       return detail::text("row ", row, " has the checksum ", found(at + 2), ", its columns ", mean,
                           ": the answer is damaged");

@@ -2,7 +2,6 @@
 
 #include <twoheads/base/index.hpp>
 #include <twoheads/base/matrix.hpp>
-#include <twoheads/plan/limits.hpp>
 
 namespace twoheads {
 
@@ -67,25 +66,12 @@ struct InstanceLayout {
   /// What is compared: the columns of q, a and u, and of k, e and w.
   [[nodiscard]] Index keyed_cols() const { return query_cols() + anchor_cols + code_cols; }
   [[nodiscard]] Index key_at() const { return keyed_cols(); }
+  /// Columns of a head's queries and keys: raw tokens are projected to them.
+  [[nodiscard]] Index head_cols() const { return head_dim + anchor_cols + code_cols; }
   [[nodiscard]] Index synthetic_at() const { return key_at() + query_cols(); }
   [[nodiscard]] Index key_code_at() const { return synthetic_at() + anchor_cols; }
   [[nodiscard]] Index value_at() const { return key_at() + keyed_cols(); }
   [[nodiscard]] Index width() const { return value_at() + (encoding == TokenEncoding::projected ? answer_cols() : 1); }
 };
-
-/// Throws LimitError where a head of such a call has more columns than the oracle's.
-inline void require_head_fits(const InstanceLayout& layout, const OracleLimits& limits) {
-  const auto require = [](const char* what, Index cols, Index most, const char* advice) {
-    if (cols > most)
-      throw LimitError(
-          detail::text("a head of a call takes ", cols, " columns of ", what, ", the oracle has ", most, advice));
-  };
-  require("queries and keys", layout.keyed_cols(), limits.key_cols,
-          ": an oracle with more columns would do, those that are left are zero");
-  require("values", layout.answer_cols(), limits.value_cols,
-          layout.kind == CallKind::state_with_keys
-              ? ": the anchors mean-key and gibbs take fewer than adaptive, or an oracle with more would do"
-              : ": an oracle with more columns would do, those that are left are zero");
-}
 
 }  // namespace twoheads

@@ -52,6 +52,19 @@ class ScoreBound {
   double key_ = 0;
 };
 
+/// What a call takes of an oracle's range of scores beside the real ones: the anchor lies up to ln n above them, and
+/// hidden keys must lie so far below that they weigh together less than a rounding of the row.
+///
+///   Units    nats
+[[nodiscard]] inline double nats_beside(const OraclePrecision& precision, double scalar_epsilon, bool hides,
+                                        Index call_rows) {
+  const auto n = static_cast<double>(call_rows);
+  double unit = scalar_epsilon;
+  for (const Precision rounding : {precision.weights, precision.answers})
+    unit = std::max(unit, facts_of(rounding).unit_roundoff);
+  return std::log(n) + (hides ? std::log(4 * n / unit) : 0.0);
+}
+
 /// How far the hidden scores of a slot lie below the real ones, on an oracle whose scores end at some size.
 ///
 ///   Units    as ScoreBound; `most` is its bound of the real scores, `gap` what would be enough without an end
@@ -59,9 +72,10 @@ class ScoreBound {
 ///   Throws   LimitError where the real scores, the anchor beside them, or what must lie below may exceed the range
 template <RealScalar Scalar>
 [[nodiscard]] double gap_within(const OracleLimits& limits, double most, double gap, bool hides, Index call_rows) {
-  const auto n = static_cast<double>(call_rows);
-  const double real = most * limits.score_scale + std::log(n);
-  const double least = hides ? std::log(4 * n / static_cast<double>(std::numeric_limits<Scalar>::epsilon())) : 0.0;
+  constexpr auto epsilon = static_cast<double>(std::numeric_limits<Scalar>::epsilon());
+  const double anchor = nats_beside(limits.precision, epsilon, false, call_rows);
+  const double least = nats_beside(limits.precision, epsilon, hides, call_rows) - anchor;
+  const double real = most * limits.score_scale + anchor;
   if (!(real + least <= limits.largest_score)) {
     const std::string below = hides ? detail::text(", and those of hidden keys must lie ", least, " below") : "";
     throw LimitError(detail::text("scores may reach ", real, below, "; the oracle's end at ", limits.largest_score));

@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <limits>
 #include <optional>
+#include <string>
 #include <twoheads/base/matrix.hpp>
 #include <twoheads/codec/codes.hpp>
+#include <twoheads/codec/layout.hpp>
 #include <twoheads/oracle/weights.hpp>
 #include <twoheads/plan/packing.hpp>
 #include <utility>
@@ -90,6 +92,11 @@ class StackLayout {
   /// more than the least number of an exponential that does not reach 0.
   [[nodiscard]] double code_gap() const { return 1000.0 / score_scale_; }
 
+  /// Whether an oracle holds such scores, or has no identity heads to hold them for.
+  [[nodiscard]] bool identity_in_range(const OracleLimits& limits) const {
+    return !has_identity() || limits.largest_score >= code_gap() * limits.score_scale;
+  }
+
   /// The most that identity heads leave of other rows in a column of entries up to 1, where the oracle's exponential
   /// does not reach 0 but ends below the normal numbers: a share r or p must be well above it to be one.
   template <RealScalar Scalar>
@@ -112,6 +119,25 @@ class StackLayout {
   double score_scale_;
   std::optional<Codes> codes_;
 };
+
+/// Throws LimitError where an oracle is too small for calls of such instances: its width, a head's columns, or the range
+/// of scores that identity heads take.
+inline void require_call_fits(const InstanceLayout& instance, const StackLayout& stacked, const OracleLimits& limits) {
+  const auto require = [](const std::string& what, Index needed, const char* unit, Index has, const char* advice) {
+    if (needed > has)
+      throw LimitError(detail::text(what, " takes ", needed, " ", unit, ", the oracle has ", has, advice));
+  };
+  require(detail::text("a call of ", stacked.instances(), " instances"), stacked.width(), "columns", limits.width,
+          ": fewer heads a call, or fewer rows would do");
+  const char* const wider = ": one with more columns would do, those that are left are zero";
+  const bool adaptive = instance.kind == CallKind::state_with_keys;
+  require("a head of a call", instance.head_cols(), "columns of queries and keys", limits.key_cols, wider);
+  require("a head of a call", instance.answer_cols(), "columns of values", limits.value_cols,
+          adaptive ? ": the anchors mean-key and gibbs take fewer than adaptive" : wider);
+  if (!stacked.identity_in_range(limits))
+    throw LimitError(detail::text("identity heads take scores down to -", stacked.code_gap() * limits.score_scale,
+                                  ", the oracle's end at ", limits.largest_score, ": one layer a call would do"));
+}
 
 /// Writes the code of each row that an identity head tells it from the others by; nothing where the layout has none.
 ///

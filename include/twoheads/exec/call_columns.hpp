@@ -1,6 +1,7 @@
 #pragma once
 
 #include <algorithm>
+#include <limits>
 #include <map>
 #include <string>
 #include <tuple>
@@ -32,6 +33,7 @@ class CallColumns {
     InstanceLayout found{kind, problem_.encoding, problem_.head_dim, problem_.value_dim, problem_.input_width};
     found.code_cols = Codes::columns_for(jobs_per_slot);
     found.anchor_cols = anchor_cols(oracle_.precision);
+    found.checked = problem_.checksums;
     return found;
   }
 
@@ -69,19 +71,21 @@ class CallColumns {
 
  private:
   [[nodiscard]] std::string fault_of(const InstanceLayout& instance, const UsedPart& part) const {
-    const bool raw = problem_.encoding == TokenEncoding::raw;
-    const Index keyed = instance.keyed_cols() - (raw ? problem_.input_width - problem_.head_dim : 0);
     const auto lacks = [&](const char* what, Index needed, Index has) {
       return needed <= has ? std::string()
                            : text("a call of ", part.instances, part.instances == 1 ? " instance" : " instances",
                                   " takes ", needed, " ", what, ", the oracle has ", has);
     };
-    std::string fault = lacks("columns of queries and keys", keyed, oracle_.key_cols);
+    std::string fault = lacks("columns of queries and keys", instance.head_cols(), oracle_.key_cols);
     if (fault.empty()) fault = lacks("columns of values", instance.answer_cols(), oracle_.value_cols);
+    const bool endless = oracle_.largest_score == std::numeric_limits<double>::infinity();
     if (!fault.empty() || (oracle_.width == OracleLimits::unlimited && oracle_.key_cols == OracleLimits::unlimited &&
-                           oracle_.value_cols == OracleLimits::unlimited))
+                           oracle_.value_cols == OracleLimits::unlimited && endless))
       return fault;
     const StackLayout stacked = stack(instance, part);
+    if (!stacked.identity_in_range(oracle_))
+      return text("identity heads take scores down to -", stacked.code_gap() * oracle_.score_scale,
+                  ", the oracle's end at ", oracle_.largest_score);
     if (stacked.has_identity()) {
       fault = lacks("columns of queries and keys of its identity head", stacked.codes().columns(), oracle_.key_cols);
       if (fault.empty())

@@ -24,6 +24,7 @@
 #include <system_error>
 #include <twoheads/base/errors.hpp>
 #include <twoheads/base/index.hpp>
+#include <vector>
 
 namespace twoheads {
 
@@ -89,7 +90,7 @@ struct PartRecord {
 
 /// A log of finished parts: read from the front while it lasts, then written at its end.
 ///
-///   Laws     a record that is not whole is cut off; bytes are appended only after all before them were read and found
+///   Laws     a last record that is not whole or not sound is cut off; bytes are appended only after all before them were read and found
 ///            sound. Each checksum starts from the one before, so that no record can be left out or exchanged.
 ///   Throws   FormatError that names the file and the byte, for anything else that is wrong with it; FileError with the
 ///            system's reason, or where another process has it open
@@ -115,7 +116,7 @@ class CheckpointFile {
   /// Whether no whole record is left to be read; one that is torn is cut off here.
   [[nodiscard]] bool at_end() {
     if (position_ == size_) return true;
-    if (size_ - position_ >= sizeof(Head) && size_ - position_ - sizeof(Head) >= bytes_after(read_head())) return false;
+    if (whole_record_left()) return false;
     cut();
     return true;
   }
@@ -238,6 +239,34 @@ class CheckpointFile {
       wrong(text("holds numbers of ", numbers[1], " bytes, expected ", scalar_bytes, " bytes"));
     wrong(text("holds parts of ", numbers[2], " rows or more, expected ", rows));
     throw std::logic_error("unreachable");
+  }
+
+  /// Whether there is a record, and it is not the last one that a machine that stopped left half written: too short, of
+  /// zeros where its bytes did not reach the disk, or the last and with a wrong checksum.
+  [[nodiscard]] bool whole_record_left() const {
+    if (size_ - position_ < sizeof(Head)) return false;
+    Head head;
+    read(std::as_writable_bytes(std::span(&head, 1)), position_);
+    const bool sound = head.mark == record_mark && head.sum == sum_of(head);
+    if (!sound && only_zeros(position_)) return false;
+    head = read_head();
+    const std::uint64_t left = size_ - position_ - sizeof(Head);
+    if (left != bytes_after(head)) return left > bytes_after(head);
+    std::vector<std::byte> bytes(static_cast<std::size_t>(head.bytes));
+    read(bytes, position_ + sizeof(Head));
+    std::uint64_t sum = 0;
+    read(std::as_writable_bytes(std::span(&sum, 1)), size_ - sizeof(sum));
+    return sum == hash_of(bytes, head.sum);
+  }
+
+  [[nodiscard]] bool only_zeros(std::uint64_t from) const {
+    std::array<std::byte, 4096> bytes{};
+    for (std::uint64_t at = from; at < size_; at += bytes.size()) {
+      const std::span<std::byte> piece = std::span(bytes).first(std::min<std::uint64_t>(bytes.size(), size_ - at));
+      read(piece, at);
+      if (std::any_of(piece.begin(), piece.end(), [](std::byte byte) { return byte != std::byte{0}; })) return false;
+    }
+    return true;
   }
 
   [[nodiscard]] std::uint64_t sum_of(const Head& head) const {

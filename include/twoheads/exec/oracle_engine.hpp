@@ -70,11 +70,7 @@ class OracleEngine {
     // The first call of a job is the widest.
     const InstanceLayout first = layout(first_kind());
     static_cast<void>(detail::checked_product("the width of a call", first.width() + first.answer_cols(), instances_));
-    const Index width = columns_of_calls(first).width();
-    if (width > limits_.width)
-      throw LimitError(detail::text("a call of ", instances_, " instances takes ", width, " columns, the oracle has ",
-                                    limits_.width, ": fewer heads a call, or fewer rows would do"));
-    require_head_fits(first, limits_);
+    require_call_fits(first, columns_of_calls(first), limits_);
   }
 
   /// Calls made so far, repeats included, and the repeats alone.
@@ -221,11 +217,10 @@ class OracleEngine {
     write_codes(rows, stacked);
     for (std::size_t instance = 0; instance < group.size(); ++instance) {
       const Slot* slot = group[instance];
-      EncodeSettings<Scalar> settings;
-      settings.factor = static_cast<Scalar>(factor());
-      settings.tokens = limits_.precision.tokens;
-      settings.codes = &codes_;
-      settings.number = number;
+      EncodeSettings<Scalar> settings{.factor = static_cast<Scalar>(factor()),
+                                      .codes = &codes_,
+                                      .tokens = limits_.precision.tokens,
+                                      .number = number};
       const bool dead = !columns.has_synthetic();
       const bool hides = dead || columns.code_cols > 0;
       if (hides || std::isfinite(limits_.largest_score)) {
@@ -326,16 +321,22 @@ class OracleEngine {
         if (task.searches.empty()) task.searches.resize(task.found.drift.size());
         for (std::size_t row = 0; row < task.searches.size(); ++row) {
           Scalar& anchor = task.anchors[static_cast<Index>(row)];
-          anchor = held_anchor(task.searches[row].next(anchor, task.found.drift[row]), limits_.precision);
+          const Scalar next = held_anchor(task.searches[row].next(anchor, task.found.drift[row]), limits_.precision);
+          // Neighbours of the precision enclose what would be right, or its range ends.
+          if (task.found.drift[row] != Drift::none && (next == anchor || !std::isfinite(next))) fail_search(task);
+          anchor = next;
         }
       });
       round(CallKind::weight, groups);
     }
     for (const Group& group : groups)
       for (const Slot* slot : group)
-        if (const Task* task = slot->first_unsafe())
-          throw AnchorError(detail::place(place(*task), task->job.tile, task->found.first_unsafe()) +
-                            ": no anchor keeps the row's weight in range; a wider scalar would do");
+        if (const Task* task = slot->first_unsafe()) fail_search(*task);
+  }
+
+  [[noreturn]] void fail_search(const Task& task) const {
+    throw AnchorError(detail::place(place(task), task.job.tile, task.found.first_unsafe()) +
+                      ": no anchor keeps the row's weight in range; a wider scalar would do");
   }
 
   /// Adaptive: slots with an unsafe row are asked again, the values too where r underflowed. Otherwise an unsafe row is

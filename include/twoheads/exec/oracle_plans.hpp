@@ -11,6 +11,7 @@
 #include <tuple>
 #include <twoheads/base/checked.hpp>
 #include <twoheads/base/errors.hpp>
+#include <twoheads/codec/score_bound.hpp>
 #include <twoheads/exec/call_columns.hpp>
 #include <twoheads/exec/plan_choice.hpp>
 #include <twoheads/plan/call_rows.hpp>
@@ -135,9 +136,17 @@ class OraclePlans {
       : problem_(problem), limits_(problem.oracles[number]), number_(number), columns_(problem_, limits_) {
     limits_.require_valid();
     if (limits_.kind == OracleKind::kernel) throw LimitError("the kernel is no oracle: expected plain or causal");
-    if (problem_.largest_logit && *problem_.largest_logit > limits_.largest_score)
-      throw LimitError(text("logits reach ", *problem_.largest_logit, ", the oracle keeps scores up to ",
-                            limits_.largest_score, ": an oracle without that limit, or smaller queries, would do"));
+    // Hidden keys may be in any call: padding, dead keys, codes.
+    const double beside =
+        nats_beside(limits_.precision, 2 * facts_of(problem_.scalar).unit_roundoff, true, limits_.rows);
+    const double room = limits_.largest_score - beside;
+    if (problem_.largest_logit ? *problem_.largest_logit > room : !(room > 0))
+      throw LimitError(
+          text(problem_.largest_logit ? text("logits reach ", *problem_.largest_logit, ", ") : std::string(),
+               "the oracle keeps scores up to ", limits_.largest_score,
+               ", of which anchors and hidden "
+               "keys take ",
+               beside, ": an oracle without that limit, or smaller queries, would do"));
     const BlockLengths blocks(problem_, limits_);
     // All numbers of heads and layers only where these are few: more slots a call are fewer calls.
     capacity_ = limits_.heads > most_capacity / limits_.layers ? most_capacity : limits_.heads * limits_.layers;

@@ -27,6 +27,7 @@ struct PlanProblem {
   Index value_dim = 0;    ///< 0 stands for the head dim
   Index input_width = 0;  ///< columns of a token; raw tokens need it
   TokenEncoding encoding = TokenEncoding::projected;
+  bool checksums = false;                 ///< as SimulationOptions::checksums
   Precision scalar = Precision::float32;  ///< that oracles are called in, float32 or float64
   Sampling sampling = {};  ///< is taken as it is: its error depends on the blocks, which are then not chosen
   std::vector<OracleLimits> oracles = {};

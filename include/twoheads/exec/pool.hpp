@@ -163,6 +163,8 @@ class OraclePool {
         std::unique_ptr<O> made = work_->make(0);
         ++work_->counts.oracles;
         return made;
+      } catch (const LimitError&) {
+        throw;  // what an oracle is does not change by waiting
       } catch (const std::exception& error) {
         causes += detail::text("\n  ", attempt, ". ", error.what());
       }

@@ -12,7 +12,6 @@
 #include <optional>
 #include <span>
 #include <string>
-#include <tuple>
 #include <twoheads/base/errors.hpp>
 #include <twoheads/base/index.hpp>
 #include <twoheads/base/matrix.hpp>
@@ -75,14 +74,6 @@ struct PoolCounts {
 };
 
 namespace detail {
-
-[[nodiscard]] inline bool same_limits(const OracleLimits& a, const OracleLimits& b) {
-  const auto all = [](const OracleLimits& l) {
-    return std::tie(l.kind, l.rows, l.fixed_rows, l.heads, l.layers, l.width, l.residual, l.score_scale, l.batch,
-                    l.row_counts, l.key_cols, l.value_cols, l.precision, l.largest_score);
-  };
-  return all(a) == all(b);
-}
 
 /// What the threads of a pool share. Threads hold it by shared pointers: one that never comes back from its oracle
 /// finds it intact. All of it is guarded by `mutex`, except what is constant.
@@ -155,7 +146,10 @@ struct PoolWork {
   }
 
   [[nodiscard]] static Moment from_now(PoolOptions::Time time, Index times = 1) {
-    return time.count() == 0 ? never : Clock::now() + time * times;
+    if (time.count() == 0) return never;
+    // A clock of 64 bits ends after some centuries.
+    const PoolOptions::Time most = std::chrono::hours(24 * 365);
+    return Clock::now() + (time > most / times ? most : time * times);
   }
 
   [[nodiscard]] std::string late(std::size_t calls) const {

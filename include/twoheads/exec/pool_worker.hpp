@@ -4,6 +4,7 @@
 #include <cfenv>
 #include <cstddef>
 #include <exception>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -94,13 +95,13 @@ class PoolWorker {
     const std::shared_ptr<Batch> batch = me.batch;
     const std::vector<std::size_t> taken = me.calls;
     std::vector<OracleCall<Scalar>> calls(taken.size());
-    std::vector<SmallWeights<Scalar>> weights(taken.size());
+    // Calls that share weights share the copy: an oracle may group them by its address.
+    std::map<const SmallWeights<Scalar>*, SmallWeights<Scalar>> weights;
     for (std::size_t place = 0; place < taken.size(); ++place) {
       const OracleCall<Scalar>& call = batch->given[taken[place]];
       calls[place].rows = call.rows;
-      if (call.weights == nullptr) continue;
-      weights[place] = *call.weights;
-      calls[place].weights = &weights[place];
+      if (call.weights != nullptr)
+        calls[place].weights = &weights.try_emplace(call.weights, *call.weights).first->second;
     }
     std::fesetenv(&batch->environment);
 
@@ -115,7 +116,7 @@ class PoolWorker {
       } catch (...) {
         outcome.fail_all(Fault::not_made, "no oracle: making it threw something that is no std::exception");
       }
-      if (oracle && !same_limits(oracle->limits(), work.limits))
+      if (oracle && oracle->limits() != work.limits)
         throw LimitError("the oracles of a pool differ in their limits, expected the same of all");
       lock.lock();
       if (me.given_up || !oracle) return;

@@ -28,6 +28,8 @@ enum class OracleKind { plain, causal, kernel };
 /// What an oracle declares: all that a planner may know of it.
 struct OracleLimits {
   static constexpr Index unlimited = std::numeric_limits<Index>::max();
+  /// Most that the rounding of scores may change a weight, relative.
+  static constexpr double largest_score_error = 0.01;
 
   OracleKind kind = OracleKind::plain;
   Index rows = 0;            ///< most rows of a call, the synthetic one included
@@ -67,6 +69,8 @@ struct OracleLimits {
     if (!(score_scale >= 1e-9 && score_scale <= 1e9))
       throw LimitError(detail::text("an oracle's score scale is ", score_scale, ", expected 1e-9 to 1e9"));
   }
+
+  friend bool operator==(const OracleLimits&, const OracleLimits&) = default;
 
   /// The least row count of a call that holds so many rows; more than `rows` is none.
   [[nodiscard]] constexpr Index call_rows(Index needed) const {
@@ -115,9 +119,6 @@ struct OracleLimits {
                                     "most ",
                                     largest_score_error / facts_of(precision.scores).unit_roundoff));
   }
-
-  /// Of a weight, relative.
-  static constexpr double largest_score_error = 0.01;
 };
 
 }  // namespace twoheads

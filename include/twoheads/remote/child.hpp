@@ -157,8 +157,13 @@ class Child {
     // The child has its ends from here on; ours are closed on exec.
     pid_ = detail::spawn(command, to.childs, from.childs);
     const boost::asio::local::stream_protocol protocol;
-    input_.assign(protocol, to.take_ours());
-    output_.assign(protocol, from.take_ours());
+    try {
+      input_.assign(protocol, to.take_ours());
+      output_.assign(protocol, from.take_ours());
+    } catch (const boost::system::system_error& error) {
+      static_cast<void>(end({}));
+      throw OracleError(detail::text("the channels to an oracle's process cannot be used: ", error.what()));
+    }
 #ifdef SO_NOSIGPIPE
     const int on = 1;
     ::setsockopt(input_.native_handle(), SOL_SOCKET, SO_NOSIGPIPE, &on, sizeof(on));

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <algorithm>
+#include <limits>
 #include <span>
 #include <string>
 #include <twoheads/oracle/core.hpp>
@@ -15,24 +16,33 @@
 
 namespace twoheads {
 
+/// What no description of a graph says, and its caller declares.
+struct RemoteDeclaration {
+  OracleKind kind = OracleKind::causal;
+  double score_scale = 1.0;
+  OraclePrecision precision = {};
+  double largest_score = std::numeric_limits<double>::infinity();
+};
+
 /// An oracle of a command, whichever of the two graphs its process describes: a small transformer, if one of its inputs
 /// is called rows, else an attention core.
 ///
-///   Corner   a description says neither the kind nor the score scale: the caller declares both, and require_honest()
-///            finds out whether they are right
+///   Corner   require_honest() finds out whether the declaration is right
 ///   Throws   as RemoteCore, RemoteTransformer and Session
 template <RealScalar S>
 class RemoteOracle {
  public:
   using Scalar = S;
 
-  RemoteOracle(std::vector<std::string> command, OracleKind kind, double score_scale,
-               const SessionOptions& options = {})
-      : oracle_(made(Session(std::move(command), options), kind, score_scale)) {}
-
-  [[nodiscard]] OracleLimits limits() const {
-    return std::visit([](const auto& oracle) { return oracle.limits(); }, oracle_);
+  RemoteOracle(std::vector<std::string> command, const RemoteDeclaration& declared, const SessionOptions& options = {})
+      : oracle_(made(Session(std::move(command), options), declared.kind, declared.score_scale)),
+        limits_(std::visit([](const auto& oracle) { return oracle.limits(); }, oracle_)) {
+    limits_.precision = declared.precision;
+    limits_.largest_score = declared.largest_score;
+    limits_.require_valid();
   }
+
+  [[nodiscard]] OracleLimits limits() const { return limits_; }
   [[nodiscard]] Matrix<Scalar> run(const OracleCall<Scalar>& call) {
     return std::visit([&](auto& oracle) { return oracle.run(call); }, oracle_);
   }
@@ -54,6 +64,7 @@ class RemoteOracle {
   }
 
   Either oracle_;
+  OracleLimits limits_;
 };
 
 }  // namespace twoheads

@@ -24,7 +24,7 @@ struct SessionOptions {
   std::chrono::milliseconds start = std::chrono::seconds(60);  ///< until the process has described its graph
   /// For the next answer, whichever run it answers; what is still to be sent is sent meanwhile.
   std::chrono::milliseconds call = std::chrono::seconds(60);
-  Index in_flight = 2;                      ///< runs sent before the first one is answered
+  Index in_flight = 8;                      ///< runs sent before the first one is answered
   std::uint64_t largest_body = 1ULL << 30;  ///< bytes of an answer whose graph leaves its size open
 };
 
