@@ -38,6 +38,9 @@ int main(int argc, char** argv) {
     }
     twoheads::PlanRequest request = arguments.request();
     request.sampling.seed = static_cast<std::uint64_t>(seed);
+    constexpr twoheads::Index widest = 1 << 20;
+    if (head_dim > widest)
+      throw programs::ArgumentError("--head-dim", std::to_string(head_dim), "1 to " + std::to_string(widest));
     twoheads::AttentionSpec spec;
     spec.head_dim = spec.value_dim = head_dim;
     const auto choice = programs::choose_rows_if_auto<float>(request, spec);

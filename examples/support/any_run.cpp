@@ -1,5 +1,6 @@
 #include "support/any_run.hpp"
 
+#include <algorithm>
 #include <twoheads/exec/checkpoint.hpp>
 #include <twoheads/exec/pool.hpp>
 #include <twoheads/oracle/small_transformer.hpp>
@@ -19,7 +20,10 @@ twoheads::Simulation<Scalar> simulate_on(twoheads::AnyOracle<Scalar>& oracle, co
     twoheads::Matrix<Scalar> rows = twoheads::forward(model, std::move(x), grid, memory);
     return {std::move(rows), grid.counts(), grid.error_bars()};
   }
-  twoheads::CheckpointedAttention<Grid> kept(grid, checkpoint.path, checkpoint.key);
+  // Some dozens of parts: what is lost with a run is one of them.
+  twoheads::CheckpointOptions parts;
+  parts.rows = std::max<twoheads::Index>(x.rows() / 64, 1);
+  twoheads::CheckpointedAttention<Grid> kept(grid, checkpoint.path, checkpoint.key, parts);
   twoheads::Matrix<Scalar> rows = twoheads::forward(model, std::move(x), kept, memory);
   return {std::move(rows), grid.counts(), grid.error_bars()};
 }

@@ -44,8 +44,8 @@ inline void add_processes(CLI::App& app, ProcessFlags& flags) {
   };
   CLI::Option* const command =
       app.add_option_function<std::string>("--oracle-command", read,
-                                           "shell command of a process that is the oracle, such as twoheads_oracle; it "
-                                           "says how many rows, heads and columns it takes")
+                                           "command line of a process that is the oracle, such as twoheads_oracle "
+                                           "--graph core; it says how many rows, heads and columns it takes")
           ->type_name("COMMAND");
   add_positive(app, "--oracle-scale", flags.score_scale, "what the oracle multiplies scores by (default: the model's)");
   add_count(app, "--processes", flags.processes, 1, "so many of them at once (default 1)")->needs(command);

@@ -62,7 +62,7 @@ class LeastShare {
   [[nodiscard]] bool synthetic_too_small(double share, double copies) const { return share / copies < least_; }
   /// Values that came with a factor `share`: the largest of a row.
   [[nodiscard]] bool values_lost(double share, double largest, double keys) const {
-    return share < unit_ && (narrow_ ? largest < 4 * least_ : largest / keys < least_);
+    return narrow_ ? share < 0.5 && largest < 16 * least_ : share < unit_ && largest / keys < least_;
   }
 
  private:

@@ -1,9 +1,11 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <span>
 #include <twoheads/attention/input.hpp>
 #include <twoheads/base/matrix.hpp>
+#include <twoheads/codec/anchors.hpp>
 #include <twoheads/codec/checks.hpp>
 #include <twoheads/codec/codes.hpp>
 #include <twoheads/codec/layout.hpp>
@@ -12,6 +14,21 @@
 #include <twoheads/oracle/rounding.hpp>
 
 namespace twoheads {
+
+/// Throws LimitError where tokens of 16 bits would round queries once more: by what the model's score scale is beside the
+/// oracle's, unless that is a power of two. The error of a weight would grow with the size of its logit.
+template <RealScalar Scalar>
+void require_exact_queries(double factor, const OraclePrecision& precision) {
+  int exponent = 0;
+  const bool exact = std::abs(std::frexp(static_cast<Scalar>(factor), &exponent)) == Scalar(0.5);
+  if (anchor_cols(precision) > 1 && !exact)
+    throw LimitError(detail::text("queries are multiplied by ", factor,
+                                  ", the model's score scale over the oracle's, "
+                                  "and tokens of ",
+                                  name(precision.tokens),
+                                  " would round them again: an oracle whose "
+                                  "score scale is the model's times a power of two would do"));
+}
 
 /// What the encoder needs beside the tokens.
 template <RealScalar Scalar>

@@ -67,8 +67,8 @@ class OracleEngine {
         throw SpecError("raw tokens cannot carry rotary positions, which differ by row: expected projected tokens");
       if (options_.checksums) throw SpecError("raw tokens carry no checksums: expected projected tokens");
     }
-    // The first call of a job is the widest.
-    const InstanceLayout first = layout(first_kind());
+    require_exact_queries<Scalar>(factor(), limits_.precision);
+    const InstanceLayout first = layout(first_kind());  // the widest of a job
     static_cast<void>(detail::checked_product("the width of a call", first.width() + first.answer_cols(), instances_));
     require_call_fits(first, columns_of_calls(first), limits_);
   }
@@ -97,7 +97,6 @@ class OracleEngine {
 
     depth_ = 0;
     planned_ += static_cast<Index>(groups.size()) * plan_.rounds_per_layer();
-
     for (Task& task : tasks) set_anchors(task, first_anchors(task));
     round(first_kind(), groups);
     if (!plan_.straight() && plan_.anchor() == Anchor::gibbs)

@@ -167,6 +167,8 @@ class OraclePool {
         throw;  // what an oracle is does not change by waiting
       } catch (const std::exception& error) {
         causes += detail::text("\n  ", attempt, ". ", error.what());
+      } catch (...) {
+        causes += detail::text("\n  ", attempt, ". it threw something that is no std::exception");
       }
       ++work_->counts.not_made;
       if (attempt >= work_->options.attempts)

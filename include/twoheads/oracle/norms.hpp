@@ -150,8 +150,8 @@ class NormedOracle {
 ///            residual answers are added to columns of zeros
 ///   Corner   without a residual stream the constant is a value column of a head, whose weights sum to 1. limits() has
 ///            one layer, no residual stream, and fewer columns than the inner oracle's.
-///            A shift takes digits of what is much smaller than it: tokens beside one c times as large, answers
-///            beside 1.
+///            A shift takes digits of rows that are much smaller than the largest of a call.
+///            OracleCall::fault is about the outer answer: this belongs into a pool of oracles, not around one.
 ///   Throws   LimitError for an inner oracle or weights of several layers, an MLP, or too few columns
 ///   Source   not in the paper, whose transformers have neither norms nor residual streams
 template <Oracle O>
@@ -216,8 +216,8 @@ class WithoutNorms {
   struct Fed {
     std::unique_ptr<SmallWeights<Scalar>> weights;
     OracleCall<Scalar> call;
-    double constant = 1;  ///< what y is in the column constant_at
-    Index constant_at = 0, answer_at = 0;
+    RowVector<double> answer_sizes;        ///< powers of two that answer columns were divided by
+    Index constant_at = 0, answer_at = 0;  ///< where y is 1, and where the answer begins
   };
 
   // What the rows hold beside x.
@@ -254,13 +254,15 @@ class WithoutNorms {
     fed.answer_at = norms_.residual ? tokens : 0;
     const Index used = tokens + (norms_.residual ? answer_copies() * layer.output_width : 0);
     const Index width = fixed_width() > 0 ? fixed_width() : used;
-    fed.constant = norms_.after != NormKind::none ? size_of_values(call) : 1.0;
-    const double token = answers_constant() ? 1.0 : fed.constant;
+    // Norms compare the columns of a row, and shifts are of about 1: so are all columns, by powers of two.
+    const RowVector<double> sizes = sizes_of(call.rows);
+    fed.answer_sizes = sizes_of_answers(call);
 
     Matrix<Scalar>& rows = fed.call.rows;
     rows = Matrix<Scalar>::Zero(call.rows.rows(), width);
-    for (Index col = 0; col < cols; ++col) rows.col(copies() * col) = call.rows.col(col);
-    if (has_constant()) rows.col(one_at).setConstant(static_cast<Scalar>(token));
+    for (Index col = 0; col < cols; ++col)
+      rows.col(copies() * col) = call.rows.col(col) / static_cast<Scalar>(sizes[col]);
+    if (has_constant()) rows.col(one_at).setOnes();
     if (mirrored())
       for (Index col = 0; col < tokens - 1; col += 2)
         if (col < slack_at || (has_constant() && col == one_at)) rows.col(col + 1) = -rows.col(col);
@@ -273,12 +275,18 @@ class WithoutNorms {
         std::max_element(layer.heads.begin(), layer.heads.end(),
                          [](const SmallHead<Scalar>& a, const SmallHead<Scalar>& b) { return end_of(a) < end_of(b); });
     for (auto head = layer.heads.begin(); head != layer.heads.end(); ++head) {
-      const auto map = [&](const Projection<Scalar>& projection, Index answers, double extra) {
-        return undone(projection, cols, one_at, factor, token, answers, extra);
+      const auto map = [&](const Projection<Scalar>& projection) {
+        Matrix<double> whole = projection.to_matrix(cols).template cast<double>();
+        whole.array().colwise() *= sizes.transpose().array();
+        return whole;
       };
-      inner.heads.push_back({map(head->wq, 1, 0), map(head->wk, 1, 0),
-                             map(head->wv, answer_copies(), answers_constant() && head == last ? fed.constant : 0.0),
-                             fed.answer_at + answer_copies() * head->output_begin});
+      Matrix<double> values = map(head->wv);
+      values.array().rowwise() /= fed.answer_sizes.segment(head->output_begin, values.cols()).array();
+      inner.heads.push_back(
+          {undone(head->wq, map(head->wq), one_at, factor, 1, false),
+           undone(head->wk, map(head->wk), one_at, factor, 1, false),
+           undone(head->wv, values, one_at, factor, answer_copies(), answers_constant() && head == last),
+           fed.answer_at + answer_copies() * head->output_begin});
     }
     fed.constant_at = one_at;
     if (answers_constant()) {
@@ -294,15 +302,29 @@ class WithoutNorms {
 
   [[nodiscard]] static Index end_of(const SmallHead<Scalar>& head) { return head.output_begin + head.wv.cols(); }
 
-  /// A power of two about as large as the largest value.
-  [[nodiscard]] static double size_of_values(const OracleCall<Scalar>& call) {
-    double most = 0;
+  /// Powers of two about as large as the largest number of each column; 1 for columns of zeros.
+  [[nodiscard]] static RowVector<double> sizes_of(const Matrix<Scalar>& rows) {
+    RowVector<double> sizes = RowVector<double>::Ones(rows.cols());
+    for (Index col = 0; col < rows.cols(); ++col) {
+      const auto most = static_cast<double>(rows.col(col).cwiseAbs().maxCoeff());
+      if (most > 0 && std::isfinite(most)) sizes[col] = std::exp2(std::round(std::log2(most)));
+    }
+    return sizes;
+  }
+
+  /// The same of the columns of an answer, where a norm comes after; the values of several heads may share one.
+  [[nodiscard]] RowVector<double> sizes_of_answers(const OracleCall<Scalar>& call) const {
+    RowVector<double> sizes = RowVector<double>::Ones(call.weights->output_width());
+    if (norms_.after == NormKind::none) return sizes;
+    sizes.setZero();
     Matrix<Scalar> values;
     for (const SmallHead<Scalar>& head : call.weights->layers.front().heads) {
       head.wv.apply(call.rows, values);
-      if (values.size() > 0) most = std::max(most, static_cast<double>(values.cwiseAbs().maxCoeff()));
+      auto of_head = sizes.segment(head.output_begin, values.cols());
+      of_head = of_head.cwiseMax(values.template cast<double>().cwiseAbs().colwise().maxCoeff()).eval();
     }
-    return most > 0 && std::isfinite(most) ? std::exp2(std::round(std::log2(most))) : 1.0;
+    for (double& size : sizes) size = size > 0 && std::isfinite(size) ? std::exp2(std::round(std::log2(size))) : 1.0;
+    return sizes;
   }
 
   /// Writes the slack that makes the norm before divide each row by the same power of two, and returns that.
@@ -319,24 +341,23 @@ class WithoutNorms {
     return factor;
   }
 
-  /// The projection of what the norm before leaves of x, gain x / factor + shift; where `extra` is not 0, with a last
-  /// column of that constant. With two answers each column stands next to its negative.
-  [[nodiscard]] Projection<Scalar> undone(const Projection<Scalar>& projection, Index cols, Index one_at, double factor,
-                                          double token, Index answers, double extra) const {
-    const Matrix<double> whole = projection.to_matrix(cols).template cast<double>();
-    const bool reads_constant = extra != 0 || !norms_.shift_before.empty();
+  /// A projection, as a matrix over all columns, of what the norm before leaves of x, gain x / factor + shift; with a
+  /// last column of ones, if asked for. With two answers each column stands next to its negative.
+  [[nodiscard]] Projection<Scalar> undone(const Projection<Scalar>& projection, const Matrix<double>& whole,
+                                          Index one_at, double factor, Index answers, bool ones) const {
+    const bool reads_constant = ones || !norms_.shift_before.empty();
     const Index begin = copies() * projection.begin();
     const Index end = reads_constant ? one_at + 1 : copies() * projection.end();
-    Matrix<double> single = Matrix<double>::Zero(end - begin, whole.cols() + (extra != 0 ? 1 : 0));
+    Matrix<double> single = Matrix<double>::Zero(end - begin, whole.cols() + (ones ? 1 : 0));
     RowVector<double> shift = RowVector<double>::Zero(single.cols());
     for (Index col = projection.begin(); col < projection.end(); ++col) {
       const double undo = factor / detail::gain_at(norms_.gain_before, copies() * col);
       single.row(copies() * col - begin).head(whole.cols()) = undo * whole.row(col);
       shift.head(whole.cols()) -= detail::shift_at(norms_.shift_before, copies() * col) * undo * whole.row(col);
     }
-    if (extra != 0) shift[whole.cols()] = extra;
+    if (ones) shift[whole.cols()] = 1;
     if (reads_constant)
-      single.row(one_at - begin) = shift / (detail::gain_at(norms_.gain_before, one_at) * token / factor +
+      single.row(one_at - begin) = shift / (detail::gain_at(norms_.gain_before, one_at) / factor +
                                             detail::shift_at(norms_.shift_before, one_at));
     auto made = std::make_shared<Matrix<Scalar>>(single.rows(), answers * single.cols());
     for (Index col = 0; col < made->cols(); ++col)
@@ -359,9 +380,10 @@ class WithoutNorms {
       return answer_copies() == 1 ? plain(row, col) : (plain(row, col) - plain(row, col + 1)) / 2;
     };
     for (Index row = 0; row < answer.rows(); ++row) {
-      const double unit = fed.constant / known(row, fed.constant_at);
+      const double one = known(row, fed.constant_at);
       for (Index col = 0; col < cols; ++col)
-        answer(row, col) = static_cast<Scalar>(known(row, fed.answer_at + answer_copies() * col) * unit);
+        answer(row, col) =
+            static_cast<Scalar>(known(row, fed.answer_at + answer_copies() * col) / one * fed.answer_sizes[col]);
     }
     return answer;
   }

@@ -50,6 +50,10 @@ class ProbeCalls {
     if (heads < s_.limits.heads)
       s_.note("of ", s_.limits.heads, " heads, ", heads, " were tried at once: more do not fit the width");
     compare(craft<Scalar>(text("random rows, ", heads, heads == 1 ? " head" : " heads"), s_.limits, several), 1);
+    // All columns of queries and keys that are declared, where these are so few that a call can have them.
+    const Index keyed = s_.limits.key_cols;
+    if (keyed > 2 && keyed <= 256 && (s_.limits.width - value_count * (s_.limits.residual ? 2 : 1)) / 2 >= keyed)
+      compare(s_.craft_one(text("random rows of ", keyed, " columns of queries and keys"), random_head(keyed)), 1);
     const Index layers = std::min<Index>(s_.limits.layers, 8);
     if (layers == 1 || !s_.report.honest()) return;
     ProbeHead deep = random_head(2);
@@ -106,9 +110,9 @@ class ProbeCalls {
       return numbers;
     };
     const double size = amplitude();
-    ProbeHead head{draw(rows == 0 ? 0 : keyed, 1), draw(keyed, 1), draw(s_.value_cols(value_count), size)};
+    ProbeHead head{draw(keyed, 1), draw(keyed, 1), draw(s_.value_cols(value_count), size)};
     const double score = std::min(1.0, 0.4 * s_.limits.largest_score);
-    head.q *= power_of_two_below(score / (2 * s_.limits.score_scale));
+    head.q *= power_of_two_below(score / (static_cast<double>(keyed) * s_.limits.score_scale));
     return head;
   }
 

@@ -52,7 +52,8 @@ class ProbeRounding {
   struct Column {
     double q = 0, a = 0, b = 0;
     double found = 0;
-    double dead = 0;  ///< weight of all dead keys, where the second key's is 1
+    double dead = 0;   ///< weight of all dead keys, where the second key's is 1
+    double depth = 0;  ///< how far their scores lie below
   };
 
   /// Bits that are asked for: all that a precision ends with where there are columns, else one between each two.
@@ -119,7 +120,8 @@ class ProbeRounding {
       for (std::size_t i = begin; i < end; ++i) {
         const Index row = row_of[i - begin];
         columns[i].found = found(row, static_cast<Index>(i - begin));
-        columns[i].dead = static_cast<double>((s_.causal() ? row + 1 : rows) - 2) * std::exp(-scale * root * dead);
+        columns[i].depth = scale * root * dead;
+        columns[i].dead = static_cast<double>((s_.causal() ? row + 1 : rows) - 2) * std::exp(-columns[i].depth);
       }
       begin = end;
     }
@@ -166,7 +168,8 @@ class ProbeRounding {
       const double error = std::abs(column.found - truth);
       const double lost = answers * std::abs(truth) + 2 * s_.unit.least_answer;
       const double allowed =
-          size * (2 * s_.unit.weights + 4 * (s_.unit.scores + s_.unit.tokens) * score + 32 * s_.unit.scalar) +
+          size * (2 * s_.unit.weights + 4 * (s_.unit.scores + s_.unit.tokens) * (score + column.dead * column.depth) +
+                  static_cast<double>(32 + 2 * s_.few_rows()) * s_.unit.scalar) +
           2 * lost + s_.unit.least_weight * (std::abs(column.a) + std::abs(column.b));
       most = std::max(most, (error - lost) / size);
       if (!(error <= allowed)) missed = true;
