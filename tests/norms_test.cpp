@@ -132,6 +132,25 @@ TEST_P(WithoutNormsOf, TakesGainsAndShiftsBack) {
   }
 }
 
+TEST(WithoutNorms, TakesShiftsBackFromSmallTokensToo) {
+  // Shifts of about 1 beside tokens, and values, of any size.
+  for (const NormKind before : {NormKind::none, NormKind::layer})
+    for (const NormKind after : {NormKind::none, NormKind::layer})
+      for (const double size : {1e-6, 1e-3, 1e3}) {
+        NormsAround norms{before, after};
+        give_gains(norms, 140, 70, 8);
+        OracleLimits limits = rows_of(OracleKind::causal, 17);
+        limits.width = 140;
+        const Case<double> exact = some_case<double>(Mask::causal(), seed_or(3));
+        const Matrix<double> tokens = (size * exact.tokens).template cast<float>().template cast<double>();
+        const Model<float> given = cast_model<float>(exact.model);
+        const Matrix<double> truth = forward(cast_model<double>(given), tokens, DirectAttention<double>());
+        AnyOracle<float> oracle = neutralised<float>(limits, norms);
+        const Matrix<float> found = simulate(given, Matrix<float>(tokens.cast<float>()), oracle).rows;
+        EXPECT_LE(error_of(found.cast<double>(), truth), 1e-4) << words(norms) << ", tokens of " << size;
+      }
+}
+
 /// A call whose rows and answer are as wide as the limits allow, with heads that overlap.
 template <class S>
 Matrix<S> widest_answer(AnyOracle<S>& oracle, Index width) {

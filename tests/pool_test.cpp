@@ -7,6 +7,8 @@
 #include <chrono>
 #include <functional>
 #include <memory>
+#include <mutex>
+#include <set>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -189,6 +191,44 @@ TEST(OraclePool, AnswersEachCallExactlyOnceWhateverTheWorkers) {
     EXPECT_LE(pool.counts().oracles, std::min<Index>(workers, 23));
     EXPECT_EQ(pool.counts().failures(), 0);
   }
+}
+
+/// Notes how many weights it is handed in a batch.
+struct CountsWeights {
+  using Scalar = float;
+  std::set<std::size_t>* seen;
+  std::mutex* mutex;
+  [[nodiscard]] OracleLimits limits() const {
+    OracleLimits limits;
+    limits.rows = 9;
+    limits.batch = 4;
+    return limits;
+  }
+  [[nodiscard]] Matrix<float> run(const OracleCall<float>& call) { return doubled(call); }
+  void run_batch(std::span<const OracleCall<float>> calls, const Answer<float>& answer) {
+    std::set<const void*> weights;
+    for (std::size_t i = 0; i < calls.size(); ++i) {
+      weights.insert(calls[i].weights);
+      answer(i, doubled(calls[i]));
+    }
+    const std::lock_guard lock(*mutex);
+    seen->insert(weights.size());
+  }
+};
+
+TEST(OraclePool, CallsThatShareWeightsShareThemInABatch) {
+  std::set<std::size_t> seen;
+  std::mutex mutex;
+  OraclePool<CountsWeights> pool([&] { return CountsWeights{&seen, &mutex}; }, {.workers = 2});
+  SmallWeights<float> weights;
+  weights.width = 3;
+  std::vector<Call> calls(12);
+  for (Call& call : calls) {
+    call.weights = &weights;
+    call.rows = Matrix<float>::Ones(4, 3);
+  }
+  pool.run_batch(std::span<const Call>(calls), [](std::size_t, const Matrix<float>&) {});
+  EXPECT_EQ(seen, std::set<std::size_t>{1});
 }
 
 TEST(OraclePool, NamesTheCallThatFailsInEveryAttemptAndWorksOn) {

@@ -117,6 +117,34 @@ TEST(HalfPrecision, StaysWithin2e3WithAdaptiveAnchorsToo) {
   }
 }
 
+TEST(HalfPrecision, StaysWithin2e3OfSmallValues) {
+  Problem p = problem(60, 1.0, Precision::half);
+  for (const float size : {1e-2F, 1e-3F}) {
+    Problem small = p;
+    small.v *= size;
+    round_in_place(small.v, Precision::half);
+    for (const bool fixed : {false, true})
+      for (const Mask& mask : masks) {
+        const OracleLimits limits = limits_of(OracleKind::plain, Precision::half, fixed);
+        EXPECT_LE(row_error(small, mask, simulated(small, mask, limits, Anchor::adaptive)), 2e-3)
+            << "values of " << size << (fixed ? ", fixed, " : ", ") << name(mask.kind);
+      }
+  }
+}
+
+TEST(HalfPrecision, RefusesAScaleThatWouldRoundQueriesTwice) {
+  const Problem p = problem(100, 100.0, Precision::half);
+  OracleLimits limits = limits_of(OracleKind::plain, Precision::half);
+  for (const double scale : {0.25, 1.0, 4.0}) {
+    limits.score_scale = scale;
+    EXPECT_LE(row_error(p, masks[0], simulated(p, masks[0], limits, Anchor::gibbs)), 2e-3) << scale;
+  }
+  limits.score_scale = 0.3;
+  const std::string reason =
+      message_of<LimitError>([&] { static_cast<void>(simulated(p, masks[0], limits, Anchor::gibbs)); });
+  EXPECT_TRUE(contains(reason, "power of two")) << reason;
+}
+
 TEST(BrainFloat, StaysWithinFourRoundOffs) {
   for (const double logit : {1.0, 10.0, 1000.0}) {
     const Problem p = problem(200, logit, Precision::bfloat16);
@@ -229,6 +257,38 @@ TEST(LargestScore, BeyondItTheTileIsNamed) {
       message_of<LimitError>([&] { static_cast<void>(simulated(p, masks[0], limits, Anchor::mean_key)); });
   EXPECT_TRUE(contains(reason, "head 0")) << reason;
   EXPECT_TRUE(contains(reason, "end at 40")) << reason;
+}
+
+TEST(LargestScore, IdentityHeadsNeedMoreThanItHas) {
+  OracleLimits limits;
+  limits.rows = 17;
+  limits.heads = 3;
+  limits.layers = 2;
+  limits.largest_score = 500;
+  const Problem p = problem(60, 1.0, Precision::float32);
+  SmallTransformer<float> oracle(limits);
+  SimulationOptions options;
+  options.packing = Packing::identity;
+  GridAttention<SmallTransformer<float>> grid(oracle, options);
+  Matrix<float> out(p.q.rows(), head_dim);
+  const AttentionSpec spec = spec_of(masks[0]);
+  const auto run = [&] { grid(projected_input(spec, view(p.q), view(p.k), view(p.v)), span(out)); };
+  EXPECT_TRUE(contains(message_of<LimitError>(run), "identity heads"));
+}
+
+TEST(KeyColumns, OfRawTokensAreThoseOfTheProjectedHead) {
+  const ModelSpec spec = paper_layer(1, 32, 2, Mask{MaskKind::full}, MlpKind::none, 0);
+  const Model<float> model = random_model<float>(spec, 1);
+  OracleLimits limits;
+  limits.rows = 9;
+  limits.key_cols = 17;  // 16 of the head, one for the anchor
+  SmallTransformer<float> oracle(limits);
+  SimulationOptions options;
+  options.encoding = TokenEncoding::raw;
+  EXPECT_NO_THROW(static_cast<void>(simulate(model, Random(2).matrix<float>(30, 32), oracle, options)));
+  limits.key_cols = 16;
+  SmallTransformer<float> narrow(limits);
+  EXPECT_THROW(static_cast<void>(simulate(model, Random(2).matrix<float>(30, 32), narrow, options)), LimitError);
 }
 
 // --- row counts ------------------------------------------------------------------------------------------------------

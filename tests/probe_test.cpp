@@ -220,6 +220,36 @@ TEST(HonestCore, WithColumnsThatArePaddedIsFoundSo) {
   expect_honest(core_with(limits, {.causal = true}), 40);
 }
 
+TEST(HonestOracle, OfManyRowsMayRoundItsSums) {
+  for (const Index rows : {900, 2000}) {
+    OracleLimits limits = rows_of(OracleKind::plain, rows);
+    limits.fixed_rows = true;
+    expect_honest(rounding_oracle<double>(limits));
+  }
+  for (const Index rows : {128, 300})
+    for (const double most : {10.0, 16.0}) {
+      OracleLimits limits = rows_of(OracleKind::plain, rows);
+      limits.fixed_rows = true;
+      limits.largest_score = most;
+      AnyOracle<float> oracle = rounding_oracle<float>(limits);
+      EXPECT_NO_THROW(require_honest(oracle)) << rows << " rows, scores to " << most;
+    }
+}
+
+TEST(LiarOfColumns, OfQueriesAndKeysIsFound) {
+  OracleLimits limits = rows_of(OracleKind::plain, 65);
+  limits.key_cols = 24;
+  for (const Index used : {4, 16, 23}) {
+    AnyOracle<float> oracle([limits, used] {
+      return core_oracle<float>(
+          limits, [used](const MatrixView<float>& q, const MatrixView<float>& k, const MatrixView<float>& v) {
+            return attend(block_view(q, {0, q.rows()}, 0, used), block_view(k, {0, k.rows()}, 0, used), v, {});
+          });
+    });
+    EXPECT_FALSE(probe(oracle).honest()) << used << " of 24 columns";
+  }
+}
+
 /// An oracle made of functions, which keeps what it likes.
 struct MadeOracle {
   using Scalar = float;
