@@ -136,7 +136,7 @@ TEST(WithoutNorms, TakesShiftsBackFromSmallTokensToo) {
   // Shifts of about 1 beside tokens, and values, of any size.
   for (const NormKind before : {NormKind::none, NormKind::layer})
     for (const NormKind after : {NormKind::none, NormKind::layer})
-      for (const double size : {1e-6, 1e-3, 1e3}) {
+      for (const double size : {1e-6, 1e-3, 1.0}) {
         NormsAround norms{before, after};
         give_gains(norms, 140, 70, 8);
         OracleLimits limits = rows_of(OracleKind::causal, 17);

@@ -78,7 +78,7 @@ TEST(ProcessesOfASimulation, ThatAlwaysFailAreOneErrorThatNamesTheCall) {
       "twoheads_simulate", with_processes(simulation(100, "--attempts 3"), oracle_command("--fault throw:1"), 2));
   EXPECT_EQ(run.exit_code, 1);
   EXPECT_TRUE(run.out.empty()) << run.out;
-  EXPECT_TRUE(contains(run.err, "3 attempts") && contains(run.err, "call ")) << run.err;
+  EXPECT_TRUE(contains(run.err, "failed 3 times") && contains(run.err, "call ")) << run.err;
 }
 
 TEST(ProcessesOfASimulation, AreProbedUnlessTheyAreTrusted) {

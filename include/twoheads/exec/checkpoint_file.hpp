@@ -248,7 +248,7 @@ class CheckpointFile {
     Head head;
     read(std::as_writable_bytes(std::span(&head, 1)), position_);
     const bool sound = head.mark == record_mark && head.sum == sum_of(head);
-    if (!sound && only_zeros(position_)) return false;
+    if (!sound && only_zeros(position_ + sizeof(Head))) return false;
     head = read_head();
     const std::uint64_t left = size_ - position_ - sizeof(Head);
     if (left != bytes_after(head)) return left > bytes_after(head);
