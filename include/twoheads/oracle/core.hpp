@@ -42,7 +42,7 @@ class CoreOracle {
  public:
   using Scalar = S;
 
-  CoreOracle(const OracleLimits& limits, C core) : limits_(limits), core_(std::move(core)) {
+  CoreOracle(const OracleLimits& limits, C callable) : limits_(limits), core_(std::move(callable)) {
     limits_.require_valid();
     if (limits_.kind == OracleKind::kernel || limits_.layers != 1 || limits_.residual)
       throw LimitError("an attention core is one layer, plain or causal, and adds nothing to its answer");
