@@ -2,6 +2,7 @@
 
 #include <twoheads/base/index.hpp>
 #include <twoheads/base/matrix.hpp>
+#include <twoheads/plan/anchor.hpp>
 
 namespace twoheads {
 
@@ -15,6 +16,13 @@ namespace twoheads {
 ///   Source   value columns [V, 1, e] replace the paper's r / (1 - r), which has no digits left from logits of about
 ///            16 in float (Lemma 3.1 computes A = r / (1 - r) from a value column of ones)
 enum class CallKind { straight, state, state_with_keys, values_and_keys, weight };
+
+/// The first call of a job, and the widest.
+[[nodiscard]] constexpr CallKind first_call(bool straight, Anchor anchor) {
+  if (straight) return CallKind::straight;
+  if (anchor == Anchor::gibbs) return CallKind::values_and_keys;
+  return anchor == Anchor::adaptive ? CallKind::state_with_keys : CallKind::state;
+}
 
 /// How the rows of a call are made from the tile's tokens.
 ///

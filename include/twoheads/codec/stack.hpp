@@ -92,11 +92,6 @@ class StackLayout {
   /// more than the least number of an exponential that does not reach 0.
   [[nodiscard]] double code_gap() const { return 1000.0 / score_scale_; }
 
-  /// Whether an oracle holds such scores, or has no identity heads to hold them for.
-  [[nodiscard]] bool identity_in_range(const OracleLimits& limits) const {
-    return !has_identity() || limits.largest_score >= code_gap() * limits.score_scale;
-  }
-
   /// The most that identity heads leave of other rows in a column of entries up to 1, where the oracle's exponential
   /// does not reach 0 but ends below the normal numbers: a share r or p must be well above it to be one.
   template <RealScalar Scalar>
@@ -120,23 +115,32 @@ class StackLayout {
   std::optional<Codes> codes_;
 };
 
-/// Throws LimitError where an oracle is too small for calls of such instances: its width, a head's columns, or the range
-/// of scores that identity heads take.
-inline void require_call_fits(const InstanceLayout& instance, const StackLayout& stacked, const OracleLimits& limits) {
-  const auto require = [](const std::string& what, Index needed, const char* unit, Index has, const char* advice) {
-    if (needed > has)
-      throw LimitError(detail::text(what, " takes ", needed, " ", unit, ", the oracle has ", has, advice));
+/// What of an oracle is too small for calls of such instances, or an empty text: its width, the columns of a head, of an
+/// identity head too, or the range of scores that identity heads take.
+[[nodiscard]] inline std::string call_fault(const InstanceLayout& instance, const StackLayout& stacked,
+                                            const OracleLimits& limits) {
+  std::string fault;
+  const auto hold = [&](const std::string& what, Index needed, const char* unit, Index has, const char* advice) {
+    if (fault.empty() && needed > has)
+      fault = detail::text(what, " takes ", needed, " ", unit, ", the oracle has ", has, advice);
   };
-  require(detail::text("a call of ", stacked.instances(), " instances"), stacked.width(), "columns", limits.width,
-          ": fewer heads a call, or fewer rows would do");
   const char* const wider = ": one with more columns would do, those that are left are zero";
   const bool adaptive = instance.kind == CallKind::state_with_keys;
-  require("a head of a call", instance.head_cols(), "columns of queries and keys", limits.key_cols, wider);
-  require("a head of a call", instance.answer_cols(), "columns of values", limits.value_cols,
-          adaptive ? ": the anchors mean-key and gibbs take fewer than adaptive" : wider);
-  if (!stacked.identity_in_range(limits))
-    throw LimitError(detail::text("identity heads take scores down to -", stacked.code_gap() * limits.score_scale,
-                                  ", the oracle's end at ", limits.largest_score, ": one layer a call would do"));
+  hold("a head of a call", instance.head_cols(), "columns of queries and keys", limits.key_cols, wider);
+  hold("a head of a call", instance.answer_cols(), "columns of values", limits.value_cols,
+       adaptive ? ": the anchors mean-key and gibbs take fewer than adaptive" : wider);
+  if (stacked.has_identity()) {
+    const char* const alone = ": one layer a call would do";
+    hold("an identity head", stacked.codes().columns(), "columns of queries and keys", limits.key_cols, alone);
+    hold("an identity head", stacked.width_before(1), "columns of values", limits.value_cols, alone);
+    const double depth = stacked.code_gap() * limits.score_scale;
+    if (fault.empty() && !(limits.largest_score >= depth))
+      fault = detail::text("identity heads take scores down to -", depth, ", the oracle's end at ",
+                           limits.largest_score, alone);
+  }
+  hold(detail::text("a call of ", stacked.instances(), " instances"), std::max(stacked.width(), stacked.output_width()),
+       "columns", limits.width, ": fewer heads a call, or fewer rows would do");
+  return fault;
 }
 
 /// Writes the code of each row that an identity head tells it from the others by; nothing where the layout has none.

@@ -52,9 +52,8 @@ class CallColumns {
 
   /// The calls of a round, as OracleEngine makes them.
   [[nodiscard]] static std::vector<CallKind> kinds(bool straight, Anchor anchor) {
-    if (straight) return {CallKind::straight};
-    if (anchor == Anchor::gibbs) return {CallKind::values_and_keys, CallKind::weight};
-    return {anchor == Anchor::adaptive ? CallKind::state_with_keys : CallKind::state};
+    const CallKind first = first_call(straight, anchor);
+    return first == CallKind::values_and_keys ? std::vector{first, CallKind::weight} : std::vector{first};
   }
 
   /// What of the oracle is too small for a call, or an empty text; asked for many blocks, so it is remembered.
@@ -71,28 +70,11 @@ class CallColumns {
 
  private:
   [[nodiscard]] std::string fault_of(const InstanceLayout& instance, const UsedPart& part) const {
-    const auto lacks = [&](const char* what, Index needed, Index has) {
-      return needed <= has ? std::string()
-                           : text("a call of ", part.instances, part.instances == 1 ? " instance" : " instances",
-                                  " takes ", needed, " ", what, ", the oracle has ", has);
-    };
-    std::string fault = lacks("columns of queries and keys", instance.head_cols(), oracle_.key_cols);
-    if (fault.empty()) fault = lacks("columns of values", instance.answer_cols(), oracle_.value_cols);
-    const bool endless = oracle_.largest_score == std::numeric_limits<double>::infinity();
-    if (!fault.empty() || (oracle_.width == OracleLimits::unlimited && oracle_.key_cols == OracleLimits::unlimited &&
-                           oracle_.value_cols == OracleLimits::unlimited && endless))
-      return fault;
-    const StackLayout stacked = stack(instance, part);
-    if (!stacked.identity_in_range(oracle_))
-      return text("identity heads take scores down to -", stacked.code_gap() * oracle_.score_scale,
-                  ", the oracle's end at ", oracle_.largest_score);
-    if (stacked.has_identity()) {
-      fault = lacks("columns of queries and keys of its identity head", stacked.codes().columns(), oracle_.key_cols);
-      if (fault.empty())
-        fault = lacks("columns of values of its identity head", stacked.width_before(1), oracle_.value_cols);
-    }
-    if (fault.empty()) fault = lacks("columns", std::max(stacked.width(), stacked.output_width()), oracle_.width);
-    return fault;
+    // Asked for many parts: an oracle without limits needs no layout.
+    const Index columns = std::min({oracle_.width, oracle_.key_cols, oracle_.value_cols});
+    if (columns == OracleLimits::unlimited && oracle_.largest_score == std::numeric_limits<double>::infinity())
+      return {};
+    return call_fault(instance, stack(instance, part), oracle_);
   }
 
   const PlanProblem& problem_;

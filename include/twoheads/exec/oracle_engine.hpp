@@ -70,7 +70,8 @@ class OracleEngine {
     require_exact_queries<Scalar>(factor(), limits_.precision);
     const InstanceLayout first = layout(first_kind());  // the widest of a job
     static_cast<void>(detail::checked_product("the width of a call", first.width() + first.answer_cols(), instances_));
-    require_call_fits(first, columns_of_calls(first), limits_);
+    if (const std::string fault = call_fault(first, columns_of_calls(first), limits_); !fault.empty())
+      throw LimitError(fault);
   }
 
   /// Calls made so far, repeats included, and the repeats alone.
@@ -122,11 +123,7 @@ class OracleEngine {
     return SlotMap(std::span<const Tile>(tiles), limits_.kind, plan_.straight());
   }
 
-  [[nodiscard]] CallKind first_kind() const {
-    if (plan_.straight()) return CallKind::straight;
-    if (plan_.anchor() == Anchor::gibbs) return CallKind::values_and_keys;
-    return plan_.anchor() == Anchor::adaptive ? CallKind::state_with_keys : CallKind::state;
-  }
+  [[nodiscard]] CallKind first_kind() const { return first_call(plan_.straight(), plan_.anchor()); }
 
   [[nodiscard]] InstanceLayout layout(CallKind kind) const {
     const AttentionSpec& spec = input_.spec;
