@@ -38,12 +38,12 @@ class RowByRow {
   std::function<void()> before_part = [] {};
 
   void operator()(const AttentionInput<S>& input, MatrixSpan<S> out) {
-    begin_layer(input.spec, input.layer, input.queries(), input.keys());
-    (*this)(input, {0, input.queries()}, out);
+    begin_layer(input.spec, input.layer, input.query_positions(), input.key_positions());
+    (*this)(input, input.query_positions(), out);
     end_layer();
   }
-  void begin_layer(const AttentionSpec&, Index, Index queries, Index keys) {
-    queries_ = queries;
+  void begin_layer(const AttentionSpec&, Index, Rows queries, Index keys) {
+    queries_ = queries.end;
     keys_ = keys;
     next_ = 0;
   }
@@ -395,8 +395,8 @@ TYPED_TEST(Checkpoint, HoldsPartsOfWindowsThatAreCutForTheirLength) {
     CheckpointedAttention<TypeParam> attend(*inner, path, c.key, parts_of(c.rows));
     Matrix<Scalar> rows = c.tokens;
     for (Index layer = 0; layer < 2; ++layer)
-      detail::layer_in_parts(c.model.spec, c.model.layers[static_cast<std::size_t>(layer)], layer, reach, 21, rows,
-                             attend);
+      detail::layer_in_parts(c.model.spec, c.model.spec.attention, c.model.layers[static_cast<std::size_t>(layer)],
+                             layer, reach, 21, rows, attend);
     counts = attend.counts();
     return rows;
   };

@@ -9,6 +9,7 @@
 #include <string>
 #include <twoheads/attention/direct.hpp>
 #include <twoheads/attention/forward.hpp>
+#include <twoheads/attention/language.hpp>
 #include <twoheads/base/digest.hpp>
 #include <twoheads/model/random.hpp>
 #include <utility>

@@ -66,6 +66,8 @@ class Sees {
         return query - key <= mask_.left && key - query <= mask_.right;
       case MaskKind::documents:
         break;
+      case MaskKind::blocks:
+        return false;  // not of this test
     }
     const bool same = document_[static_cast<std::size_t>(query)] == document_[static_cast<std::size_t>(key)];
     return same && (!mask_.causal_documents || key <= query);

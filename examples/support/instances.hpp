@@ -17,19 +17,19 @@
   prefix template Matrix<Scalar> mlp(const MatrixView<Scalar>&, const MlpWeights<Scalar>&, MlpKind, Index);        \
   prefix template class DirectAttention<Scalar>;                                                                   \
   prefix template Matrix<Scalar> forward(const Model<Scalar>&, Matrix<Scalar>, DirectAttention<Scalar>&,           \
-                                         const Matrix<Scalar>*);                                                   \
+                                         const Matrix<Scalar>*, const ScoreBias<Scalar>&);                         \
   prefix template Matrix<Scalar> forward(const Model<Scalar>&, Matrix<Scalar>, DirectAttention<Scalar>&&,          \
-                                         const Matrix<Scalar>*)
+                                         const Matrix<Scalar>*, const ScoreBias<Scalar>&)
 
 #define TWOHEADS_GRID(prefix, O, Exec)                                                                           \
   prefix template class GridAttention<O, Exec>;                                                                  \
   prefix template Matrix<O::Scalar> forward(const Model<O::Scalar>&, Matrix<O::Scalar>, GridAttention<O, Exec>&, \
-                                            const Matrix<O::Scalar>*)
+                                            const Matrix<O::Scalar>*, const ScoreBias<O::Scalar>&)
 
 #define TWOHEADS_KERNEL(prefix, Scalar, Exec)                                                                  \
   prefix template class KernelAttention<Scalar, Exec>;                                                         \
   prefix template Matrix<Scalar> forward(const Model<Scalar>&, Matrix<Scalar>, KernelAttention<Scalar, Exec>&, \
-                                         const Matrix<Scalar>*)
+                                         const Matrix<Scalar>*, const ScoreBias<Scalar>&)
 
 #define TWOHEADS_SIMULATION(prefix, Scalar)                            \
   prefix template class SmallTransformer<Scalar>;                      \

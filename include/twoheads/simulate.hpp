@@ -66,22 +66,23 @@ class GridAttention {
 
   void operator()(const AttentionInput<Scalar>& input, MatrixSpan<Scalar> out) {
     require_shapes(input, out);
-    begin_layer(input.spec, input.layer, input.queries(), input.keys());
-    (*this)(input, {0, input.queries()}, out);
+    begin_layer(input.spec, input.layer, input.query_positions(), input.key_positions());
+    (*this)(input, input.query_positions(), out);
     end_layer();
   }
 
   /// Part by part, for long inputs whose queries see few keys: see AttendInParts. The parts of a layer take together
   /// the calls that the layer takes as a whole.
-  void begin_layer(const AttentionSpec& spec, Index layer, Index queries, Index keys) {
+  void begin_layer(const AttentionSpec& spec, Index layer, Rows queries, Index keys) {
     detail::require_no_soft_cap(spec);
     Sampling sampling = options_.sampling;
     sampling.layer = layer;
-    plan_.emplace(PlanRequest{spec.mask, queries, keys, spec.heads, 1, used_limits(), options_.anchor, options_.packing,
-                              sampling, options_.block});
+    plan_.emplace(PlanRequest{spec.mask, queries.size(), keys, spec.heads, 1, used_limits(), options_.anchor,
+                              options_.packing, sampling, options_.block, queries.begin});
     if (options_.error_bar_level != 0 && plan_->sampled() != nullptr && !plan_->exact() && sampling.samples < 2)
       throw SpecError("error bars need the spread of 2 samples or more, the plan draws 1: expected more samples");
-    if (options_.error_bar_level != 0) bars_.emplace(queries, spec.heads, spec.value_dim, options_.error_bar_level);
+    if (options_.error_bar_level != 0)
+      bars_.emplace(queries.size(), spec.heads, spec.value_dim, options_.error_bar_level);
     next_block_ = 0;
     rounds_ = 0;
   }
@@ -95,7 +96,7 @@ class GridAttention {
       const Index end = plan_->queries_of(block).end;
       if (end - first >= least && slots % plan_->slots_per_call() == 0) return end;
     }
-    return plan_->tokens();
+    return plan_->queries().end;
   }
 
   /// In place of the evaluation of a part whose rows are known already.
@@ -108,6 +109,7 @@ class GridAttention {
     TWOHEADS_ASSERT(plan_);
     const AttentionSpec& spec = input.spec;
     detail::require_shape("the output of a part", out, queries.size(), spec.heads * spec.value_dim);
+    detail::require_plain_scores(input, "the grid of calls");
     const HeldRows& held = input.held;
     const auto query_at = [&](Index row) { return held.query_at(row); };
     const auto key_at = [&](Index row) { return held.key_at(row); };

@@ -29,6 +29,7 @@
 #include <twoheads/attention/project.hpp>
 #include <twoheads/attention/parts.hpp>
 #include <twoheads/attention/forward.hpp>
+#include <twoheads/attention/language.hpp>
 #include <twoheads/attention/direct.hpp>
 #include <twoheads/attention/partial.hpp>
 #include <twoheads/attention/exp2_parts.hpp>

@@ -73,6 +73,14 @@ inline Visible visible(const twoheads::Mask& mask) {
           if ((query < end) != (key < end)) return false;
         return true;
       };
+    case MaskKind::blocks:
+      return [ends = mask.ends, shown = mask.shown](Index query, Index key) {
+        std::size_t group = 0;
+        while (ends[group] <= query) ++group;
+        bool seen = false;
+        for (const auto& range : shown[group]) seen = seen || (range.begin <= key && key < range.end);
+        return seen;
+      };
   }
   return [](Index, Index) { return true; };
 }

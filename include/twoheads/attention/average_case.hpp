@@ -47,6 +47,7 @@ template <RealScalar Scalar>
   detail::require_shape("k", input.k, input.keys(), spec.kv_heads * spec.head_dim);
   detail::require_shape("v", input.v, input.keys(), spec.kv_heads * spec.value_dim);
   spec.mask.require_defined(input.queries(), input.keys());
+  detail::require_plain_scores(input, "the average case");
   AverageCaseFigures figures;
   figures.exact = input.queries() <= most_queries;
   figures.queries = std::min(input.queries(), most_queries);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <twoheads/attention/input.hpp>
 #include <twoheads/base/matrix.hpp>
 #include <twoheads/base/product.hpp>
@@ -12,9 +13,10 @@ namespace twoheads {
 ///
 ///   Shapes   input as AttentionInput says; out (N, heads * value_dim)
 ///   Math     out_i = sum_j exp(s_ij - m_i) v_j / sum_j exp(s_ij - m_i) over visible j, s_ij = score_scale q_i . k_j
-///            or soft_cap tanh(score_scale q_i . k_j / soft_cap), m_i = max_j s_ij
-///   Corner   NaN and infinity reach the rows that see them, and no other. Extra memory is O(block * n), n the
-///            keys that a block sees, with block * n <= max(n, 2^20) or so.
+///            or soft_cap tanh(score_scale q_i . k_j / soft_cap), and what ALiBi and a bias add; m_i = max_j s_ij.
+///            A learned sink adds exp(its logit - m_i) below.
+///   Corner   NaN and infinity reach the rows that see them, and no other. A row that sees no key is zero. Extra memory
+///            is O(block * n), n the keys that a block sees, with block * n <= max(n, 2^20) or so.
 ///   Source   Yu & Alman, Definitions 2.1 and 2.3 to 2.5
 template <RealScalar Scalar>
 class DirectAttention {
@@ -22,12 +24,12 @@ class DirectAttention {
   void operator()(const AttentionInput<Scalar>& input, MatrixSpan<Scalar> out) {
     const AttentionSpec& spec = input.spec;
     require_shapes(input, out);
-    const Index block = std::clamp<Index>((Index{1} << 20) / spec.mask.most_visible(input.keys()), 1, 64);
-    for (Index head = 0; head < spec.heads; ++head) {
-      finite_values_ = detail::first_row_not_finite(input.value_rows(head, {0, input.keys()})) < 0;
-      for (Index begin = 0; begin < input.queries(); begin += block)
-        evaluate(input, head, {begin, std::min(begin + block, input.queries())}, out);
-    }
+    const Index block = std::clamp<Index>((Index{1} << 20) / spec.mask.most_visible(input.key_positions()), 1, 64);
+    const Rows queries = input.query_positions();
+    finite_values_ = detail::first_row_not_finite(input.v) < 0;
+    for (Index head = 0; head < spec.heads; ++head)
+      for (Index begin = queries.begin; begin < queries.end; begin += block)
+        evaluate(input, head, {begin, std::min(begin + block, queries.end)}, out);
   }
 
   /// Largest |score| over the visible pairs seen so far.
@@ -36,12 +38,18 @@ class DirectAttention {
  private:
   void evaluate(const AttentionInput<Scalar>& input, Index head, Rows queries, MatrixSpan<Scalar>& out) {
     const AttentionSpec& spec = input.spec;
-    const auto visible_to = [&](Index row) { return spec.mask.visible_keys(queries.begin + row, input.keys()); };
+    const auto visible_to = [&](Index row) {
+      return spec.mask.visible_keys(queries.begin + row, input.key_positions());
+    };
     VisibleKeys seen = visible_to(0);
     for (Index row = 1; row < queries.size(); ++row) {
       const VisibleKeys visible = visible_to(row);
       seen.sinks.end = std::max(seen.sinks.end, visible.sinks.end);
-      seen.keys = {std::min(seen.keys.begin, visible.keys.begin), std::max(seen.keys.end, visible.keys.end)};
+      if (visible.keys.empty()) continue;
+      if (seen.keys.empty())
+        seen.keys = visible.keys;
+      else
+        seen.keys = {std::min(seen.keys.begin, visible.keys.begin), std::max(seen.keys.end, visible.keys.end)};
     }
     // Columns of the scores: sinks, then the other keys. Where a row sees no sinks apart, they lie among the others.
     const Index sinks = seen.sinks.size();
@@ -53,31 +61,8 @@ class DirectAttention {
     detail::multiply_transposed(block_span(span(scores_), all, sinks, seen.keys.size()),
                                 input.query_rows(head, queries), input.key_rows(head, seen.keys));
     sums_.resize(queries.size());
-    for (Index row = 0; row < queries.size(); ++row) {
-      const VisibleKeys visible = visible_to(row);
-      const Rows keys{sinks + visible.keys.begin - seen.keys.begin, sinks + visible.keys.end - seen.keys.begin};
-      auto scores = scores_.row(row);
-      scores.segment(visible.sinks.size(), keys.begin - visible.sinks.size()).setZero();
-      scores.tail(scores.size() - keys.end).setZero();
-      // Hidden scores take no part: the two ranges are scaled, measured and summed one by one.
-      auto near = scores.segment(keys.begin, keys.size());
-      auto far = scores.head(visible.sinks.size());
-      scale(near, spec);
-      Scalar largest = near.maxCoeff();
-      Scalar smallest = near.minCoeff();
-      if (far.size() > 0) {
-        scale(far, spec);
-        largest = std::max(largest, far.maxCoeff());
-        smallest = std::min(smallest, far.minCoeff());
-      }
-      max_logit_ = std::max({max_logit_, static_cast<double>(largest), -static_cast<double>(smallest)});
-      near = (near.array() - largest).exp();
-      sums_[row] = near.sum();
-      if (far.size() == 0) continue;
-      far = (far.array() - largest).exp();
-      sums_[row] += far.sum();
-    }
-    MatrixSpan<Scalar> rows = block_span(out, queries, head * spec.value_dim, spec.value_dim);
+    for (Index row = 0; row < queries.size(); ++row) weigh(input, head, queries.begin + row, row, seen);
+    MatrixSpan<Scalar> rows = block_span(out, input.held.query_place(queries), head * spec.value_dim, spec.value_dim);
     if (finite_values_) {
       detail::multiply(rows, block_view(view(scores_), all, sinks, seen.keys.size()),
                        input.value_rows(head, seen.keys));
@@ -93,6 +78,94 @@ class DirectAttention {
     rows.array().colwise() /= sums_.array();
   }
 
+  /// Turns the scores of a row into weights, and finds their sum.
+  void weigh(const AttentionInput<Scalar>& input, Index head, Index query, Index row, const VisibleKeys& seen) {
+    const AttentionSpec& spec = input.spec;
+    const VisibleKeys visible = spec.mask.visible_keys(query, input.key_positions());
+    const Index sinks = seen.sinks.size();
+    const Rows keys{sinks + visible.keys.begin - seen.keys.begin, sinks + visible.keys.end - seen.keys.begin};
+    auto scores = scores_.row(row);
+    sums_[row] = Scalar(1);
+    if (visible.size() == 0) {
+      scores.setZero();
+      return;
+    }
+    scores.segment(visible.sinks.size(), keys.begin - visible.sinks.size()).setZero();
+    scores.tail(scores.size() - keys.end).setZero();
+    // Hidden scores take no part: the two ranges are scaled, measured and summed one by one.
+    auto near = scores.segment(keys.begin, keys.size());
+    auto far = scores.head(visible.sinks.size());
+    scale(near, spec);
+    scale(far, spec);
+    const Scalar* const bias = input.bias_of(head, query);
+    const bool hides = bias != nullptr || spec.mask.kind == MaskKind::blocks;
+    if (!spec.alibi.empty() || bias != nullptr) {
+      const double slope = spec.alibi.empty() ? 0.0 : spec.alibi[static_cast<std::size_t>(head)];
+      add_terms(near, visible.keys.begin, slope, query, bias);
+      add_terms(far, visible.sinks.begin, slope, query, bias);
+    }
+    if (spec.mask.kind == MaskKind::blocks) hide_gaps(near, visible.keys, spec.mask, query);
+    Scalar largest = hides ? largest_shown(near, far) : near.maxCoeff();
+    if (hides && largest == hidden) {
+      scores.setZero();
+      return;
+    }
+    Scalar smallest = hides ? largest : near.minCoeff();
+    if (!hides && far.size() > 0) {
+      largest = std::max(largest, far.maxCoeff());
+      smallest = std::min(smallest, far.minCoeff());
+    }
+    max_logit_ = std::max({max_logit_, static_cast<double>(largest), -static_cast<double>(smallest)});
+    const double sink = input.sink_logit(head);
+    largest = std::max(largest, static_cast<Scalar>(sink));
+    sums_[row] = static_cast<Scalar>(std::exp(sink - static_cast<double>(largest)));
+    const auto sum = [&](auto& part) {
+      // The least number of a vectorised exponential is not 0.
+      if (hides)
+        part = (part.array() == hidden).select(Scalar(0), (part.array() - largest).exp());
+      else
+        part = (part.array() - largest).exp();
+      if (part.size() > 0) sums_[row] += part.sum();
+    };
+    sum(near);
+    sum(far);
+  }
+
+  /// The score of a hidden pair.
+  static constexpr Scalar hidden = -std::numeric_limits<Scalar>::infinity();
+
+  template <class Scores>
+  static void add_terms(Scores& scores, Index first_key, double slope, Index query, const Scalar* bias) {
+    for (Index key = 0; key < scores.size(); ++key) {
+      if (slope != 0) scores[key] += static_cast<Scalar>(slope * static_cast<double>(first_key + key - query));
+      if (bias == nullptr) continue;
+      // A score that is not finite stays away where it is hidden.
+      scores[key] = bias[first_key + key] == hidden ? hidden : scores[key] + bias[first_key + key];
+    }
+  }
+
+  template <class Scores>
+  static void hide_gaps(Scores& scores, Rows keys, const Mask& mask, Index query) {
+    Index next = keys.begin;
+    mask.for_each_range(query, keys.end, [&](Rows range) {
+      scores.segment(next - keys.begin, range.begin - next).setConstant(hidden);
+      next = range.end;
+    });
+  }
+
+  /// The largest score that is not hidden; NaN where there is one.
+  template <class Near, class Far>
+  [[nodiscard]] static Scalar largest_shown(const Near& near, const Far& far) {
+    Scalar largest = hidden;
+    const auto look = [&](const auto& part) {
+      for (Index key = 0; key < part.size(); ++key)
+        if (!(part[key] <= largest)) largest = part[key];
+    };
+    look(near);
+    look(far);
+    return largest;
+  }
+
   template <class Scores>
   static void scale(Scores& scores, const AttentionSpec& spec) {
     scores *= static_cast<Scalar>(spec.score_scale);
@@ -106,13 +179,17 @@ class DirectAttention {
                       MatrixSpan<Scalar>& rows) {
     rows.setZero();
     for (Index row = 0; row < queries.size(); ++row) {
-      const VisibleKeys visible = input.spec.mask.visible_keys(queries.begin + row, input.keys());
-      const auto add = [&](Rows keys, Index column) {
+      const Index query = queries.begin + row;
+      const Scalar* const bias = input.bias_of(head, query);
+      const VisibleKeys visible = input.spec.mask.visible_keys(query, input.key_positions());
+      input.spec.mask.for_each_range(query, input.key_positions(), [&](Rows keys) {
+        const bool far = keys == visible.sinks;
+        const Index column = far ? 0 : seen.sinks.size() + keys.begin - seen.keys.begin;
         const MatrixView<Scalar> values = input.value_rows(head, keys);
-        for (Index key = 0; key < keys.size(); ++key) rows.row(row) += scores_(row, column + key) * values.row(key);
-      };
-      add(visible.keys, seen.sinks.size() + visible.keys.begin - seen.keys.begin);
-      add(visible.sinks, 0);
+        for (Index key = 0; key < keys.size(); ++key)
+          if (bias == nullptr || bias[keys.begin + key] != hidden)
+            rows.row(row) += scores_(row, column + key) * values.row(key);
+      });
     }
   }
 

@@ -2,73 +2,106 @@
 
 #include <algorithm>
 #include <optional>
-#include <string>
 #include <twoheads/attention/input.hpp>
 #include <twoheads/attention/mlp.hpp>
 #include <twoheads/attention/norm.hpp>
 #include <twoheads/attention/parts.hpp>
 #include <twoheads/attention/project.hpp>
-#include <twoheads/attention/rope.hpp>
-#include <twoheads/base/product.hpp>
+#include <type_traits>
+#include <utility>
 
 namespace twoheads {
 namespace detail {
 
-/// x <- x + mlp(norm(x)) or mlp(norm(x)) for some rows, a few at a time: the hidden columns never exist for all rows at
-/// once.
+/// Ends a part of a layer, attention or MLP: what it yields is normed, added to its rows or put in their place, and the
+/// sum is normed, as far as the spec has these.
 template <RealScalar Scalar>
-void mlp_in_place(const ModelSpec& spec, const LayerWeights<Scalar>& layer, Rows part, Matrix<Scalar>& x) {
-  constexpr Index block = 256;
-  for (Index begin = part.begin; begin < part.end; begin += block) {
-    const Index count = std::min(block, part.end - begin);
-    auto rows = x.middleRows(begin, count);
-    const Matrix<Scalar> input = normed(view(rows), layer.mlp_norm, spec.norm, spec.norm_epsilon);
-    const Matrix<Scalar> output = mlp(view(input), layer.mlp, spec.mlp, begin);
-    if (spec.residual)
-      rows += output;
-    else
-      rows = output;
-  }
+void add_to_rows(const ModelSpec& spec, const NormWeights<Scalar>& end_norm, const NormWeights<Scalar>& sum_norm,
+                 const Matrix<Scalar>& added, MatrixSpan<Scalar> rows) {
+  const auto norm = [&](const auto& values, const NormWeights<Scalar>& weights) {
+    return normed(view(values), weights, spec.norm, spec.norm_epsilon);
+  };
+  const bool ends = spec.norm_place == NormPlace::both;
+  if (spec.residual && ends)
+    rows += norm(added, end_norm);
+  else if (spec.residual)
+    rows += added;
+  else
+    rows = ends ? norm(added, end_norm) : added;
+  if (spec.norm_place == NormPlace::after) rows = norm(rows, sum_norm);
 }
 
-/// The rest of a layer for some rows: output projection, residual sum and MLP, given what attention mixed.
+/// The MLP of a layer on its rows, a few at a time: the hidden columns never exist for all rows at once.
 template <RealScalar Scalar>
-void finish_rows(const ModelSpec& spec, const LayerWeights<Scalar>& layer, Rows part, Matrix<Scalar> mixed,
-                 Matrix<Scalar>& x) {
+void mlp_in_place(const ModelSpec& spec, const LayerWeights<Scalar>& layer, MatrixSpan<Scalar> x,
+                  Index first_position) {
+  for_each_rows(x.rows(), [&](Rows block) {
+    MatrixSpan<Scalar> rows = block_span(x, block, 0, x.cols());
+    Matrix<Scalar> input = rows;
+    if (spec.norm_place != NormPlace::after) input = normed(view(rows), layer.mlp_norm, spec.norm, spec.norm_epsilon);
+    const Matrix<Scalar> output = mlp(view(input), layer.mlp, spec.mlp, first_position + block.begin);
+    add_to_rows(spec, layer.mlp_end_norm, layer.mlp_norm, output, rows);
+  });
+}
+
+/// The rest of a layer for rows from a position on: output projection, residual sums, norms and MLP, given what attention
+/// mixed.
+template <RealScalar Scalar>
+void finish_rows(const ModelSpec& spec, const LayerWeights<Scalar>& layer, Matrix<Scalar> mixed, Index first_position,
+                 MatrixSpan<Scalar> x) {
   if (spec.attention.output_projection) {
-    Matrix<Scalar> projected(part.size(), spec.width);
-    multiply(span(projected), view(mixed), view(layer.attention.wo));
+    Matrix<Scalar> projected(mixed.rows(), spec.width);
+    multiply_rows(span(projected), view(mixed), view(layer.attention.wo), view(layer.attention.bo));
     mixed = std::move(projected);
   }
-  // Rows that are all of x are exchanged, not copied.
-  if (spec.residual)
-    x.middleRows(part.begin, part.size()) += mixed;
-  else if (part.size() == x.rows())
-    x = std::move(mixed);
-  else
-    x.middleRows(part.begin, part.size()) = mixed;
-  if (spec.mlp != MlpKind::none) mlp_in_place(spec, layer, part, x);
+  add_to_rows(spec, layer.attention_end_norm, layer.attention_norm, mixed, x);
+  if (spec.mlp != MlpKind::none) mlp_in_place(spec, layer, x, first_position);
+}
+
+/// The norm after the last layer, where the spec has one.
+template <RealScalar Scalar>
+void final_norm_in_place(const Model<Scalar>& model, Matrix<Scalar>& x) {
+  if (!model.spec.final_norm) return;
+  for_each_rows(x.rows(), [&](Rows block) {
+    auto rows = x.middleRows(block.begin, block.size());
+    rows = normed(view(rows), model.final_norm, model.spec.norm, model.spec.norm_epsilon);
+  });
+}
+
+/// What attention mixes of the values of all heads, before the output projection.
+template <RealScalar Scalar, class AttendFn>
+[[nodiscard]] Matrix<Scalar> mixed_rows(const AttentionSpec& spec, const AttentionWeights<Scalar>& weights,
+                                        const MatrixView<Scalar>& tokens, AttendFn& attend, Index layer,
+                                        const Matrix<Scalar>* memory, const ScoreBias<Scalar>& bias) {
+  const MatrixView<Scalar> sources = memory == nullptr ? tokens : view(*memory);
+  Matrix<Scalar> mixed(tokens.rows(), spec.heads * spec.value_dim);
+  const Matrix<Scalar> q = queries_of(spec, weights, tokens);
+  const Matrix<Scalar> k = keys_of(spec, weights, sources);
+  const Matrix<Scalar> v = values_of(spec, weights, sources);
+  attend(
+      AttentionInput<Scalar>{
+          spec, layer, view(q), view(k), view(v), tokens, sources, weights, {}, false, view(weights.sinks), bias},
+      span(mixed));
+  return mixed;
 }
 
 /// A layer part by part, for masks that reach so many keys to each side: beside x, memory for one part of `least`
 /// queries or a few more.
 template <RealScalar Scalar, AttendInParts<Scalar> AttendFn>
-void layer_in_parts(const ModelSpec& spec, const LayerWeights<Scalar>& layer, Index index, const MaskReach& reach,
-                    Index least, Matrix<Scalar>& x, AttendFn& attend) {
-  const AttentionSpec& a = spec.attention;
-  KeyWindow<Scalar> window(spec, layer, reach);
-  attend.begin_layer(a, index, x.rows(), x.rows());
+void layer_in_parts(const ModelSpec& spec, const AttentionSpec& a, const LayerWeights<Scalar>& layer, Index index,
+                    const MaskReach& reach, Index least, Matrix<Scalar>& x, AttendFn& attend) {
+  KeyWindow<Scalar> window(spec, a, layer, reach);
+  attend.begin_layer(a, index, Rows{0, x.rows()}, x.rows());
   for (Index begin = 0; begin < x.rows();) {
     const Rows part{begin, attend.part_end(begin, least)};
     window.move_to(part, x);
     const MatrixView<Scalar> tokens = window.tokens_of(part);
-    Matrix<Scalar> q = project(tokens, layer.attention.wq, a.head_input, a.heads);
-    if (a.rope) rotate(span(q), a.head_dim, *a.rope, part.begin);
+    const Matrix<Scalar> q = queries_of(a, layer.attention, tokens, part.begin);
     Matrix<Scalar> mixed(part.size(), a.heads * a.value_dim);
     attend(AttentionInput<Scalar>{a, index, view(q), window.keys(), window.values(), tokens, window.tokens(),
-                                  layer.attention, window.held()},
+                                  layer.attention, window.held(), false, view(layer.attention.sinks)},
            part, span(mixed));
-    finish_rows(spec, layer, part, std::move(mixed), x);
+    finish_rows(spec, layer, std::move(mixed), part.begin, block_span(span(x), part, 0, x.cols()));
     begin = part.end;
   }
   attend.end_layer();
@@ -76,90 +109,72 @@ void layer_in_parts(const ModelSpec& spec, const LayerWeights<Scalar>& layer, In
 
 }  // namespace detail
 
+/// One attention over token rows, from their projection to its own: a block to build models of.
+///
+///   Shapes   tokens (N, d) normed as the model likes; memory (NK, d') or none: where keys and values come from in place
+///            of the tokens (cross-attention), positions from 0 on; result (N, width of wo), or (N, heads * value_dim)
+///            where the spec has no output projection
+///   Throws   SpecError, ShapeError if spec, weights and rows do not fit together, and whatever `attend` throws
+template <RealScalar Scalar, Attend<Scalar> AttendFn>
+[[nodiscard]] Matrix<Scalar> attention(const AttentionSpec& spec, const AttentionWeights<Scalar>& weights,
+                                       const MatrixView<std::type_identity_t<Scalar>>& tokens, AttendFn&& attend,
+                                       Index layer = 0, const Matrix<std::type_identity_t<Scalar>>* memory = nullptr,
+                                       const ScoreBias<std::type_identity_t<Scalar>>& bias = {}) {
+  detail::require_attention(detail::text("layer ", layer, ": "), weights, spec, tokens.cols(),
+                            memory == nullptr ? tokens.cols() : memory->cols(), weights.wo.cols());
+  Matrix<Scalar> mixed = detail::mixed_rows(spec, weights, tokens, attend, layer, memory, bias);
+  if (!spec.output_projection) return mixed;
+  Matrix<Scalar> projected(mixed.rows(), weights.wo.cols());
+  detail::multiply_rows(span(projected), view(mixed), view(weights.wo), view(weights.bo));
+  return projected;
+}
+
 /// Runs the large transformer over rows; how attention is evaluated is the caller's choice.
 ///
 ///   Shapes   x, result (N, width); memory (NK, width): keys and values come from it where it is given
-///            (cross-attention), as it is: neither the input MLP nor a norm is applied to it
+///            (cross-attention), as it is: neither the input MLP nor a norm is applied to it; bias: added to the scores of
+///            all layers, see ScoreBias
 ///   Math     see ModelSpec
 ///   Throws   SpecError, ShapeError if spec, weights, x or memory do not fit together, and whatever `attend` throws
 ///   Source   Yu & Alman, Definition 2.2 and the usual pre-norm transformer
 template <RealScalar Scalar, Attend<Scalar> AttendFn>
 [[nodiscard]] Matrix<Scalar> forward(const Model<Scalar>& model, Matrix<Scalar> x, AttendFn&& attend,
-                                     const Matrix<Scalar>* memory = nullptr) {
+                                     const Matrix<std::type_identity_t<Scalar>>* memory = nullptr,
+                                     const ScoreBias<std::type_identity_t<Scalar>>& bias = {}) {
   const ModelSpec& spec = model.spec;
-  const AttentionSpec& a = spec.attention;
   require_shapes(model);
-  a.mask.require_defined(x.rows(), memory != nullptr ? memory->rows() : x.rows());
   detail::require_shape("the input", x, x.rows(), spec.width);
   if (memory != nullptr) {
     detail::require_shape("the memory", *memory, memory->rows(), spec.width);
-    if (a.rope) throw SpecError("rotary positions over a memory are undefined: expected a model without rope");
+    if (spec.attention.rope)
+      throw SpecError("rotary positions over a memory are undefined: expected a model without rope");
   }
+  for (Index index = 0; index < spec.layers; ++index)
+    spec.attention_of(index).mask.require_defined(x.rows(), memory != nullptr ? memory->rows() : x.rows());
   if (model.input_mlp) model.input_mlp(0, span(x));
 
-  // Where queries see few keys of many, a layer needs no more than a part of q, k and v at a time.
-  const std::optional<MaskReach> reach = a.mask.reach(x.rows());
-  const Index part_rows = reach ? detail::rows_of_a_part(*reach, spec.width) : x.rows();
-  const bool in_parts = memory == nullptr && x.rows() / 4 > part_rows;
   for (Index index = 0; index < spec.layers; ++index) {
     const LayerWeights<Scalar>& layer = model.layers[static_cast<std::size_t>(index)];
+    const AttentionSpec a = spec.attention_of(index);
+    // Where queries see few keys of many, a layer needs no more than a part of q, k and v at a time.
+    const std::optional<MaskReach> reach = a.mask.reach(x.rows());
+    const Index part_rows = reach ? detail::rows_of_a_part(*reach, spec.width) : x.rows();
+    const bool in_parts = memory == nullptr && bias.empty() && x.rows() / 4 > part_rows;
     if constexpr (AttendInParts<AttendFn, Scalar>) {
       if (in_parts) {
-        detail::layer_in_parts(spec, layer, index, *reach, part_rows, x, attend);
+        detail::layer_in_parts(spec, a, layer, index, *reach, part_rows, x, attend);
         continue;
       }
     }
-    Matrix<Scalar> mixed(x.rows(), a.heads * a.value_dim);
+    Matrix<Scalar> mixed;
     {
-      const Matrix<Scalar> tokens = normed(view(x), layer.attention_norm, spec.norm, spec.norm_epsilon);
-      const Matrix<Scalar>& sources = memory != nullptr ? *memory : tokens;
-      Matrix<Scalar> q = detail::project(view(tokens), layer.attention.wq, a.head_input, a.heads);
-      Matrix<Scalar> k = detail::project(view(sources), layer.attention.wk, a.head_input, a.heads);
-      const Matrix<Scalar> v = detail::project(view(sources), layer.attention.wv, a.head_input, a.heads);
-      if (a.rope) {
-        rotate(span(q), a.head_dim, *a.rope);
-        rotate(span(k), a.head_dim, *a.rope);
-      }
-      attend(AttentionInput<Scalar>{a, index, view(q), view(k), view(v), view(tokens), view(sources), layer.attention},
-             span(mixed));
+      const Matrix<Scalar> tokens = detail::attention_tokens(spec, layer, view(x));
+      mixed = detail::mixed_rows(a, layer.attention, view(tokens), attend, index, memory, bias);
     }
-    detail::finish_rows(spec, layer, {0, x.rows()}, std::move(mixed), x);
+    detail::finish_rows(spec, layer, std::move(mixed), 0, span(x));
   }
-  if (spec.final_norm) {
-    constexpr Index block = 256;
-    for (Index begin = 0; begin < x.rows(); begin += block) {
-      auto rows = x.middleRows(begin, std::min(block, x.rows() - begin));
-      rows = normed(view(rows), model.final_norm, spec.norm, spec.norm_epsilon);
-    }
-  }
+  detail::final_norm_in_place(model, x);
   return x;
-}
-
-/// Rows of the embedding for token ids.
-///
-///   Shapes   ids (N), result (N, width)
-///   Throws   SpecError that names the place and the id if it is not in 0..vocabulary-1
-template <RealScalar Scalar, class Ids>
-[[nodiscard]] Matrix<Scalar> embed(const LanguageModel<Scalar>& model, const Ids& ids) {
-  Matrix<Scalar> rows(static_cast<Index>(ids.size()), model.embedding.cols());
-  Index place = 0;
-  for (const auto id : ids) {
-    if (id < 0 || id >= model.vocabulary())
-      throw SpecError(detail::text("token ", place, " has the id ", id, ", expected 0 to ", model.vocabulary() - 1));
-    rows.row(place++) = model.embedding.row(static_cast<Index>(id));
-  }
-  return rows;
-}
-
-/// Scores of every possible next token.
-///
-///   Shapes   rows (N, width), result (N, vocabulary)
-template <RealScalar Scalar>
-[[nodiscard]] Matrix<Scalar> logits(const LanguageModel<Scalar>& model, const MatrixView<Scalar>& rows) {
-  detail::require_shape("the rows to be scored", rows, rows.rows(), model.output_rows().cols());
-  Matrix<Scalar> result(rows.rows(), model.output_rows().rows());
-  detail::multiply_transposed(span(result), rows, view(model.output_rows()));
-  return result;
 }
 
 }  // namespace twoheads

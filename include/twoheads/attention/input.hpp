@@ -1,5 +1,7 @@
 #pragma once
 
+#include <limits>
+#include <string>
 #include <twoheads/base/matrix.hpp>
 #include <twoheads/model/weights.hpp>
 
@@ -25,13 +27,34 @@ struct HeldRows {
   [[nodiscard]] Index key_at(Index row) const { return row < sinks ? row : row - sinks + first_key; }
 };
 
+/// Numbers that are added to the scores of a layer, capped ones where scores are capped: an additive mask, relative
+/// positions, a padding of keys. -infinity hides a pair, as a mask does.
+///
+///   Shapes   rows (H * Q, NK): H the heads, or 1 where all have the same; Q the queries held, or 1 where all have the
+///            same; rows of a head stand together
+template <class Scalar>
+struct ScoreBias {
+  MatrixView<Scalar> rows = no_rows<Scalar>();
+  bool by_head = false;
+  bool by_query = true;
+
+  [[nodiscard]] bool empty() const { return rows.size() == 0; }
+
+  /// The numbers of one query of a head, for key 0 on; `query` counts the queries held, of which there are `queries`.
+  [[nodiscard]] const Scalar* of(Index head, Index query, Index queries) const {
+    const Index row = (by_head ? head * (by_query ? queries : 1) : 0) + (by_query ? query : 0);
+    return rows.data() + row * rows.outerStride();
+  }
+};
+
 /// What one layer hands to its attention: projected rows, and the tokens and weights that they came from.
 ///
 ///   Shapes   q (N, heads * head_dim), k (NK, kv_heads * head_dim), v (NK, kv_heads * value_dim), rotary positions
 ///            applied; query_tokens (N, width), key_tokens (NK, width): the rows before projection, normed unless
-///            they are a memory
+///            they are a memory; sink_logits (1, heads) or empty: see AttentionWeights::sinks
 ///            Rows are asked for by their position in the sequence, also where only a part of them is held.
-///   Corner   views, spec and weights are references that live as long as the forward pass of this layer
+///   Corner   queries stand at held.first_query and after; those of a chunk after `past` keys have held.first_query =
+///            past. Views, spec and weights are references that live as long as the forward pass of this layer.
 template <RealScalar Scalar>
 struct AttentionInput {
   const AttentionSpec& spec;
@@ -44,9 +67,25 @@ struct AttentionInput {
   /// read again and again, rows that lie close together are read faster. For engines alone: require_shapes() refuses
   /// such an input of several key/value heads.
   bool by_head = false;
+  MatrixView<Scalar> sink_logits = no_rows<Scalar>();
+  ScoreBias<Scalar> bias = {};  ///< only where all keys are held
 
   [[nodiscard]] Index queries() const { return q.rows(); }
   [[nodiscard]] Index keys() const { return by_head ? k.rows() / spec.kv_heads : k.rows(); }
+
+  /// Where the queries stand in the sequence, and how many keys it has with those that are not held.
+  [[nodiscard]] Rows query_positions() const { return {held.first_query, held.first_query + queries()}; }
+  [[nodiscard]] Index key_positions() const { return keys() - held.sinks + held.first_key; }
+
+  /// What is added to the scores of a query at a position, for the key at position 0 on; null where nothing is.
+  [[nodiscard]] const Scalar* bias_of(Index head, Index position) const {
+    return bias.empty() ? nullptr : bias.of(head, position - held.first_query, queries());
+  }
+  /// The logit of a head's learned sink; -infinity where there is none.
+  [[nodiscard]] double sink_logit(Index head) const {
+    return sink_logits.size() == 0 ? -std::numeric_limits<double>::infinity()
+                                   : static_cast<double>(sink_logits(0, head));
+  }
 
   /// Rows of one query head, and of the key/value head that it reads.
   [[nodiscard]] MatrixView<Scalar> query_rows(Index head, Rows rows) const {
@@ -70,13 +109,53 @@ struct AttentionInput {
   }
 };
 
+namespace detail {
+
+/// Checks what is added to scores, and the logits of learned sinks.
+template <RealScalar Scalar>
+void require_score_terms(const AttentionInput<Scalar>& input) {
+  const AttentionSpec& spec = input.spec;
+  const auto name = [&](const char* what) { return text("layer ", input.layer, ": ", what); };
+  if (input.sink_logits.size() > 0) {
+    require_shape(name("the learned sinks"), input.sink_logits, 1, spec.heads);
+    if (first_row_not_finite(input.sink_logits) >= 0)
+      throw InputError(name("the logit of a learned sink is NaN or infinite"));
+  }
+  if (!spec.alibi.empty()) {
+    if (static_cast<Index>(spec.alibi.size()) != spec.heads)
+      throw SpecError(text("there are ", spec.alibi.size(), " ALiBi slopes, expected ", spec.heads, " or none"));
+    const Mask& mask = spec.mask;
+    const bool later = mask.kind == MaskKind::full || mask.kind == MaskKind::blocks ||
+                       (mask.kind == MaskKind::band && mask.right > 0) ||
+                       (mask.kind == MaskKind::documents && !mask.causal_documents);
+    // One query after all keys sees none that follow it.
+    if (later && input.query_positions().begin + 1 < input.key_positions())
+      throw SpecError(text("ALiBi over a ", twoheads::name(mask.kind),
+                           " mask, which shows later keys: its slopes are those of keys before the query"));
+  }
+  const ScoreBias<Scalar>& bias = input.bias;
+  if (bias.empty()) return;
+  if (input.held.first_key != 0)
+    throw SpecError("a bias of scores over keys of which some are not held: expected all of them");
+  require_shape(name("the bias of the scores"), bias.rows,
+                (bias.by_head ? spec.heads : 1) * (bias.by_query ? input.queries() : 1), input.keys());
+  for (Index row = 0; row < bias.rows.rows(); ++row)
+    for (Index col = 0; col < bias.rows.cols(); ++col)
+      // NaN fails both.
+      if (!(bias.rows(row, col) <= std::numeric_limits<Scalar>::max()))
+        throw InputError(text(name("the bias of the scores, row "), row, ", key ", col, " is ", bias.rows(row, col),
+                              ", expected a number or -infinity"));
+}
+
+}  // namespace detail
+
 /// Checks that q, k, v and out have the shapes that the spec asks for; the views are read without further checks.
 ///
 ///   Throws   SpecError, or ShapeError that names the layer and the rows
 template <RealScalar Scalar>
 void require_shapes(const AttentionInput<Scalar>& input, const MatrixSpan<Scalar>& out) {
   const AttentionSpec& spec = input.spec;
-  spec.mask.require_defined(input.queries(), input.keys());
+  spec.mask.require_defined(input.query_positions(), input.key_positions());
   if (spec.kv_heads < 1 || spec.head_dim < 1 || spec.value_dim < 1 || spec.heads % spec.kv_heads != 0 || spec.heads < 1)
     throw SpecError(detail::text("attention of ", spec.heads, " heads of ", spec.head_dim, " and ", spec.value_dim,
                                  " over ", spec.kv_heads,
@@ -86,6 +165,7 @@ void require_shapes(const AttentionInput<Scalar>& input, const MatrixSpan<Scalar
   detail::require_shape(name("k"), input.k, input.keys(), spec.kv_heads * spec.head_dim);
   detail::require_shape(name("v"), input.v, input.keys(), spec.kv_heads * spec.value_dim);
   detail::require_shape(name("the output"), out, input.queries(), spec.heads * spec.value_dim);
+  detail::require_score_terms(input);
 }
 
 namespace detail {
@@ -96,6 +176,18 @@ inline void require_no_soft_cap(const AttentionSpec& spec) {
     throw SpecError(text("soft_cap is ", spec.soft_cap,
                          ": an oracle's softmax takes scores as they are; expected 0, or the kernel or direct "
                          "attention in its place"));
+}
+
+/// Throws SpecError where scores are more than products, for an evaluation that knows no more; `what` names it.
+template <RealScalar Scalar>
+void require_plain_scores(const AttentionInput<Scalar>& input, const char* what) {
+  const auto refuse = [&](bool there, const char* term) {
+    if (there) throw SpecError(text(what, " knows no ", term, ": expected scores that are products alone"));
+  };
+  refuse(input.spec.soft_cap != 0, "soft cap");
+  refuse(!input.spec.alibi.empty(), "ALiBi");
+  refuse(!input.bias.empty(), "bias of scores");
+  refuse(input.sink_logits.size() > 0, "learned sinks");
 }
 
 }  // namespace detail
@@ -109,8 +201,7 @@ template <RealScalar Scalar>
 [[nodiscard]] AttentionInput<Scalar> projected_input(const AttentionSpec& spec, const MatrixView<Scalar>& q,
                                                      const MatrixView<Scalar>& k, const MatrixView<Scalar>& v) {
   static const AttentionWeights<Scalar> none;
-  const MatrixView<Scalar> no_tokens(nullptr, 0, 0, Eigen::OuterStride<>(0));
-  return {spec, 0, q, k, v, no_tokens, no_tokens, none};
+  return {spec, 0, q, k, v, no_rows<Scalar>(), no_rows<Scalar>(), none};
 }
 
 namespace detail {
@@ -120,6 +211,9 @@ template <RealScalar Scalar>
 void require_tokens(const AttentionInput<Scalar>& input) {
   if (input.query_tokens.rows() != input.q.rows() || input.key_tokens.rows() != input.k.rows())
     throw SpecError("raw tokens are asked of an input that has none: expected projected tokens");
+  const AttentionWeights<Scalar>& w = input.weights;
+  if (input.spec.head_norm || w.bq.size() > 0 || w.bk.size() > 0 || w.bv.size() > 0)
+    throw SpecError("raw tokens carry no biases of projections and no norms of heads: expected projected tokens");
 }
 
 }  // namespace detail

@@ -8,12 +8,23 @@
 
 namespace twoheads {
 
+namespace detail {
+
+template <RealScalar Scalar>
+[[nodiscard]] Scalar gelu_tanh(Scalar t) {
+  const Scalar root = std::sqrt(Scalar(2) * std::numbers::inv_pi_v<Scalar>);
+  return t * (Scalar(1) + std::tanh(root * (t + Scalar(0.044715) * t * t * t))) / Scalar(2);
+}
+
+}  // namespace detail
+
 /// Applies a layer's MLP to rows.
 ///
 ///   Shapes   rows, result (n, width); first_row is the position of row 0, which only a custom MLP may use
 ///   Math     relu:    max(x w_in + b_in, 0) w_out + b_out
 ///            gelu:    g(x w_in + b_in) w_out + b_out, g(t) = t (1 + erf(t / sqrt 2)) / 2, or its tanh form
-///            swiglu:  (silu(x w_gate) * (x w_in + b_in)) w_out + b_out, silu(t) = t / (1 + exp(-t))
+///            swiglu:  (silu(x w_gate + b_gate) * (x w_in + b_in)) w_out + b_out, silu(t) = t / (1 + exp(-t))
+///            geglu:   the same with the tanh form of gelu in place of silu
 template <RealScalar Scalar>
 [[nodiscard]] Matrix<Scalar> mlp(const MatrixView<Scalar>& rows, const MlpWeights<Scalar>& weights, MlpKind kind,
                                  Index first_row) {
@@ -41,17 +52,17 @@ template <RealScalar Scalar>
                    .eval();
       break;
     case MlpKind::gelu_tanh:
-      hidden = hidden
-                   .unaryExpr([](Scalar t) {
-                     const Scalar root = std::sqrt(Scalar(2) * std::numbers::inv_pi_v<Scalar>);
-                     return t * (Scalar(1) + std::tanh(root * (t + Scalar(0.044715) * t * t * t))) / Scalar(2);
-                   })
-                   .eval();
+      hidden = hidden.unaryExpr(&detail::gelu_tanh<Scalar>).eval();
       break;
-    case MlpKind::swiglu: {
+    case MlpKind::swiglu:
+    case MlpKind::geglu: {
       Matrix<Scalar> gate(rows.rows(), weights.w_gate.cols());
       detail::multiply(span(gate), rows, view(weights.w_gate));
-      hidden.array() *= gate.array() / (Scalar(1) + (-gate.array()).exp());
+      if (weights.b_gate.size() > 0) gate.rowwise() += weights.b_gate;
+      if (kind == MlpKind::swiglu)
+        hidden.array() *= gate.array() / (Scalar(1) + (-gate.array()).exp());
+      else
+        hidden.array() *= gate.unaryExpr(&detail::gelu_tanh<Scalar>).array();
       break;
     }
     case MlpKind::none:

@@ -5,27 +5,35 @@
 #include <twoheads/attention/input.hpp>
 #include <twoheads/attention/norm.hpp>
 #include <twoheads/attention/project.hpp>
-#include <twoheads/attention/rope.hpp>
 #include <twoheads/base/matrix.hpp>
 #include <twoheads/model/mask.hpp>
 #include <twoheads/model/weights.hpp>
 
 namespace twoheads {
 
-/// Attention that can take a layer's queries part by part, in order: begin_layer(spec, layer, queries, keys), then
+/// Attention that can take a layer's queries part by part, in order: begin_layer(spec, layer, queries, keys) with the
+/// positions of the queries and the number of all keys, then
 /// for each part attend(input, queries, out) on the rows that are held, where part_end(first, least) says at which
 /// positions a part may end (the smallest from first + least on), then end_layer().
 template <class A, class Scalar>
 concept AttendInParts = Attend<A, Scalar> &&
     requires(A& attend, const AttentionSpec& spec, Index position, const AttentionInput<Scalar>& input, Rows queries,
              MatrixSpan<Scalar> out) {
-  attend.begin_layer(spec, position, position, position);
+  attend.begin_layer(spec, position, queries, position);
   { attend.part_end(position, position) } -> std::same_as<Index>;
   attend(input, queries, out);
   attend.end_layer();
 };
 
 namespace detail {
+
+/// What a layer's attention projects of its rows: these normed, where a norm stands before.
+template <RealScalar Scalar>
+[[nodiscard]] Matrix<Scalar> attention_tokens(const ModelSpec& spec, const LayerWeights<Scalar>& layer,
+                                              const MatrixView<Scalar>& rows) {
+  if (spec.norm_place == NormPlace::after) return rows;
+  return normed(rows, layer.attention_norm, spec.norm, spec.norm_epsilon);
+}
 
 /// Rows of a part: a few MiB of tokens, and long beside the reach, so that few keys are held twice.
 [[nodiscard]] inline Index rows_of_a_part(const MaskReach& reach, Index width) {
@@ -37,8 +45,9 @@ namespace detail {
 template <RealScalar Scalar>
 class KeyWindow {
  public:
-  KeyWindow(const ModelSpec& spec, const LayerWeights<Scalar>& layer, const MaskReach& reach)
-      : spec_(spec), layer_(layer), reach_(reach) {}
+  KeyWindow(const ModelSpec& spec, const AttentionSpec& attention, const LayerWeights<Scalar>& layer,
+            const MaskReach& reach)
+      : spec_(spec), attention_(attention), layer_(layer), reach_(reach) {}
 
   [[nodiscard]] const HeldRows& held() const { return held_; }
   [[nodiscard]] MatrixView<Scalar> keys() const { return view(k_); }
@@ -50,7 +59,7 @@ class KeyWindow {
 
   /// Moves on to what `queries` see; rows of x from the last end on must still be those that the layer began with.
   void move_to(Rows queries, const Matrix<Scalar>& x) {
-    const AttentionSpec& a = spec_.attention;
+    const AttentionSpec& a = attention_;
     HeldRows next{queries.begin, reach_.sinks, std::max<Index>(queries.begin - reach_.left - 1, 0)};
     if (next.first_key <= reach_.sinks) next.sinks = next.first_key = 0;
     const Index end = std::min(queries.end + reach_.right, x.rows());
@@ -70,19 +79,17 @@ class KeyWindow {
     for (Matrix<Scalar>* matrix : {&tokens_, &k_, &v_}) carry(*matrix);
     const Rows fresh{end_, end};
     const Rows place{rows - fresh.size(), rows};
-    const Matrix<Scalar> tokens =
-        normed(block_view(view(x), fresh, 0, x.cols()), layer_.attention_norm, spec_.norm, spec_.norm_epsilon);
+    const Matrix<Scalar> tokens = attention_tokens(spec_, layer_, block_view(view(x), fresh, 0, x.cols()));
     tokens_.middleRows(place.begin, place.size()) = tokens;
-    Matrix<Scalar> k = project(view(tokens), layer_.attention.wk, a.head_input, a.heads);
-    if (a.rope) rotate(span(k), a.head_dim, *a.rope, fresh.begin);
-    k_.middleRows(place.begin, place.size()) = k;
-    v_.middleRows(place.begin, place.size()) = project(view(tokens), layer_.attention.wv, a.head_input, a.heads);
+    k_.middleRows(place.begin, place.size()) = keys_of(a, layer_.attention, view(tokens), fresh.begin);
+    v_.middleRows(place.begin, place.size()) = values_of(a, layer_.attention, view(tokens));
     held_ = next;
     end_ = end;
   }
 
  private:
   const ModelSpec& spec_;
+  const AttentionSpec& attention_;
   const LayerWeights<Scalar>& layer_;
   MaskReach reach_;
   HeldRows held_;

@@ -38,7 +38,9 @@ class ReorderedKeys {
             reordered_ ? view(key_tokens_) : input_.key_tokens,
             input_.weights,
             reordered_ ? HeldRows{} : input_.held,
-            by_head_};
+            by_head_,
+            input_.sink_logits,
+            input_.bias};
   }
 
  private:

@@ -45,6 +45,12 @@ inline void require_adjacent_columns(Index inner_stride) {
 }
 }  // namespace detail
 
+/// No rows: what is not there.
+template <class Scalar>
+[[nodiscard]] MatrixView<Scalar> no_rows() {
+  return {nullptr, 0, 0, Eigen::OuterStride<>(0)};
+}
+
 /// View of a matrix or of a row-major block of one. The owner must outlive the view.
 template <class Derived>
 [[nodiscard]] MatrixView<typename Derived::Scalar> view(const Eigen::DenseBase<Derived>& dense) {

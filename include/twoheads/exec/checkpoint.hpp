@@ -51,6 +51,11 @@ void add_rows(ByteHash& hash, const MatrixView<Scalar>& rows) {
     hash.add(static_cast<std::uint64_t>(number));
   for (const double number : {spec.score_scale, spec.soft_cap}) hash.add(std::bit_cast<std::uint64_t>(number));
   hash.add(std::as_bytes(std::span(mask.ends)));
+  for (const std::vector<Rows>& ranges : mask.shown) {
+    hash.add(static_cast<std::uint64_t>(ranges.size()));
+    hash.add(std::as_bytes(std::span(ranges)));
+  }
+  hash.add(std::as_bytes(std::span(spec.alibi)));
   return hash.value();
 }
 
@@ -83,21 +88,23 @@ class CheckpointedAttention {
 
   void operator()(const AttentionInput<Scalar>& input, MatrixSpan<Scalar> out) {
     require_shapes(input, out);
-    begin_layer(input.spec, input.layer, input.queries(), input.keys());
+    begin_layer(input.spec, input.layer, input.query_positions(), input.key_positions());
     const std::uint64_t keys = digest_of_keys(input);
-    for (Index begin = 0; begin < input.queries();) {
+    const Rows queries = input.query_positions();
+    for (Index begin = queries.begin; begin < queries.end;) {
       const Rows part{begin, part_end(begin, options_.rows)};
-      find(input, keys, part, block_span(out, part, 0, out.cols()));
+      find(input, keys, part, block_span(out, input.held.query_place(part), 0, out.cols()));
       begin = part.end;
     }
     end_layer();
   }
 
   /// Part by part: see AttendInParts.
-  void begin_layer(const AttentionSpec& spec, Index layer, Index queries, Index keys) {
+  void begin_layer(const AttentionSpec& spec, Index layer, Rows queries, Index keys) {
     attend_.begin_layer(spec, layer, queries, keys);
     detail::ByteHash hash(detail::digest_of(spec));
-    hash.add(static_cast<std::uint64_t>(queries));
+    hash.add(static_cast<std::uint64_t>(queries.begin));
+    hash.add(static_cast<std::uint64_t>(queries.end));
     hash.add(static_cast<std::uint64_t>(keys));
     layer_ = hash.value();
     ++turn_;
@@ -135,7 +142,8 @@ class CheckpointedAttention {
     detail::ByteHash hash(layer_);
     for (const Index number : {input.held.first_query, input.held.sinks, input.held.first_key})
       hash.add(static_cast<std::uint64_t>(number));
-    for (const MatrixView<Scalar>* rows : {&input.k, &input.v, &input.key_tokens}) detail::add_rows(hash, *rows);
+    for (const MatrixView<Scalar>* rows : {&input.k, &input.v, &input.key_tokens, &input.sink_logits, &input.bias.rows})
+      detail::add_rows(hash, *rows);
     return hash.value();
   }
 

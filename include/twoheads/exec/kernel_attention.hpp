@@ -56,24 +56,24 @@ class KernelAttention {
 
   void operator()(const AttentionInput<Scalar>& input, MatrixSpan<Scalar> out) {
     require_shapes(input, out);
-    begin_layer(input.spec, input.layer, input.queries(), input.keys());
-    (*this)(input, {0, input.queries()}, out);
+    begin_layer(input.spec, input.layer, input.query_positions(), input.key_positions());
+    (*this)(input, input.query_positions(), out);
     end_layer();
   }
 
   /// Part by part, for long inputs whose queries see few keys: see AttendInParts.
-  void begin_layer(const AttentionSpec& spec, Index layer, Index queries, Index keys) {
+  void begin_layer(const AttentionSpec& spec, Index layer, Rows queries, Index keys) {
     if (options_.rows < 0 || options_.rows == 1)
       throw SpecError(detail::text("the rows of a kernel's block are ", options_.rows,
                                    ", expected 2 or more, or 0 to have them chosen"));
     OracleLimits limits;
     limits.kind = options_.plan_for.value_or(OracleKind::kernel);
-    limits.rows = options_.rows > 0 ? options_.rows : kernel_rows(queries, spec);
+    limits.rows = options_.rows > 0 ? options_.rows : kernel_rows(queries.size(), spec);
     Sampling sampling = options_.sampling;
     sampling.layer = layer;
-    plan_.emplace(
-        PlanRequest{spec.mask, queries, keys, spec.heads, 1, limits, Anchor::mean_key, Packing::residual, sampling});
-    if (options_.log_weights) log_weights_.resize(queries, spec.heads);
+    plan_.emplace(PlanRequest{spec.mask, queries.size(), keys, spec.heads, 1, limits, Anchor::mean_key,
+                              Packing::residual, sampling, 0, queries.begin});
+    if (options_.log_weights) log_weights_.resize(queries.size(), spec.heads);
     next_block_ = 0;
   }
 
@@ -174,7 +174,7 @@ class KernelAttention {
           if (!options_.log_weights) return local.engine.evaluate_block(block, head, rows);
           local.log_weights.resize(queries.size());
           local.engine.evaluate_block(block, head, rows, local.log_weights.data());
-          log_weights_.col(head).segment(queries.begin, queries.size()) = local.log_weights;
+          log_weights_.col(head).segment(queries.begin - plan_->queries().begin, queries.size()) = local.log_weights;
         });
   }
 

@@ -10,7 +10,7 @@
 
 namespace twoheads {
 
-enum class MaskKind { full, causal, window, sinks, band, documents };
+enum class MaskKind { full, causal, window, sinks, band, documents, blocks };
 
 [[nodiscard]] constexpr const char* name(MaskKind kind) {
   switch (kind) {
@@ -26,6 +26,8 @@ enum class MaskKind { full, causal, window, sinks, band, documents };
       return "band";
     case MaskKind::documents:
       return "documents";
+    case MaskKind::blocks:
+      return "blocks";
   }
   return "";
 }
@@ -56,7 +58,9 @@ struct MaskReach {
 ///   band        query i sees keys i - left .. i + right
 ///   documents   the sequence is cut into documents; a query sees its own, all of it or, where `causal_documents` is
 ///               set, keys up to itself. ends[d] is the position after document d's last token.
-///   Corner      all but full are of one sequence: queries and keys are the same tokens. No row is empty.
+///   blocks      any pairs, as ranges of keys: queries from ends[g - 1] to ends[g] - 1 see shown[g]
+///   Corner      all but full and blocks are of one sequence: queries are its last tokens, keys all of it. Of blocks
+///               alone may a query see no key.
 ///   Source      Yu & Alman, Definitions 2.1, 2.3, 2.4, 2.5 (whose sinks drop keys j with s < j <= i - r, so that what
 ///               stays is the union of window and sinks)
 struct Mask {
@@ -67,6 +71,7 @@ struct Mask {
   Index right = 0;
   std::vector<Index> ends = {};
   bool causal_documents = false;
+  std::vector<std::vector<Rows>> shown = {};  ///< ranges in order, with a gap between them
 
   [[nodiscard]] static Mask full() { return {}; }
   [[nodiscard]] static Mask causal() { return of(MaskKind::causal); }
@@ -102,7 +107,68 @@ struct Mask {
     return mask;
   }
 
-  /// The keys that `query` sees, among `keys` of them.
+  /// Any pairs: query i of `queries` sees key j of `keys` where visible(i, j). Neighbours that see the same are kept as
+  /// one, ranges as their ends.
+  template <class Visible>
+  [[nodiscard]] static Mask pairs(Index queries, Index keys, const Visible& visible) {
+    Mask mask = of(MaskKind::blocks);
+    std::vector<Rows> ranges;
+    for (Index i = 0; i < queries; ++i) {
+      ranges.clear();
+      for (Index j = 0; j < keys; ++j) {
+        if (!visible(i, j)) continue;
+        if (!ranges.empty() && ranges.back().end == j)
+          ++ranges.back().end;
+        else
+          ranges.push_back({j, j + 1});
+      }
+      mask.append_rows(i + 1, ranges);
+    }
+    return mask;
+  }
+
+  /// Block-sparse: block a of `block` queries sees block b of as many keys for each (a, b) of a list, in any order.
+  ///
+  ///   Throws   SpecError for a block outside the tokens
+  template <class Pairs>
+  [[nodiscard]] static Mask block_pairs(Index queries, Index keys, Index block, const Pairs& list) {
+    if (block < 1) throw SpecError(detail::text("blocks of ", block, " tokens, expected 1 or more"));
+    std::vector<std::vector<Index>> columns(static_cast<std::size_t>((queries + block - 1) / block));
+    for (const auto& [a, b] : list) {
+      if (a < 0 || a >= static_cast<Index>(columns.size()) || b < 0 || b * block >= keys)
+        throw SpecError(detail::text("block (", a, ", ", b, ") of ", block, " tokens lies outside ", queries,
+                                     " queries and ", keys, " keys"));
+      columns[static_cast<std::size_t>(a)].push_back(b);
+    }
+    Mask mask = of(MaskKind::blocks);
+    for (std::size_t a = 0; a < columns.size(); ++a) {
+      std::sort(columns[a].begin(), columns[a].end());
+      std::vector<Rows> ranges;
+      for (const Index b : columns[a]) {
+        const Rows range{b * block, std::min((b + 1) * block, keys)};
+        if (!ranges.empty() && ranges.back().end >= range.begin)
+          ranges.back().end = range.end;
+        else
+          ranges.push_back(range);
+      }
+      mask.append_rows(std::min((static_cast<Index>(a) + 1) * block, queries), ranges);
+    }
+    return mask;
+  }
+
+  /// Calls visit(range) for the ranges of keys that `query` sees, in order.
+  template <class Visit>
+  void for_each_range(Index query, Index keys, Visit&& visit) const {
+    if (kind == MaskKind::blocks) {
+      for (const Rows& range : shown[group_of(query)]) visit(range);
+      return;
+    }
+    const VisibleKeys seen = visible_keys(query, keys);
+    if (!seen.sinks.empty()) visit(seen.sinks);
+    if (!seen.keys.empty()) visit(seen.keys);
+  }
+
+  /// The keys that `query` sees, among `keys` of them; of blocks the range from the first to the last of them.
   [[nodiscard]] VisibleKeys visible_keys(Index query, Index keys) const {
     const auto range = [keys](Index begin, Index end) { return Rows{std::max<Index>(begin, 0), std::min(end, keys)}; };
     switch (kind) {
@@ -123,6 +189,10 @@ struct Mask {
       case MaskKind::documents: {
         const Rows own = document_of(query);
         return {{0, 0}, causal_documents ? range(own.begin, query + 1) : range(own.begin, own.end)};
+      }
+      case MaskKind::blocks: {
+        const std::vector<Rows>& ranges = shown[group_of(query)];
+        return {{0, 0}, ranges.empty() ? Rows{} : Rows{ranges.front().begin, ranges.back().end}};
       }
     }
     return {{0, 0}, {0, keys}};
@@ -150,6 +220,8 @@ struct Mask {
       case MaskKind::documents:
         if (ends.size() == 1) return causal_documents ? causal() : full();
         break;
+      case MaskKind::blocks:
+        break;
     }
     return *this;
   }
@@ -168,6 +240,7 @@ struct Mask {
     if (kind == MaskKind::window) return std::min(window, keys);
     if (kind == MaskKind::sinks) return std::min(window, keys) + std::min(sinks, keys);
     if (kind == MaskKind::band) return std::min(left, keys) + std::min(right, keys) + 1;
+    if (kind == MaskKind::blocks) return keys;
     Index most = kind == MaskKind::documents ? 1 : keys;
     for (std::size_t d = 0; d < ends.size(); ++d) most = std::max(most, ends[d] - (d == 0 ? 0 : ends[d - 1]));
     return most;
@@ -175,18 +248,30 @@ struct Mask {
 
   /// The rows of the document that holds a position.
   [[nodiscard]] Rows document_of(Index position) const {
-    const auto end = std::upper_bound(ends.begin(), ends.end(), position);
-    TWOHEADS_ASSERT(end != ends.end());
-    return {end == ends.begin() ? 0 : *(end - 1), *end};
+    const std::size_t d = group_of(position);
+    return {d == 0 ? 0 : ends[d - 1], ends[d]};
   }
 
-  /// Throws SpecError if this mask is undefined, at all or for so many queries and keys.
-  void require_defined(Index queries, Index keys) const {
-    if (queries < 1) throw SpecError(detail::text("the number of tokens is ", queries, ", expected 1 or more"));
+  /// The number of the document, or of the queries that see the same, that holds a position.
+  [[nodiscard]] std::size_t group_of(Index position) const {
+    const auto end = std::upper_bound(ends.begin(), ends.end(), position);
+    TWOHEADS_ASSERT(end != ends.end());
+    return static_cast<std::size_t>(end - ends.begin());
+  }
+
+  /// Throws SpecError if this mask is undefined, at all or for queries at these positions and so many keys.
+  void require_defined(Rows queries, Index keys) const {
+    if (queries.empty())
+      throw SpecError(detail::text("the number of tokens is ", queries.size(), ", expected 1 or more"));
+    if (queries.begin < 0)
+      throw SpecError(detail::text("the first query stands at position ", queries.begin, ", expected 0 or more"));
     if (keys < 1) throw SpecError(detail::text("the number of keys is ", keys, ", expected 1 or more"));
-    if (kind != MaskKind::full && queries != keys)
-      throw SpecError(detail::text("a ", name(kind), " mask over ", queries, " queries and ", keys,
-                                   " keys is undefined: expected as many keys as queries"));
+    const bool one_sequence = kind != MaskKind::full && kind != MaskKind::blocks;
+    if (one_sequence && queries.end != keys)
+      throw SpecError(detail::text("a ", name(kind), " mask over ", queries.size(), " queries",
+                                   queries.begin > 0 ? detail::text(" after ", queries.begin, " tokens") : "", " and ",
+                                   keys, " keys is undefined: expected as many keys as queries",
+                                   queries.begin > 0 ? " and tokens before them" : ""));
     const auto at_least = [](const char* what, Index value, Index least) {
       if (value < least) throw SpecError(detail::text("the ", what, " is ", value, ", expected ", least, " or more"));
     };
@@ -194,19 +279,50 @@ struct Mask {
     if (kind == MaskKind::sinks) at_least("number of sinks", sinks, 0);
     if (kind == MaskKind::band) at_least("left side of the band", left, 0);
     if (kind == MaskKind::band) at_least("right side of the band", right, 0);
-    if (kind != MaskKind::documents) return;
-    for (std::size_t d = 0; d < ends.size(); ++d)
-      if (ends[d] <= (d == 0 ? 0 : ends[d - 1]))
-        throw SpecError(
-            detail::text("document ", d, " ends at ", ends[d], ", expected more than ", d == 0 ? 0 : ends[d - 1]));
-    if (ends.empty() || ends.back() != queries)
-      throw SpecError(
-          detail::text("the documents have ", ends.empty() ? 0 : ends.back(), " tokens together, expected ", queries));
+    if (kind == MaskKind::documents) require_groups("documents", "document", queries);
+    if (kind == MaskKind::blocks) require_blocks(queries, keys);
   }
+  void require_defined(Index queries, Index keys) const { require_defined(Rows{0, queries}, keys); }
 
   friend bool operator==(const Mask&, const Mask&) = default;
 
  private:
+  void require_groups(const char* what, const char* one, Rows queries) const {
+    for (std::size_t d = 0; d < ends.size(); ++d)
+      if (ends[d] <= (d == 0 ? 0 : ends[d - 1]))
+        throw SpecError(
+            detail::text(one, " ", d, " ends at ", ends[d], ", expected more than ", d == 0 ? 0 : ends[d - 1]));
+    if (queries.begin != 0 || ends.empty() || ends.back() != queries.end)
+      throw SpecError(detail::text("the ", what, " have ", ends.empty() ? 0 : ends.back(),
+                                   " tokens together, expected ", queries.end,
+                                   queries.begin > 0 ? ", with queries from the first on" : ""));
+  }
+
+  void require_blocks(Rows queries, Index keys) const {
+    require_groups("blocks", "block", queries);
+    if (shown.size() != ends.size())
+      throw SpecError(detail::text("there are keys for ", shown.size(), " blocks of queries, expected ", ends.size()));
+    for (std::size_t g = 0; g < shown.size(); ++g) {
+      Index last = -1;
+      for (const Rows& range : shown[g]) {
+        if (range.begin <= last || range.empty() || range.end > keys)
+          throw SpecError(detail::text("block ", g, " sees keys ", range.begin, "..", range.end - 1,
+                                       ", expected ranges in order, with gaps between them, of ", keys, " keys"));
+        last = range.end;
+      }
+    }
+  }
+
+  /// Queries up to `end` see these ranges.
+  void append_rows(Index end, const std::vector<Rows>& ranges) {
+    if (!shown.empty() && shown.back() == ranges) {
+      ends.back() = end;
+      return;
+    }
+    ends.push_back(end);
+    shown.push_back(ranges);
+  }
+
   [[nodiscard]] static Mask of(MaskKind kind) {
     Mask mask;
     mask.kind = kind;

@@ -47,10 +47,13 @@ template <RealScalar Scalar>
   const auto weights = [&](Index inputs, Index outputs) {
     return random.matrix<Scalar>(inputs, outputs, 1.0 / std::sqrt(static_cast<double>(inputs)));
   };
+  const auto gain = [&](Index size) -> RowVector<Scalar> {
+    return (random.matrix<double>(1, size, 0.1).array() + 1.0).template cast<Scalar>();
+  };
   const auto norm = [&] {
     NormWeights<Scalar> n;
     if (spec.norm == NormKind::none) return n;
-    n.gain = (random.matrix<double>(1, spec.width, 0.1).array() + 1.0).template cast<Scalar>();
+    n.gain = gain(spec.width);
     if (spec.norm == NormKind::layer) n.shift = random.matrix<Scalar>(1, spec.width, 0.1);
     return n;
   };
@@ -67,9 +70,13 @@ template <RealScalar Scalar>
     layer.mlp_norm = norm();
     if (spec.mlp != MlpKind::none && spec.mlp != MlpKind::custom) {
       layer.mlp.w_in = weights(spec.width, spec.hidden);
-      if (spec.mlp == MlpKind::swiglu) layer.mlp.w_gate = weights(spec.width, spec.hidden);
+      if (has_gate(spec.mlp)) layer.mlp.w_gate = weights(spec.width, spec.hidden);
       layer.mlp.w_out = weights(spec.hidden, spec.width);
     }
+    if (a.head_norm) layer.attention.q_norm = gain(a.head_dim);
+    if (a.head_norm) layer.attention.k_norm = gain(a.head_dim);
+    if (spec.norm_place == NormPlace::both) layer.attention_end_norm = norm();
+    if (spec.norm_place == NormPlace::both && spec.mlp != MlpKind::none) layer.mlp_end_norm = norm();
     model.layers.push_back(std::move(layer));
   }
   if (spec.final_norm) model.final_norm = norm();

@@ -1,15 +1,24 @@
 #pragma once
 
+#include <bit>
 #include <cmath>
+#include <cstdint>
 #include <optional>
 #include <twoheads/base/errors.hpp>
 #include <twoheads/base/index.hpp>
 #include <twoheads/model/mask.hpp>
+#include <vector>
 
 namespace twoheads {
 
 enum class NormKind { none, rms, layer };
-enum class MlpKind { none, relu, gelu, gelu_tanh, swiglu, custom };
+/// Where a layer's norms stand: before what they feed, after the residual sum (as in the first transformer and BERT), or
+/// before and once more on what is to be added (as in Gemma 2).
+enum class NormPlace { before, after, both };
+/// swiglu and geglu multiply by a gate of another projection: by its SiLU, or by its GELU in the tanh form.
+enum class MlpKind { none, relu, gelu, gelu_tanh, swiglu, geglu, custom };
+
+[[nodiscard]] constexpr bool has_gate(MlpKind kind) { return kind == MlpKind::swiglu || kind == MlpKind::geglu; }
 
 /// What of a token row a head's weights see: all columns, as usual, or the head's own slice, as in the paper.
 enum class HeadInput { whole, slice };
@@ -17,10 +26,26 @@ enum class HeadInput { whole, slice };
 /// Which two numbers of a head rotate together: neighbours (2i, 2i + 1), or halves (i, i + head_dim / 2).
 enum class RopePairing { interleaved, halves };
 
-/// Rotary positions: pair i of a row at position t turns by the angle t * theta^(-2 i / head_dim).
+/// Llama 3's stretch of slow rotations: a pair whose wavelength is longer than positions / low_factor turns `factor` times
+/// slower, one shorter than positions / high_factor as before, between the two by degrees.
+struct RopeStretch {
+  double factor = 8.0;
+  double low_factor = 1.0;
+  double high_factor = 4.0;
+  double positions = 8192.0;  ///< that the model was first trained on
+  friend bool operator==(const RopeStretch&, const RopeStretch&) = default;
+};
+
+/// Rotary positions: pair i of a row at position t turns by the angle t f_i.
+///
+///   Math     f_i = theta'^(-2 i / d) / linear_factor, d = rotated_dim or head_dim, theta' = theta ntk_factor^(d / (d - 2))
 struct RopeSpec {
   double theta = 10000.0;
   RopePairing pairing = RopePairing::interleaved;
+  double linear_factor = 1.0;  ///< positions are divided by it
+  double ntk_factor = 1.0;     ///< NTK-aware scaling: fast pairs turn as before, the slowest so many times slower
+  Index rotated_dim = 0;       ///< first columns of a head that rotate; 0: all
+  std::optional<RopeStretch> stretch = {};
   friend bool operator==(const RopeSpec&, const RopeSpec&) = default;
 };
 
@@ -28,6 +53,8 @@ struct RopeSpec {
 ///
 ///   Shapes   q (N, heads * head_dim), k (NK, kv_heads * head_dim), v (NK, kv_heads * value_dim),
 ///            output (N, heads * value_dim)
+///   Math     score of query i and key j: score_scale q_i . k_j, capped where soft_cap is set, and then
+///            alibi[head] (j - i) added where it is
 struct AttentionSpec {
   Index heads = 1;
   Index kv_heads = 1;
@@ -35,8 +62,11 @@ struct AttentionSpec {
   Index value_dim = 1;
   double score_scale = 1.0;
   double soft_cap = 0.0;  ///< scores s become soft_cap tanh(s / soft_cap); 0: they stay
-  Mask mask;
-  std::optional<RopeSpec> rope;
+  Mask mask = {};
+  std::optional<RopeSpec> rope = {};
+  std::vector<double> alibi = {};  ///< a slope a head, or empty: see alibi_slopes()
+  bool head_norm = false;          ///< each head's queries and keys pass an RMS norm before they rotate
+  double head_norm_epsilon = 1e-6;
   HeadInput head_input = HeadInput::whole;
   bool output_projection = true;
 
@@ -46,18 +76,29 @@ struct AttentionSpec {
 /// The large transformer's shape: what is computed, without the weights.
 ///
 ///   Math     x <- phi(x);  each layer:  y = x + attend(norm(x)),  x <- y + mlp(norm(y));  x <- norm(x)
+///            NormPlace::after:  y = norm(x + attend(x)),  x <- norm(y + mlp(y));
+///            NormPlace::both:   y = x + norm'(attend(norm(x))),  x <- y + norm'(mlp(norm(y)));
 ///            where phi, norms, residual sums, output projection and MLP are there only if the spec has them.
 ///   Source   the usual pre-norm transformer; Definition 2.2 of the paper is paper_layer() below
 struct ModelSpec {
   Index layers = 1;
   Index width = 1;
   AttentionSpec attention;
+  std::vector<Mask> layer_masks = {};  ///< a mask a layer in place of attention.mask; empty: the same in all
   NormKind norm = NormKind::none;
+  NormPlace norm_place = NormPlace::before;
   double norm_epsilon = 1e-5;
   bool residual = true;
   MlpKind mlp = MlpKind::none;
   Index hidden = 0;
   bool final_norm = false;
+
+  /// The attention of a layer: its mask may be its own.
+  [[nodiscard]] AttentionSpec attention_of(Index layer) const {
+    AttentionSpec own = attention;
+    if (!layer_masks.empty()) own.mask = layer_masks[static_cast<std::size_t>(layer)];
+    return own;
+  }
 
   /// Columns of a token row that one head's weights see.
   [[nodiscard]] Index head_input_width() const {
@@ -88,17 +129,66 @@ struct ModelSpec {
     if (!a.output_projection && a.heads * a.value_dim != width)
       throw SpecError(detail::text("without an output projection heads * value_dim is ", a.heads * a.value_dim,
                                    ", expected the width ", width));
-    if (a.rope && a.head_dim % 2 != 0)
-      throw SpecError(detail::text("head_dim is ", a.head_dim, ", expected an even number for rotary positions"));
-    if (a.rope && !(a.rope->theta > 0 && std::isfinite(a.rope->theta)))
-      throw SpecError(detail::text("rope theta is ", a.rope->theta, ", expected > 0"));
+    if (a.rope) require_rope(*a.rope, a.head_dim);
+    if (!a.alibi.empty() && static_cast<Index>(a.alibi.size()) != a.heads)
+      throw SpecError(detail::text("there are ", a.alibi.size(), " ALiBi slopes, expected one for each of ", a.heads,
+                                   " heads, or none"));
+    for (const double slope : a.alibi)
+      if (!std::isfinite(slope)) throw SpecError(detail::text("an ALiBi slope is ", slope, ", expected a number"));
+    if (!layer_masks.empty() && static_cast<Index>(layer_masks.size()) != layers)
+      throw SpecError(
+          detail::text("there are ", layer_masks.size(), " masks of layers, expected ", layers, " or none"));
+    if (norm_place != NormPlace::before && norm == NormKind::none)
+      throw SpecError("norms are to stand after the sums, but norm is none");
+    if (norm_place == NormPlace::after && !residual)
+      throw SpecError("norms are to stand after residual sums, but there are none");
+    if (a.head_norm && !(a.head_norm_epsilon >= 0 && std::isfinite(a.head_norm_epsilon)))
+      throw SpecError(detail::text("head_norm_epsilon is ", a.head_norm_epsilon, ", expected 0 or more"));
     if (norm != NormKind::none && !(norm_epsilon >= 0 && std::isfinite(norm_epsilon)))
       throw SpecError(detail::text("norm_epsilon is ", norm_epsilon, ", expected 0 or more"));
     if (final_norm && norm == NormKind::none) throw SpecError("final_norm is set, but norm is none");
     const bool needs_hidden = mlp != MlpKind::none && mlp != MlpKind::custom;
     if (needs_hidden) positive("hidden", hidden);
   }
+
+ private:
+  static void require_rope(const RopeSpec& rope, Index head_dim) {
+    const Index rotated = rope.rotated_dim == 0 ? head_dim : rope.rotated_dim;
+    if (rotated < 2 || rotated % 2 != 0 || rotated > head_dim)
+      throw SpecError(detail::text(rope.rotated_dim == 0 ? "head_dim is " : "rotated_dim is ", rotated,
+                                   ", expected an even number for rotary positions, up to head_dim"));
+    const auto above_zero = [](const char* what, double value) {
+      if (!(value > 0 && std::isfinite(value))) throw SpecError(detail::text(what, " is ", value, ", expected > 0"));
+    };
+    above_zero("rope theta", rope.theta);
+    above_zero("rope linear_factor", rope.linear_factor);
+    above_zero("rope ntk_factor", rope.ntk_factor);
+    if (rope.ntk_factor != 1.0 && rotated == 2)
+      throw SpecError("rope ntk_factor has no meaning for a single pair: expected 1");
+    if (!rope.stretch) return;
+    above_zero("rope stretch factor", rope.stretch->factor);
+    above_zero("rope stretch low_factor", rope.stretch->low_factor);
+    above_zero("rope stretch positions", rope.stretch->positions);
+    if (!(rope.stretch->high_factor > rope.stretch->low_factor && std::isfinite(rope.stretch->high_factor)))
+      throw SpecError(detail::text("rope stretch high_factor is ", rope.stretch->high_factor,
+                                   ", expected more than low_factor ", rope.stretch->low_factor));
+  }
 };
+
+/// The slopes of ALiBi as its authors choose them: 2^(-8 h / H) for head h = 1 .. H where H is a power of two; else those
+/// of the power below, and then every second one of the power above.
+///
+///   Source   Press, Smith, Lewis, "Train Short, Test Long" (ICLR 2022)
+[[nodiscard]] inline std::vector<double> alibi_slopes(Index heads) {
+  const auto below = static_cast<Index>(std::bit_floor(static_cast<std::uint64_t>(heads)));
+  std::vector<double> slopes;
+  const auto slope = [](Index number, Index of) {
+    return std::exp2(-8.0 * static_cast<double>(number) / static_cast<double>(of));
+  };
+  for (Index h = 1; h <= below; ++h) slopes.push_back(slope(h, below));
+  for (Index h = 1; static_cast<Index>(slopes.size()) < heads; h += 2) slopes.push_back(slope(h, 2 * below));
+  return slopes;
+}
 
 /// The paper's own layer: every head sees its slice of the row, heads are concatenated, scores are not scaled, there is
 /// no residual sum and no norm, and the layer MLP is any function of a row.

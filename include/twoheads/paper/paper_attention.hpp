@@ -48,7 +48,9 @@ class PaperAttention {
   void operator()(const AttentionInput<Scalar>& input, MatrixSpan<Scalar> out) {
     const AttentionSpec& spec = input.spec;
     require_shapes(input, out);
-    detail::require_no_soft_cap(spec);
+    detail::require_plain_scores(input, "the paper's construction");
+    if (input.held.first_query != 0)
+      throw SpecError("the paper has no construction for a chunk of queries: expected all of them");
     if (options_.encoding == TokenEncoding::raw) detail::require_tokens(input);
     if (options_.encoding == TokenEncoding::raw && spec.rope)
       throw SpecError("raw tokens cannot carry rotary positions, which differ by row: expected projected tokens");

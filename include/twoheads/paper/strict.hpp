@@ -111,7 +111,7 @@ template <Machine M>
 inline void require_paper_layer(const ModelSpec& spec) {
   const AttentionSpec& a = spec.attention;
   if (spec.residual || spec.norm != NormKind::none || a.output_projection || a.rope || a.soft_cap != 0 ||
-      a.head_input != HeadInput::slice)
+      !a.alibi.empty() || a.head_norm || !spec.layer_masks.empty() || a.head_input != HeadInput::slice)
     throw SpecError(
         "the strict model runs the paper's own layer: heads that see their slice, no residual sum, no norm, no output "
         "projection, no rotary positions, no soft cap (paper_layer)");

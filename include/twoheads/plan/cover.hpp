@@ -176,7 +176,7 @@ struct ShownKeys {
                               "no visible pair lies in two tiles, no hidden pair in any",
                               sampled->has_exact_part() ? ", the near field is exact" : "");
   }
-  Index next_query = 0;
+  Index next_query = plan.queries().begin;
   TilingCounts found;
   for (Index block = 0; block < plan.query_blocks(); ++block) {
     const Rows queries = plan.queries_of(block);
@@ -206,7 +206,7 @@ struct ShownKeys {
                                    shown[static_cast<std::size_t>(query - queries.begin)]);
     if (!fault.empty()) return fault;
   }
-  if (next_query != plan.tokens()) return detail::text("query ", next_query, " lies in no query block");
+  if (next_query != plan.queries().end) return detail::text("query ", next_query, " lies in no query block");
   const auto differ = [](const char* what, Index counted, Index enumerated) {
     return detail::text("the plan counts ", counted, " ", what, ", enumeration finds ", enumerated);
   };

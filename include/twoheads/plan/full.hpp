@@ -19,10 +19,14 @@ struct FullTiling {
   Index keys = 1;
   Index block = 1;
   OracleKind oracle = OracleKind::plain;
+  Index first = 0;  ///< position of the first query
 
   [[nodiscard]] constexpr Index query_blocks() const { return ceil_div(queries, block); }
   [[nodiscard]] constexpr Index key_blocks() const { return ceil_div(keys, block); }
-  [[nodiscard]] constexpr Rows queries_of(Index b) const { return block_rows(b, block, queries); }
+  [[nodiscard]] constexpr Rows queries_of(Index b) const {
+    const Rows rows = block_rows(b, block, queries);
+    return {first + rows.begin, first + rows.end};
+  }
 
   [[nodiscard]] constexpr Index tiles() const {
     if (oracle != OracleKind::causal) return query_blocks() * key_blocks();

@@ -29,7 +29,7 @@ namespace twoheads {
 struct PlanRequest {
   Mask mask;
   Index tokens = 1;  ///< queries, N
-  Index keys = 0;    ///< keys, NK; 0 stands for as many as queries
+  Index keys = 0;    ///< keys, NK; 0 stands for as many as queries and what stands before them
   Index heads = 1;   ///< query heads of the large model, H
   Index layers = 1;  ///< layers of the large model, L
   OracleLimits oracle;
@@ -39,6 +39,7 @@ struct PlanRequest {
   /// Real tokens of a call, fewer than its rows; 0: as many as it takes. The plan is that of an oracle of block + 1
   /// rows, and calls are padded to the rows that the oracle takes.
   Index block = 0;
+  Index past = 0;  ///< position of the first query: a chunk of a sequence that stands after so many tokens
 };
 
 /// One tile of one head; a slot of a call carries one job, or several.
@@ -61,8 +62,11 @@ struct Job {
 class Plan {
  public:
   explicit Plan(const PlanRequest& request) : request_(request) {
-    if (request_.keys == 0) request_.keys = request_.tokens;
-    request_.mask.require_defined(request_.tokens, request_.keys);
+    if (request_.past < 0)
+      throw SpecError(detail::text("the first query stands at position ", request_.past, ", expected 0 or more"));
+    static_cast<void>(detail::checked_sum("the last position", request_.past, std::max<Index>(request_.tokens, 0)));
+    if (request_.keys == 0) request_.keys = queries().end;
+    request_.mask.require_defined(queries(), request_.keys);
     request_.oracle.require_valid();
     static_cast<void>(slots_per_call());
     if (request_.heads < 1) throw SpecError(detail::text("heads is ", request_.heads, ", expected 1 or more"));
@@ -77,6 +81,8 @@ class Plan {
   [[nodiscard]] const OracleLimits& oracle() const { return request_.oracle; }
   [[nodiscard]] Index tokens() const { return request_.tokens; }
   [[nodiscard]] Index keys() const { return request_.keys; }
+  /// Positions of the queries.
+  [[nodiscard]] Rows queries() const { return {request_.past, request_.past + request_.tokens}; }
   [[nodiscard]] Anchor anchor() const { return request_.anchor; }
 
   /// True where one call without a synthetic row shows every query its keys.
@@ -150,7 +156,7 @@ class Plan {
       return sampled()->has_exact_part() ? "Theorem 4.1 beside an exact near field" : "Theorem 4.1";
     if (request_.oracle.kind == OracleKind::kernel) return "Lemma 3.1: tiles of disjoint keys are joined";
     const bool causal_oracle = request_.oracle.kind == OracleKind::causal;
-    switch (request_.mask.simplified(request_.tokens).kind) {
+    switch (planned_mask().kind) {
       case MaskKind::full:
         break;
       case MaskKind::causal:
@@ -165,6 +171,8 @@ class Plan {
         return "the triangles of Theorem 5.1 on both sides";
       case MaskKind::documents:
         return "Theorem 4.2's codes for short documents, Theorems 3.4 and 3.5 for long ones";
+      case MaskKind::blocks:
+        return "Lemma 3.1 on the blocks that are there";
     }
     if (causal_oracle) return "Lemma 3.1 on the triangles of Theorem 3.5";
     return request_.heads == 1 && request_.layers == 1 ? "Lemma 3.1" : "Theorem 3.4";
@@ -173,6 +181,7 @@ class Plan {
   /// Calls of the paper's own construction for the same case, or none where it has no construction. Its packing over
   /// layers is counted as printed, whether or not the oracle has the residual stream that it would need.
   [[nodiscard]] std::optional<Index> paper_calls() const {
+    if (request_.past > 0) return std::nullopt;
     OracleLimits oracle = request_.oracle;
     oracle.residual = false;
     // Of a sample the paper draws one key block a query block, whatever S is here.
@@ -258,31 +267,41 @@ class Plan {
     const Index n = request_.tokens;
     const OracleLimits& oracle = request_.oracle;
     const bool causal_oracle = oracle.kind == OracleKind::causal;
-    const Mask mask = request_.mask.simplified(n);
+    const Mask mask = planned_mask();
     const bool own_kind = (mask.kind == MaskKind::full && !causal_oracle) ||
                           (mask.kind == MaskKind::causal && oracle.kind != OracleKind::plain);
     // What a slot holds beside a synthetic row is a block of tokens: of the kernel, all that it has.
     const Index rows = block() + 1;
     require_countable(mask, mask.kind != MaskKind::full && !own_kind);
     const bool sample = draws(mask);
-    if (own_kind && std::max(n, request_.keys) <= most_rows())
-      tiling_ =
-          StraightTiling{n, request_.keys, mask.kind == MaskKind::causal ? TileShape::lower : TileShape::rectangle};
+    const Index past = request_.past;
+    const Index end = queries().end;
+    // A lower triangle has its first query on its first key.
+    const bool aligned = mask.kind == MaskKind::full || past == 0;
+    if (own_kind && aligned && std::max(n, request_.keys) <= most_rows())
+      tiling_ = StraightTiling{n, request_.keys,
+                               mask.kind == MaskKind::causal ? TileShape::lower : TileShape::rectangle, past};
     else if (sample)
       tiling_ = sampled_tiling(mask);
     else if (mask.kind == MaskKind::full)
-      tiling_ = FullTiling{n, request_.keys, block(), oracle.kind};
-    else if (mask.kind == MaskKind::causal && causal_oracle)
+      tiling_ = FullTiling{n, request_.keys, block(), oracle.kind, past};
+    else if (mask.kind == MaskKind::causal && causal_oracle && past == 0)
       tiling_ = CausalTiling{n, block()};
     else if (mask.kind == MaskKind::documents)
       tiling_ = DocumentsTiling(mask.ends, mask.causal_documents, rows, oracle.kind);
     else if (mask.kind == MaskKind::causal)
-      tiling_ = WindowTiling{n, n - 1, 0, 0, rows, oracle.kind};
+      tiling_ = WindowTiling{end, end - 1, 0, 0, rows, oracle.kind, past};
     else if (mask.kind == MaskKind::band)
-      tiling_ = WindowTiling{n, mask.left, mask.right, 0, rows, oracle.kind};
+      tiling_ = WindowTiling{end, mask.left, mask.right, 0, rows, oracle.kind, past};
     else
-      tiling_ = WindowTiling{n, mask.window - 1, 0, mask.sinks, rows, oracle.kind};
+      tiling_ = WindowTiling{end, mask.window - 1, 0, mask.sinks, rows, oracle.kind, past};
     counts_ = std::visit([](const auto& t) { return t.counts(); }, tiling_);
+  }
+
+  /// The plainest mask that shows the same pairs. One query that comes last sees every key.
+  [[nodiscard]] Mask planned_mask() const {
+    const Mask mask = request_.mask.simplified(queries().end);
+    return mask.kind == MaskKind::causal && request_.tokens == 1 ? Mask::full() : mask;
   }
 
   /// Whether a sample is drawn, of a mask that can be sampled.
@@ -294,6 +313,8 @@ class Plan {
     }
     if (mask.kind != MaskKind::full && mask.kind != MaskKind::causal)
       throw SpecError(detail::text("a sample of a ", name(mask.kind), " mask is not planned: expected full or causal"));
+    if (request_.past > 0)
+      throw SpecError(detail::text("a sample for queries after ", request_.past, " tokens is not planned: expected 0"));
     const SampledTiling tiling = sampled_tiling(mask);
     tiling.require_valid();
     return !tiling.exact();
@@ -309,7 +330,7 @@ class Plan {
   void require_countable(const Mask& mask, bool triangles) const {
     const Index query_parts = ceil_div(request_.tokens, block());
     Index key_parts = ceil_div(request_.keys, block());
-    const std::optional<MaskReach> reach = mask.reach(request_.tokens);
+    const std::optional<MaskReach> reach = mask.reach(queries().end);
     if (reach)
       key_parts = std::min(key_parts, reach->left / block() + reach->right / block() +
                                           std::min(reach->sinks, request_.tokens) / block() + 4);

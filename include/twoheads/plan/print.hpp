@@ -34,6 +34,8 @@ namespace detail {
     case MaskKind::documents:
       return text(kind, " (", counted(static_cast<Index>(mask.ends.size()), "document"),
                   mask.causal_documents ? ", causal inside)" : ")");
+    case MaskKind::blocks:
+      return text(kind, " (", counted(static_cast<Index>(mask.ends.size()), "group"), " of queries that see the same)");
   }
   return kind;
 }

@@ -12,14 +12,15 @@ struct StraightTiling {
   Index queries = 1;
   Index keys = 1;
   TileShape shape = TileShape::rectangle;
+  Index first = 0;  ///< position of the first query
 
   [[nodiscard]] constexpr Index query_blocks() const { return 1; }
-  [[nodiscard]] constexpr Rows queries_of(Index) const { return {0, queries}; }
+  [[nodiscard]] constexpr Rows queries_of(Index) const { return {first, first + queries}; }
   [[nodiscard]] constexpr TilingCounts counts() const { return {1, 1, std::max(queries, keys), 1}; }
 
   template <class Visit>
   constexpr void for_each_slot(Index, Visit&& visit) const {
-    detail::visit_one(Tile{{0, queries}, {0, keys}, shape}, visit);
+    detail::visit_one(Tile{queries_of(0), {0, keys}, shape}, visit);
   }
 
   /// No row is synthetic.

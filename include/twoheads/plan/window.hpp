@@ -25,7 +25,7 @@ namespace twoheads {
 ///            with right > 0 a sum over the blocks that the end of the sequence cuts).
 ///   Corner   sinks ride in the slots of lower triangles, one row each, up to half of a causal oracle's rows; beyond,
 ///            and on plain oracles, they are rectangles of their own. tokens >= 1, left, right, sinks >= 0 and rows >=
-///            2, sinks only where right is 0.
+///            2, sinks only where right is 0, 0 <= past < tokens.
 ///   Source   Yu & Alman, Theorem 5.1 and its proof D.1, which subtracts prefix sums and counts keys twice where
 ///            window and sinks overlap
 struct WindowTiling {
@@ -35,13 +35,18 @@ struct WindowTiling {
   Index sinks = 0;
   Index rows = 2;
   OracleKind oracle = OracleKind::causal;
+  Index past = 0;  ///< position of the first query: those before it have been evaluated
 
-  [[nodiscard]] constexpr Index query_blocks() const { return head_blocks() + ceil_div(tokens - head(), tail_block()); }
+  [[nodiscard]] constexpr Index query_blocks() const {
+    return head_blocks() + ceil_div(tokens - head_end(), tail_block());
+  }
 
   [[nodiscard]] constexpr Rows queries_of(Index b) const {
-    if (b < head_blocks()) return block_rows(b, block(), head());
-    const Rows queries = block_rows(b - head_blocks(), tail_block(), tokens - head());
-    return {head() + queries.begin, head() + queries.end};
+    const bool tail = b >= head_blocks();
+    const Index first = tail ? head_end() : past;
+    const Rows queries = tail ? block_rows(b - head_blocks(), tail_block(), tokens - head_end())
+                              : block_rows(b, block(), head_end() - past);
+    return {first + queries.begin, first + queries.end};
   }
 
   [[nodiscard]] TilingCounts counts() const {
@@ -87,9 +92,11 @@ struct WindowTiling {
   [[nodiscard]] constexpr Index block() const { return rows - 1; }
   /// Keys of a window, w.
   [[nodiscard]] constexpr Index reach() const { return left + 1 + right; }
-  /// Queries that see all keys from 0 on.
-  [[nodiscard]] constexpr Index head() const { return left >= tokens - sinks ? tokens : left + 1 + sinks; }
-  [[nodiscard]] constexpr Index head_blocks() const { return ceil_div(head(), block()); }
+  /// Where the queries end that see all keys from 0 on.
+  [[nodiscard]] constexpr Index head_end() const {
+    return left >= tokens - sinks ? tokens : std::max(left + 1 + sinks, past);
+  }
+  [[nodiscard]] constexpr Index head_blocks() const { return ceil_div(head_end() - past, block()); }
   [[nodiscard]] constexpr Index riding_sinks() const {
     return oracle == OracleKind::causal && sinks <= block() / 2 ? sinks : 0;
   }
@@ -103,7 +110,7 @@ struct WindowTiling {
 
   /// Blocks of the tail that are whole and see no end of the sequence: they differ by a shift alone.
   [[nodiscard]] constexpr Index whole_tail_blocks() const {
-    return std::max<Index>(tokens - right - head(), 0) / tail_block();
+    return std::max<Index>(tokens - right - head_end(), 0) / tail_block();
   }
 
   /// Calls visit(keys) for the ranges of keys that all queries of a block see, triangles apart.
@@ -176,10 +183,11 @@ struct WindowTiling {
   void count_head(TilingCounts& total) const {
     const Index blocks = head_blocks();
     // Whole blocks whose keys the end of the sequence does not cut: block b has b more rectangles than the first.
-    const Index whole = std::min(head(), std::max<Index>(tokens - right, 0)) / block();
+    const Index whole = std::max<Index>(std::min(head_end(), tokens - right) - past, 0) / block();
     if (whole > 0) {
+      const Index before = past + right;
       total.add(count_triangles(0), whole);
-      total.add(count_rectangles(block(), right / block(), right % block()), whole);
+      total.add(count_rectangles(block(), before / block(), before % block()), whole);
       total.add(count_rectangles(block(), 1, 0), whole * (whole - 1) / 2);
     }
     for (Index b = whole; b < blocks; ++b) total.add(count_block(b));
