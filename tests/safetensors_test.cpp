@@ -49,6 +49,12 @@ std::string numbers(std::size_t count) {
   return bytes;
 }
 
+std::string repeated(const std::string& text, int times) {
+  std::string all;
+  for (int i = 0; i < times; ++i) all += text;
+  return all;
+}
+
 std::string random_bytes(std::mt19937_64& random, std::size_t count) {
   std::string bytes(count, '\0');
   for (char& byte : bytes) byte = static_cast<char>(random() & 0xFFU);
@@ -344,6 +350,7 @@ TEST_F(SafetensorsFile, WhatTheFormatForbidsIsRefusedWithAReason) {
       {one("[2]", "[0,4]"), "data_offsets span 4 bytes, expected 2 numbers of 4 bytes (F32)"},
       {one("[1]", "[0,5]", 5), "data_offsets span 5 bytes, expected 1 numbers of 4 bytes (F32)"},
       {one("[4294967296,4294967296]", "[0,0]", 0), "expected a shape whose product is less than 2^63"},
+      {one("[1" + repeated(",1", 64) + "]", "[0,4]"), "expected 64 dimensions at most"},
       {one("[4611686018427387904,1]", "[0,0]", 0), "span 0 bytes, expected 4611686018427387904 numbers of 4 bytes"},
       {one("[1]", "[0,4]", 3), "tensor 'a': its data end at byte 4, but the file holds 3 bytes of data"},
       {one("[1]", "[0,4]", 5), "the tensors' data end at byte 4, but the file holds 5 bytes of data"},

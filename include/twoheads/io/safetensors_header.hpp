@@ -17,6 +17,9 @@ namespace twoheads::detail {
 /// Longest header that the reference implementation reads, in bytes; positions in a header fit in 32 bits.
 inline constexpr std::uint64_t most_header_bytes = 100'000'000;
 
+/// As PyTorch has; so that a shape of millions of ones cannot ask for memory.
+inline constexpr std::size_t most_dimensions = 64;
+
 inline constexpr std::string_view metadata_key = "__metadata__";
 
 /// Where a safetensors header says what about a tensor. Not longer than the shortest such text, so that a table of all
@@ -49,6 +52,7 @@ static_assert(sizeof(HeaderEntry) < std::string_view(R"("":{"dtype":"","shape":[
   entry.name_length = static_cast<std::uint32_t>(name.raw.size());
   std::string_view dtype;
   std::uint64_t elements = 1;
+  std::size_t dimensions = 0;
   std::array<std::int64_t, 2> offsets{};
   std::array<bool, 3> seen{};
   const auto once = [&](std::size_t field) {
@@ -68,6 +72,7 @@ static_assert(sizeof(HeaderEntry) < std::string_view(R"("":{"dtype":"","shape":[
         const auto size = static_cast<std::uint64_t>(json.whole_number());
         constexpr std::uint64_t most = std::numeric_limits<std::int64_t>::max();
         if (size != 0 && elements > most / size) json.fail("a shape whose product is less than 2^63");
+        if (++dimensions > most_dimensions) json.fail("64 dimensions at most");
         elements *= size;
       });
     } else if (key.raw == "data_offsets") {
