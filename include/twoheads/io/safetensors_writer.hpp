@@ -214,6 +214,13 @@ inline void write_sharded_safetensors(const std::filesystem::path& folder, std::
 /// Collects tensors and writes them; what it converts it owns.
 class SafetensorsWriter {
  public:
+  SafetensorsWriter() = default;
+  // The tensors of a copy would refer to the bytes of the original; those of a moved one keep their place.
+  SafetensorsWriter(SafetensorsWriter&&) = default;
+  SafetensorsWriter& operator=(SafetensorsWriter&&) = default;
+  SafetensorsWriter(const SafetensorsWriter&) = delete;
+  SafetensorsWriter& operator=(const SafetensorsWriter&) = delete;
+
   SafetensorsWriter& metadata(std::string key, std::string value) {
     metadata_.insert_or_assign(std::move(key), std::move(value));
     return *this;
