@@ -1,6 +1,13 @@
 // Damaged files: whatever the bytes, a reader gives an error of ours or reads what is there, and takes no more memory
 // than the file is long, and 1 MiB.
 
+#include "support/sanitized.hpp"
+
+// A mapping ends with a page, so that a read beyond the end of the file is no fault that a sanitizer sees.
+#ifdef TWOHEADS_TEST_SANITIZED
+#define TWOHEADS_HAS_MMAP 0
+#endif
+
 #include <gtest/gtest.h>
 
 #include <cstdint>
@@ -30,6 +37,11 @@ namespace fs = std::filesystem;
 
 constexpr std::size_t mutations_in_all = 10000;
 constexpr std::size_t most_extra_bytes = std::size_t{1} << 20;
+
+/// The file itself is in the memory that is counted where it is not mapped.
+std::size_t most_bytes(std::size_t file_bytes) {
+  return file_bytes + most_extra_bytes + (TWOHEADS_HAS_MMAP ? 0 : file_bytes);
+}
 
 std::uint64_t seed() { return seed_or(5102); }
 
@@ -100,6 +112,13 @@ std::vector<Format> formats(const TempFolder& folder) {
   return all;
 }
 
+/// Writes a file where there may be one of that name. Some file systems bring one that is overwritten to the disk at once,
+/// and not a new one.
+fs::path write_new(const TempFolder& folder, const std::string& name, const std::string& bytes) {
+  fs::remove(folder / name);
+  return folder.write(name, bytes);
+}
+
 /// How a reader took a file; anything but an error of ours and a read is a failure of the test.
 enum class Outcome { read, refused, failed };
 
@@ -130,12 +149,12 @@ TEST(DamagedFiles, AreRefusedOrReadWithLittleMemory) {
     for (std::size_t i = 0; i < count; ++i) {
       Damage damage(seed() + i);
       const std::string bytes = (damage.*format.damage)(format.seeds[damage.pick(format.seeds.size())]);
-      const fs::path path = folder.write(format.file, bytes);
+      const fs::path path = write_new(folder, format.file, bytes);
       const AllocatedBytes allocated;
       const Outcome outcome = outcome_of(format, path);
       const std::size_t peak = allocated.peak();
       if (outcome == Outcome::refused) ++refused;
-      if (outcome == Outcome::failed || peak > bytes.size() + most_extra_bytes) {
+      if (outcome == Outcome::failed || peak > most_bytes(bytes.size())) {
         FAIL() << "mutation " << i << " of seed " << seed() << ": " << bytes.size() << " bytes of file, " << peak
                << " bytes of memory";
       }
@@ -209,8 +228,8 @@ TEST(DamagedFiles, LargeHeadersTakeNoMoreMemoryThanTheFileIsLong) {
   };
   const TempFolder folder;
   for (const auto& [what, header] : headers) {
-    const fs::path path = folder.write("large.safetensors", file_of(header));
-    EXPECT_LE(peak_of([&] { std::ignore = Safetensors::open(path); }), header.size() + most_extra_bytes) << what;
+    const fs::path path = write_new(folder, "large.safetensors", file_of(header));
+    EXPECT_LE(peak_of([&] { std::ignore = Safetensors::open(path); }), most_bytes(header.size())) << what;
   }
   const std::vector<std::pair<const char*, std::string>> indexes{
       {"many tensors", joined(270000, [](std::size_t i) { return text("\"", i, "\":\"f\""); })},
@@ -219,8 +238,8 @@ TEST(DamagedFiles, LargeHeadersTakeNoMoreMemoryThanTheFileIsLong) {
       {"a long shard", text("\"a\":\"", escaped, "\"")},
   };
   for (const auto& [what, members] : indexes) {
-    folder.write("model.safetensors.index.json", text("{\"weight_map\":{", members, "}}"));
-    EXPECT_LE(peak_of([&] { std::ignore = TensorFolder::open(folder / ""); }), members.size() + most_extra_bytes)
+    write_new(folder, "model.safetensors.index.json", text("{\"weight_map\":{", members, "}}"));
+    EXPECT_LE(peak_of([&] { std::ignore = TensorFolder::open(folder / ""); }), most_bytes(members.size()))
         << "index: " << what;
   }
 }
@@ -261,11 +280,12 @@ TEST(DamagedFiles, JsonIsWhatAnotherParserTakesForJson) {
 
 TEST(DamagedFiles, Utf8IsWhatAnotherParserTakesForIt) {
   // The edges of the ranges of every byte of a character.
-  const std::vector<int> follow{0x22, 0x7F, 0x80, 0x8F, 0x90, 0x9F, 0xA0, 0xBF, 0xC0, 0xFF};
+  const std::vector<int> follow{0x61, 0x7F, 0x80, 0x8F, 0x90, 0x9F, 0xA0, 0xBF, 0xC0, 0xFF};
+  int accepted = 0;
   for (int first = 0x20; first < 256; ++first)
     for (const int second : follow)
       for (const int third : follow)
-        for (const int fourth : {0x22, 0x80, 0xBF, 0xC0}) {
+        for (const int fourth : {0x61, 0x80, 0xBF, 0xC0}) {
           std::string quoted = "\"";
           for (const int byte : {first, second, third, fourth, 0x22}) quoted += static_cast<char>(byte);
           bool ours = true;
@@ -277,7 +297,9 @@ TEST(DamagedFiles, Utf8IsWhatAnotherParserTakesForIt) {
             ours = false;
           }
           ASSERT_EQ(ours, nlohmann::json::accept(quoted)) << detail::excerpt(quoted);
+          accepted += ours ? 1 : 0;
         }
+  EXPECT_GE(accepted, 1000);
 }
 
 TEST(DamagedFiles, DecodedStringsAreThoseOfAnotherParser) {
