@@ -52,6 +52,7 @@
 #include <twoheads/plan/causal.hpp>
 #include <twoheads/plan/window.hpp>
 #include <twoheads/plan/documents.hpp>
+#include <twoheads/plan/blocks.hpp>
 #include <twoheads/plan/paper_counts.hpp>
 #include <twoheads/plan/sampled.hpp>
 #include <twoheads/plan/average_case.hpp>
