@@ -28,6 +28,7 @@
 #include <twoheads/attention/mlp.hpp>
 #include <twoheads/attention/project.hpp>
 #include <twoheads/attention/parts.hpp>
+#include <twoheads/attention/grouped_query.hpp>
 #include <twoheads/attention/forward.hpp>
 #include <twoheads/attention/language.hpp>
 #include <twoheads/attention/direct.hpp>
@@ -91,6 +92,7 @@
 #include <twoheads/codec/converse.hpp>
 #include <twoheads/codec/checks.hpp>
 #include <twoheads/codec/score_bound.hpp>
+#include <twoheads/codec/score_terms.hpp>
 #include <twoheads/codec/encode.hpp>
 #include <twoheads/codec/decode.hpp>
 #include <twoheads/codec/anchors.hpp>
@@ -98,6 +100,7 @@
 #include <twoheads/exec/executor.hpp>
 #include <twoheads/exec/execute.hpp>
 #include <twoheads/exec/oracle_tasks.hpp>
+#include <twoheads/exec/oracle_calls.hpp>
 #include <twoheads/exec/oracle_engine.hpp>
 #include <twoheads/exec/pool_work.hpp>
 #include <twoheads/exec/pool_worker.hpp>

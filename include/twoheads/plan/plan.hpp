@@ -123,7 +123,7 @@ class Plan {
 
   /// Slots that an oracle is handed at once: those of limits().batch calls, as far as a layer has so many.
   [[nodiscard]] Index slots_per_batch() const {
-    const Index call = std::min(slots_per_call(), slots_per_layer());
+    const Index call = std::max<Index>(std::min(slots_per_call(), slots_per_layer()), 1);
     return call * std::min(request_.oracle.batch, ceil_div(slots_per_layer(), call));
   }
 
@@ -135,6 +135,7 @@ class Plan {
 
   /// Share of the row slots of all calls that carry real tokens, 0..1; a call has rows * H' L' of them.
   [[nodiscard]] double rows_used() const {
+    if (calls() == 0) return 0.0;  // no query sees a key
     const double used = static_cast<double>(counts_.token_rows) * static_cast<double>(request_.heads * rounds());
     const Index call_rows = request_.oracle.call_rows(most_rows());
     const double rows = static_cast<double>(call_rows) * static_cast<double>(slots_per_call());
@@ -305,9 +306,8 @@ class Plan {
     counts_ = std::visit([](const auto& t) { return t.counts(); }, tiling_);
     if (mask.kind == MaskKind::blocks) {
       const Index jobs = detail::checked_product("the number of jobs", counts_.tiles, request_.heads);
-      static_cast<void>(
-          detail::checked_product("the number of calls", detail::checked_product("the number of calls", 4, jobs),
-                                  request_.layers));
+      static_cast<void>(detail::checked_product(
+          "the number of calls", detail::checked_product("the number of calls", 4, jobs), request_.layers));
     }
   }
 
