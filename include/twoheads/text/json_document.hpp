@@ -86,8 +86,9 @@ class DocumentBuilder : public nlohmann::json_sax<nlohmann::json> {
       piece_ = std::move(name);
       return true;
     }
-    if (open_.back()->contains(name)) throw FormatError(text(document_.name, ": ", path(), '/', name, " stands twice"));
+    const bool stands = open_.back()->contains(name);
     keys_.back() = std::move(name);
+    if (stands) throw FormatError(text(document_.name, ": ", path(), " stands twice"));
     return true;
   }
 
