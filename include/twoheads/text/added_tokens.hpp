@@ -4,10 +4,10 @@
 #include <bitset>
 #include <cstddef>
 #include <cstdint>
-#include <functional>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <tuple>
 #include <twoheads/text/json_field.hpp>
 #include <twoheads/text/normalizer.hpp>
 #include <twoheads/text/pieces.hpp>
@@ -46,10 +46,11 @@ class TokenFinder {
     tokens_.push_back({std::move(content), token});
   }
 
-  /// Call once, when all are added. Of equal contents the first is found.
+  /// Call once, when all are added. Of equal contents the lowest id is found.
   void finish() {
-    std::stable_sort(tokens_.begin(), tokens_.end(),
-                     [](const Entry& a, const Entry& b) { return a.content < b.content; });
+    std::sort(tokens_.begin(), tokens_.end(), [](const Entry& a, const Entry& b) {
+      return std::tie(a.content, a.token.id) < std::tie(b.content, b.token.id);
+    });
   }
 
   /// Cuts a text into ranges; those without a token are not empty.
@@ -144,7 +145,12 @@ class AddedTokens {
       }
       if (!seen.insert(token.id).second) throw fail("stands twice");
       if (token.special) special_.insert(token.id);
-      const std::string content = token.normalized ? normalizer(token.content) : token.content;
+      std::string content = token.content;
+      try {
+        if (token.normalized) content = normalizer(content);
+      } catch (const SpecError& error) {
+        throw fail("cannot be normalized: ", error.what());
+      }
       if (content.empty()) throw fail("is empty once normalized");
       (token.normalized ? in_normalized_ : in_given_).add(token, content);
     }

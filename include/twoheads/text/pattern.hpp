@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -61,8 +62,8 @@ class Utf16View {
 
 /// A literal text or a regular expression of ICU's.
 ///
-///   Corner   a search gives up after 200 backtracking steps a UTF-16 unit and two million beside, or 16 MiB of states:
-///            time and memory are linear in the text for any pattern
+///   Corner   a search gives up after 200 backtracking steps a UTF-16 unit and two million beside, or with states of 64
+///            bytes a unit and 16 MiB beside: time and memory are linear in the text for any pattern
 class TextPattern {
  public:
   /// Throws SpecError if the text is empty.
@@ -107,7 +108,10 @@ class TextPattern {
     const std::unique_ptr<icu::RegexMatcher> matcher(regex_->matcher(units, status));
     require_icu(status, "regular expressions");
     matcher->setTimeLimit(200 + length / 50, status);  // in steps of 10,000 states
-    matcher->setStackLimit(16 << 20, status);
+    // A repeated set keeps a state a unit, of 16 to 40 bytes.
+    constexpr std::int64_t most_bytes = std::numeric_limits<std::int32_t>::max();
+    const std::int64_t stack = (std::int64_t{16} << 20) + std::int64_t{64} * length;
+    matcher->setStackLimit(static_cast<std::int32_t>(std::min(stack, most_bytes)), status);
     require_icu(status, "regular expressions");
     while (matcher->find(status) != 0 && U_SUCCESS(status))
       found.push_back({view.byte_of(matcher->start(status)), view.byte_of(matcher->end(status)), true});
