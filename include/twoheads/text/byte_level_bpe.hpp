@@ -180,6 +180,7 @@ class PairMerges {
 struct ByteLevelOptions {
   bool add_prefix_space = false;
   std::vector<AddedToken> added;
+  std::vector<std::string> special;  // pieces that are special tokens where the vocabulary has them
 };
 
 /// Byte-pair tokenizer of GPT-2 and of the models after it: bytes as characters, or SentencePiece's spaces and byte
@@ -187,7 +188,7 @@ struct ByteLevelOptions {
 ///
 ///   Math     encode: added tokens are cut out; the rest is normalized and split into words; a word's characters become
 ///            ids, and while some neighbours may join, the pair whose merge stands first does, the leftmost of equals
-///   Laws     byte-level without a normalizer: decode(encode(text)) is the text, byte by byte, for any bytes
+///   Laws     byte-level without normalizer and added tokens: decode(encode(text)) is the text, byte by byte
 ///   Corner   bytes that are no UTF-8 count as U+FFFD where words are split. `truncation` and `padding` of a
 ///            tokenizer.json are not applied: how much of a text is given is the caller's.
 ///   Source   openai/gpt-2, encoder.py; the format of huggingface/tokenizers
@@ -216,7 +217,11 @@ class ByteLevelBpe : public TextParts {
     tokenizer.pre_tokenizer_ = detail::PreTokenizer({detail::PreTokenizer::byte_level(options.add_prefix_space)});
     tokenizer.decoder_ = detail::PieceDecoder({detail::PieceDecoder::ByteLevel{}});
     tokenizer.merges_.set(read_merges(merges_file), tokenizer.pieces_, merges_file.string());
-    tokenizer.add_tokens(options.added, document.name);
+    std::vector<AddedToken> added = options.added;
+    for (const std::string& piece : options.special)
+      if (const std::optional<int> id = tokenizer.id_of(piece))
+        added.push_back({.content = piece, .id = *id, .special = true});
+    tokenizer.add_tokens(added, document.name);
     return tokenizer;
   }
 

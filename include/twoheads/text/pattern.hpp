@@ -74,9 +74,9 @@ class TextPattern {
     return pattern;
   }
 
-  /// Throws SpecError that names the pattern, if ICU does not take it or it is longer than 4096 bytes.
+  /// Throws SpecError that names the pattern, if ICU does not take it or it is longer than 8192 bytes.
   [[nodiscard]] static TextPattern regex(std::string source) {
-    constexpr std::size_t longest = 4096;  // a property set takes thousands of bytes, its name 5
+    constexpr std::size_t longest = 8192;  // a property set takes thousands of bytes, its name 5
     if (source.size() > longest)
       throw SpecError(text("a regular expression of ", source.size(), " bytes, expected at most ", longest));
     if (source.empty()) throw SpecError("the pattern is empty");

@@ -113,10 +113,7 @@ class TextTokenizer {
         options.added.push_back(detail::AddedTokens::read(added->at(name), std::stoi(name)));
       }
     } else {
-      const detail::TextDocument pieces = detail::read_document(folder / "vocab.json", "", "-");
-      for (const detail::NamedId& each : pieces.vocabulary)
-        if (each.piece == "<|endoftext|>" && each.id >= 0 && each.id < vocabulary)
-          options.added.push_back({.content = each.piece, .id = static_cast<int>(each.id), .special = true});
+      options.special = {"<|endoftext|>"};
     }
     return TextTokenizer(ByteLevelBpe::read(folder / "vocab.json", folder / "merges.txt", vocabulary, options));
   }
