@@ -118,7 +118,8 @@ How to get everything it builds with:
                               libbenchmark-dev libcli11-dev nlohmann-json3-dev libtbb-dev libboost-dev libicu-dev
   Fedora                    sudo dnf install gcc-c++ cmake ninja-build eigen3-devel gtest-devel \
                               google-benchmark-devel cli11-devel json-devel tbb-devel boost-devel libicu-devel
-  macOS, Homebrew           brew install cmake ninja eigen googletest google-benchmark cli11 nlohmann-json tbb boost icu4c
+  macOS, Homebrew           brew install cmake ninja eigen googletest google-benchmark cli11 nlohmann-json tbb \
+                              boost icu4c
 Older systems have an older CMake: https://cmake.org/download
 TEXT
   } >&2
