@@ -14,6 +14,7 @@
 #include <twoheads/attention/language.hpp>
 #include <twoheads/base/digest.hpp>
 #include <twoheads/exec/kernel_attention.hpp>
+#include <twoheads/io/safetensors_writer.hpp>
 #include <twoheads/model/llama2c.hpp>
 #include <twoheads/model/tokenizer.hpp>
 #include <twoheads/oracle/small_transformer.hpp>
@@ -27,7 +28,6 @@
 #include "support/plan_arguments.hpp"
 #include "support/processes.hpp"
 #include "support/rows_choice.hpp"
-#include "support/safetensors.hpp"
 #include "support/stopwatch.hpp"
 
 namespace {
@@ -283,7 +283,8 @@ void score(const twoheads::LanguageModel<Scalar>& model, const std::vector<int>&
   const Matrix<double> reference = twoheads::logits(wide, twoheads::view(truth));
   const Matrix<double> found = logits.template cast<double>();
 
-  if (!settings.logits.empty()) programs::write_safetensors(settings.logits, "logits", logits.template cast<float>());
+  if (!settings.logits.empty())
+    twoheads::SafetensorsWriter().add("logits", logits, twoheads::Dtype::f32).write(settings.logits);
   const auto count = static_cast<Index>(ids.size());
   const double error = max_difference(found, reference);
   const double nll = mean_nll(found, ids);
