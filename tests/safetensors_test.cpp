@@ -206,7 +206,9 @@ TEST_F(SafetensorsFile, AMatrixTakesFirstAndLastDimensionsTogether) {
   EXPECT_EQ(file.matrix<float>("none", 0, 5).cols(), 5);
   EXPECT_EQ(file.matrix<float>("none", 1, 0).rows(), 1);
   EXPECT_TRUE(file.values<float>("none").empty());
-  for (const auto& [rows, cols] : std::vector<std::pair<Index, Index>>{{3, 8}, {2, 11}, {-2, -12}, {0, 0}, {12, 2}}) {
+  for (const auto& size : std::vector<std::pair<Index, Index>>{{3, 8}, {2, 11}, {-2, -12}, {0, 0}, {12, 2}}) {
+    const Index rows = size.first;
+    const Index cols = size.second;
     const std::string message = message_of<ShapeError>([&] { std::ignore = file.matrix<double>("x", rows, cols); });
     EXPECT_TRUE(contains(message, detail::text("tensor 'x': its shape is [2, 3, 4], expected ", rows, " x ", cols)))
         << message;

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <twoheads/base/errors.hpp>
@@ -32,8 +33,11 @@ class JsonScanner {
 
   [[nodiscard]] std::size_t at() const { return at_; }
 
-  /// What the following is about; it stands in error messages.
-  void set_subject(std::string subject) { subject_ = std::move(subject); }
+  /// What the following is about, and its name in the text, if it has one: they stand in error messages.
+  void set_subject(std::string_view what, std::optional<std::string_view> name = std::nullopt) {
+    subject_ = what;
+    name_ = name;
+  }
 
   void skip_space() {
     while (at_ < text_.size() && is_space(text_[at_])) ++at_;
@@ -128,13 +132,14 @@ class JsonScanner {
   [[noreturn]] void fail(std::string_view expected) const {
     const std::string_view rest = text_.substr(at_);
     const std::string_view found = rest.substr(0, std::max<std::size_t>(1, rest.find_first_of(",:]} \t\r\n")));
-    refuse(text("byte ", at_, " of the JSON text is ", rest.empty() ? "the end" : "'" + excerpt(found, 40) + "'",
+    refuse(text("byte ", at_, " of the JSON text is ", rest.empty() ? "the end" : text("'", excerpt(found, 40), "'"),
                 ", expected ", expected));
   }
 
   /// Throws FormatError with the file, the subject and what is wrong.
   [[noreturn]] void refuse(const std::string& fault) const {
-    throw FormatError(text(file_, ": ", subject_, subject_.empty() ? "" : ": ", fault));
+    const std::string name = name_ ? text(" '", excerpt(*name_), "'") : std::string();
+    throw FormatError(text(file_, ": ", subject_, name, subject_.empty() ? "" : ": ", fault));
   }
 
  private:
@@ -201,7 +206,8 @@ class JsonScanner {
   std::string_view text_;
   std::string_view file_;
   std::size_t at_ = 0;
-  std::string subject_;
+  std::string_view subject_;
+  std::optional<std::string_view> name_;
 };
 
 inline std::string JsonString::decoded() const {

@@ -11,8 +11,16 @@
 #include <utility>
 #include <vector>
 
+// Whoever defines it as 0 has files read into memory of their own, where tools see a read beyond the end.
+#ifndef TWOHEADS_HAS_MMAP
 #if defined(__unix__) || defined(__APPLE__)
 #define TWOHEADS_HAS_MMAP 1
+#else
+#define TWOHEADS_HAS_MMAP 0
+#endif
+#endif
+
+#if TWOHEADS_HAS_MMAP
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -20,7 +28,6 @@
 
 #include <cerrno>
 #else
-#define TWOHEADS_HAS_MMAP 0
 #include <twoheads/model/input_file.hpp>
 #endif
 

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <twoheads/base/errors.hpp>
@@ -85,7 +86,7 @@ static_assert(sizeof(HeaderEntry) < std::string_view(R"("":{"dtype":"","shape":[
       });
       if (count != 2) json.fail("two data_offsets");
     } else {
-      json.fail("the value of dtype, shape or data_offsets, not of '" + excerpt(key.raw) + "'");
+      json.fail(text("the value of dtype, shape or data_offsets, not of '", excerpt(key.raw), "'"));
     }
   });
   constexpr std::array<std::string_view, 3> fields{"dtype", "shape", "data_offsets"};
@@ -102,8 +103,8 @@ static_assert(sizeof(HeaderEntry) < std::string_view(R"("":{"dtype":"","shape":[
       json.refuse(text("data_offsets span ", bytes, " bytes, expected ", elements, " numbers of ", size, " bytes (",
                        dtype, ")"));
   } else if (!looks_like_dtype(dtype)) {
-    json.refuse("the dtype is '" + excerpt(dtype) +
-                "', expected F64, F32, F16, BF16, I64, I32, U8, BOOL or one like them");
+    json.refuse(
+        text("the dtype is '", excerpt(dtype), "', expected F64, F32, F16, BF16, I64, I32, U8, BOOL or one like them"));
   }
   return entry;
 }
@@ -117,12 +118,12 @@ void scan_header(std::string_view header, std::string_view file, const Tensor& t
   if (header.empty() || header[0] != '{') json.fail("'{'");
   json.object([&](const JsonString& name) {
     if (name.raw == metadata_key) {
-      json.set_subject(std::string(metadata_key));
+      json.set_subject(metadata_key);
       if (metadata) json.refuse("appears twice");
       metadata = true;
       json.object([&](const JsonString& key) { fact(key, json.string()); });
     } else {
-      json.set_subject("tensor '" + excerpt(name.raw) + "'");
+      json.set_subject("tensor", name.raw);
       tensor(json, name);
     }
     json.set_subject({});

@@ -45,7 +45,7 @@ namespace detail {
 template <class Write>
 void write_file(const std::filesystem::path& path, const Write& write) {
   std::filesystem::path partial = path;
-  partial += ".partial-" + std::to_string(std::random_device{}());
+  partial += text(".partial-", std::random_device{}());
   std::error_code ignored;
   try {
     std::ofstream out(partial, std::ios::binary | std::ios::trunc);
@@ -65,14 +65,14 @@ void write_file(const std::filesystem::path& path, const Write& write) {
 inline void require_writable(std::span<const TensorView> tensors) {
   std::vector<std::string_view> names;
   for (const TensorView& tensor : tensors) {
-    const std::string label = "tensor '" + excerpt(tensor.name) + "'";
+    const std::string label = text("tensor '", excerpt(tensor.name), "'");
     if (!is_utf8(tensor.name)) throw SpecError(label + ": its name is not valid UTF-8");
     if (tensor.name == metadata_key) throw SpecError(label + ": the format keeps that name for itself");
     Index bytes = size_of(tensor.dtype);
     for (const Index size : tensor.shape) {
       if (size < 0)
         throw ShapeError(text(label, ": its shape is ", shape_text(tensor.shape), ", expected none below 0"));
-      bytes = checked_product("the bytes of " + label, bytes, size);
+      bytes = checked_product(text("the bytes of ", label), bytes, size);
     }
     if (static_cast<std::size_t>(bytes) != tensor.bytes.size())
       throw ShapeError(text(label, ": ", tensor.bytes.size(), " bytes, expected ", bytes, " for ", name(tensor.dtype),
@@ -81,7 +81,7 @@ inline void require_writable(std::span<const TensorView> tensors) {
   }
   std::sort(names.begin(), names.end());
   const auto twice = std::adjacent_find(names.begin(), names.end());
-  if (twice != names.end()) throw SpecError("tensor '" + excerpt(*twice) + "' is given twice");
+  if (twice != names.end()) throw SpecError(text("tensor '", excerpt(*twice), "' is given twice"));
 }
 
 /// The tensors in the order in which the reference implementation writes them: wider numbers first, so that all are
@@ -116,7 +116,7 @@ inline void require_writable(std::span<const TensorView> tensors) {
     header += '{';
     for (const auto& [key, value] : metadata) {
       if (!is_utf8(key) || !is_utf8(value))
-        throw SpecError("metadata '" + excerpt(key) + "': the key or the value is not valid UTF-8");
+        throw SpecError(text("metadata '", excerpt(key), "': the key or the value is not valid UTF-8"));
       member(key);
       header += json_quoted(value);
     }
@@ -194,7 +194,7 @@ inline void write_sharded_safetensors(const std::filesystem::path& folder, std::
     const std::string digits = std::to_string(number);
     return std::string(digits.size() < 5 ? 5 - digits.size() : 0, '0') + digits;
   };
-  std::string index = "{\"metadata\":{\"total_size\":" + std::to_string(total) + "},\"weight_map\":{";
+  std::string index = detail::text("{\"metadata\":{\"total_size\":", total, "},\"weight_map\":{");
   for (std::size_t i = 0; i < shards.size(); ++i) {
     const std::string file =
         detail::text("model-", five_digits(i + 1), "-of-", five_digits(shards.size()), ".safetensors");
@@ -214,6 +214,13 @@ inline void write_sharded_safetensors(const std::filesystem::path& folder, std::
 /// Collects tensors and writes them; what it converts it owns.
 class SafetensorsWriter {
  public:
+  SafetensorsWriter() = default;
+  // The tensors of a copy would refer to the bytes of the original; those of a moved one keep their place.
+  SafetensorsWriter(SafetensorsWriter&&) = default;
+  SafetensorsWriter& operator=(SafetensorsWriter&&) = default;
+  SafetensorsWriter(const SafetensorsWriter&) = delete;
+  SafetensorsWriter& operator=(const SafetensorsWriter&) = delete;
+
   SafetensorsWriter& metadata(std::string key, std::string value) {
     metadata_.insert_or_assign(std::move(key), std::move(value));
     return *this;

@@ -85,8 +85,8 @@ class ShardIndex {
       json.object([&](const JsonString& name) {
         const JsonString shard = json.string();
         if (!stays_inside(shard))
-          json.refuse("tensor '" + excerpt(name.raw) + "' is in '" + excerpt(shard.raw) +
-                      "', expected a file in the folder of the index");
+          json.refuse(detail::text("tensor '", excerpt(name.raw), "' is in '", excerpt(shard.raw),
+                                   "', expected a file in the folder of the index"));
         use(name, shard);
       });
       json.set_subject({});
