@@ -38,7 +38,9 @@
 #include <twoheads/attention/simd.hpp>
 #include <twoheads/attention/panel_loops.hpp>
 #include <twoheads/attention/key_band.hpp>
+#include <twoheads/attention/score_terms.hpp>
 #include <twoheads/attention/tile_kernel.hpp>
+#include <twoheads/attention/row_kernel.hpp>
 #include <twoheads/attention/average_case.hpp>
 
 #include <twoheads/plan/precision.hpp>

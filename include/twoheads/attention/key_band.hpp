@@ -29,12 +29,4 @@ struct KeyBand {
   }
 };
 
-/// How scores are made of q . k.
-///
-///   Math   s = score_scale q . k, or soft_cap tanh(score_scale q . k / soft_cap) where soft_cap > 0
-struct ScoreRule {
-  double score_scale = 1.0;
-  double soft_cap = 0.0;  ///< 0: none
-};
-
 }  // namespace twoheads

@@ -8,6 +8,7 @@
 #include <twoheads/attention/key_band.hpp>
 #include <twoheads/attention/panel_loops.hpp>
 #include <twoheads/attention/partial.hpp>
+#include <twoheads/attention/score_terms.hpp>
 #include <twoheads/attention/simd.hpp>
 #include <twoheads/base/aligned_buffer.hpp>
 #include <twoheads/base/compiler.hpp>
@@ -50,7 +51,7 @@ class TileKernel {
       throw SpecError(detail::text("soft_cap is ", rule.soft_cap, ", expected 0 (none) or a finite number above 0"));
     // Scores are held unscaled, so that queries are not rounded; their order must be that of the scaled ones.
     sign_ = static_cast<Scalar>(rule.score_scale > 0 ? 1 : rule.score_scale < 0 ? -1 : 0);
-    unit_ = capped() ? 1.0 : rule.score_scale == 0 ? 1.0 : std::abs(rule.score_scale);
+    unit_ = capped() || rule.terms ? 1.0 : rule.score_scale == 0 ? 1.0 : std::abs(rule.score_scale);
     // Neither 0 nor infinite: a hidden score is -inf, and a difference of scores may be 0.
     factor_ = static_cast<Scalar>(
         std::clamp<double>(unit_ * log2_e, std::numeric_limits<Scalar>::min(), std::numeric_limits<Scalar>::max()));
@@ -85,10 +86,11 @@ class TileKernel {
   ///            widened before use; `rows` within the block
   ///   Laws     no key of the tile is one that its rows have seen before
   ///   Corner   log_factor: the tile counts exp(log_factor) times. finite_values: false where a value may be NaN or
-  ///            infinite, so that it must not be multiplied by the weight 0 of a row that does not see it
+  ///            infinite, so that it must not be multiplied by the weight 0 of a row that does not see it. terms: where
+  ///            the rule says that tiles have them
   template <class Stored>
   void add(Rows rows, const MatrixView<Stored>& keys, const MatrixView<Stored>& values, const KeyBand& band,
-           double log_factor = 0, bool finite_values = true) {
+           double log_factor = 0, bool finite_values = true, const ScoreTerms<Scalar>& terms = {}) {
     const Index count = keys.rows();
     detail::require_shape("the keys of a tile", keys, count, head_dim_);
     detail::require_shape("the values of a tile", values, count, value_dim_);
@@ -97,9 +99,12 @@ class TileKernel {
     if (rows.empty() || count == 0) return;
     if (!std::isfinite(log_factor))
       throw SpecError(detail::text("the log factor of a tile is ", log_factor, ", expected a finite number"));
+    TWOHEADS_ASSERT(rule_.terms || (terms.slope == 0 && terms.bias == nullptr));
     if (keys_since_join_ > 0 && log_factor != log_factor_) join();
-    for (Index row = rows.begin; row < rows.end; ++row)
-      if (!band.seen(row - rows.begin, count).empty()) seen_[row] = true;
+    for (Index row = rows.begin; row < rows.end; ++row) {
+      const Rows seen = band.seen(row - rows.begin, count);
+      if (!seen.empty() && !(terms.bias != nullptr && terms.hides_all(row - rows.begin, seen))) seen_[row] = true;
+    }
 
     const Rows panels{rows.begin / panel, ceil_div(rows.end, panel)};
     for (Index first = 0; first < count; first += keys_at_once) {
@@ -112,7 +117,7 @@ class TileKernel {
       const Strided packed_keys = packed_rows(keys, seen, panels.size(), packed_keys_);
       const Strided packed_values = packed_rows(values, seen, panels.size(), packed_values_);
       for (Index p = panels.begin; p < panels.end; ++p)
-        add_to_panel(p, rows, seen, packed_keys, packed_values, band, finite_values);
+        add_to_panel(p, rows, seen, packed_keys, packed_values, band, finite_values, terms);
     }
   }
 
@@ -272,7 +277,7 @@ class TileKernel {
 
   /// Adds keys [block.begin, block.end) of a tile to panel p.
   void add_to_panel(Index p, Rows rows, Rows block, const Strided& keys, const Strided& values, const KeyBand& band,
-                    bool finite_values) {
+                    bool finite_values, const ScoreTerms<Scalar>& terms) {
     // Rows of the panel that the tile has, counted from the tile's first.
     const Index first_row = std::max(p * panel, rows.begin) - rows.begin;
     const Index last_row = std::min({(p + 1) * panel, rows_, rows.end}) - 1 - rows.begin;
@@ -305,67 +310,32 @@ class TileKernel {
       for (const Rows& side : sides)
         Loops::score(first_key, keys.stride, queries, head_dim_, scores, side, with_hidden);
     }
-    if (capped()) {
-      cap(scores, count);
+    const detail::PanelPlace place{p * panel - rows.begin, rows.size()};
+    if (capped()) detail::cap_scores(scores, count * panel, rule_);
+    if (rule_.terms)
+      detail::add_terms<panel>(scores, place, {begin, end},
+                               capped() ? Scalar(1) : static_cast<Scalar>(std::abs(rule_.score_scale)), terms);
+    if (capped() || rule_.terms) {
       for (int v = 0; v < vectors; ++v) largest[v] = Simd::broadcast(Loops::unseen);
       Loops::find_largest(scores, open, largest);
     }
-    if (!all_seen) {
-      set_seen_bounds(p, rows, {begin, end}, band);
+    const bool sums_all = finite_values || (all_seen && terms.bias == nullptr);
+    if (!all_seen || !sums_all) detail::set_seen_bounds<panel>(seen_bounds_.data(), place, {begin, end}, band);
+    if (!all_seen)
       for (const Rows& side : sides) {
         Loops::hide(scores, seen_bounds_.data(), side);
         Loops::find_largest(scores, side, largest);
       }
-    }
     V rescale[vectors];
     Loops::weigh(scores, largest_.data() + p * panel, weights_.data() + p * panel, factor_, largest, rescale, count);
     const Scalar* const first_value = values.first + (begin - block.begin) * values.stride;
     Scalar* const sums = sums_.data() + p * value_dim_ * panel;
-    if (all_seen || finite_values)
-      Loops::sum_values(first_value, values.stride, value_dim_, scores, sums, rescale, count);
-    else
-      sum_seen_values(first_value, values.stride, scores, sums, rescale, count);
-  }
-
-  // --- panels that see a part of the keys, and soft caps: away from the loop that counts ---
-
-  /// For each lane the first and last + 1 of the keys [block.begin, block.end) that it sees, counted from block.begin.
-  void set_seen_bounds(Index p, Rows rows, Rows block, const KeyBand& band) {
-    for (Index lane = 0; lane < panel; ++lane) {
-      const Index row = p * panel + lane;
-      Rows seen{0, 0};
-      if (rows.contains(row)) {
-        const Index i = row - rows.begin;
-        seen = {std::clamp(i + band.from, block.begin, block.end) - block.begin,
-                std::clamp(i + band.to, block.begin, block.end) - block.begin};
-      }
-      seen_bounds_.data()[lane] = static_cast<Scalar>(seen.begin);
-      seen_bounds_.data()[panel + lane] = static_cast<Scalar>(seen.end);
-    }
-  }
-
-  TWOHEADS_NOINLINE void cap(Scalar* scores, Index count) const {
-    const auto cap = static_cast<Scalar>(rule_.soft_cap);
-    const auto scale = static_cast<Scalar>(
-        std::min<double>(std::abs(rule_.score_scale) / rule_.soft_cap, std::numeric_limits<Scalar>::max()));
-    for (Index at = 0; at < count * panel; ++at) scores[at] = cap * std::tanh(scores[at] * scale);
-  }
-
-  /// As sum_values, each row over the keys that it sees alone.
-  void sum_seen_values(const Scalar* values, Index stride, const Scalar* weights, Scalar* sums, const V* rescale,
-                       Index count) const {
+    if (sums_all) return Loops::sum_values(first_value, values.stride, value_dim_, scores, sums, rescale, count);
     Scalar factors[panel];
     for (int v = 0; v < vectors; ++v)
       std::copy_n(reinterpret_cast<const Scalar*>(&rescale[v]), lanes, factors + v * lanes);
-    for (Index col = 0; col < value_dim_; ++col)
-      for (Index lane = 0; lane < panel; ++lane) {
-        const auto first = static_cast<Index>(seen_bounds_.data()[lane]);
-        const auto last = std::min(static_cast<Index>(seen_bounds_.data()[panel + lane]), count);
-        Scalar sum = 0;
-        for (Index j = first; j < last; ++j) sum += weights[j * panel + lane] * values[j * stride + col];
-        Scalar& total = sums[col * panel + lane];
-        total = total * factors[lane] + sum;
-      }
+    detail::sum_seen_values<panel>(first_value, values.stride, value_dim_, scores, sums, factors, seen_bounds_.data(),
+                                   place, {begin, end}, terms);
   }
 
   Index head_dim_;

@@ -8,6 +8,7 @@
 #include <span>
 #include <string>
 #include <twoheads/attention/input.hpp>
+#include <twoheads/model/model_hash.hpp>
 #include <twoheads/attention/parts.hpp>
 #include <twoheads/base/errors.hpp>
 #include <twoheads/base/index.hpp>
@@ -32,34 +33,6 @@ struct CheckpointCounts {
   Index taken = 0;      ///< parts from the file
   Index evaluated = 0;  ///< parts evaluated, and written to it
 };
-
-namespace detail {
-
-template <RealScalar Scalar>
-void add_rows(ByteHash& hash, const MatrixView<Scalar>& rows) {
-  hash.add(static_cast<std::uint64_t>(rows.rows()));
-  hash.add(static_cast<std::uint64_t>(rows.cols()));
-  for (Index row = 0; row < rows.rows(); ++row)
-    hash.add(std::as_bytes(std::span(rows.data() + row * rows.outerStride(), static_cast<std::size_t>(rows.cols()))));
-}
-
-[[nodiscard]] inline std::uint64_t digest_of(const AttentionSpec& spec) {
-  ByteHash hash;
-  const Mask& mask = spec.mask;
-  for (const Index number : {spec.heads, spec.kv_heads, spec.head_dim, spec.value_dim, static_cast<Index>(mask.kind),
-                             mask.window, mask.sinks, mask.left, mask.right, Index{mask.causal_documents}})
-    hash.add(static_cast<std::uint64_t>(number));
-  for (const double number : {spec.score_scale, spec.soft_cap}) hash.add(std::bit_cast<std::uint64_t>(number));
-  hash.add(std::as_bytes(std::span(mask.ends)));
-  for (const std::vector<Rows>& ranges : mask.shown) {
-    hash.add(static_cast<std::uint64_t>(ranges.size()));
-    hash.add(std::as_bytes(std::span(ranges)));
-  }
-  hash.add(std::as_bytes(std::span(spec.alibi)));
-  return hash.value();
-}
-
-}  // namespace detail
 
 /// Attention that survives the end of its process: it evaluates a layer part by part, writes each finished part to a
 /// file, and in a later run of the same computation takes from the file what is there. Hand it to forward().

@@ -2,13 +2,16 @@
 
 #include <Eigen/Core>
 #include <algorithm>
+#include <cmath>
 #include <optional>
 #include <twoheads/attention/input.hpp>
 #include <twoheads/attention/reordered_keys.hpp>
+#include <twoheads/attention/row_kernel.hpp>
 #include <twoheads/exec/executor.hpp>
 #include <twoheads/exec/kernel_engine.hpp>
 #include <twoheads/plan/plan.hpp>
 #include <utility>
+#include <vector>
 
 namespace twoheads {
 
@@ -56,6 +59,7 @@ class KernelAttention {
 
   void operator()(const AttentionInput<Scalar>& input, MatrixSpan<Scalar> out) {
     require_shapes(input, out);
+    if (one_row(input)) return decode(input, out);
     begin_layer(input.spec, input.layer, input.query_positions(), input.key_positions());
     (*this)(input, input.query_positions(), out);
     end_layer();
@@ -94,6 +98,7 @@ class KernelAttention {
   void operator()(const AttentionInput<Scalar>& input, Rows queries, MatrixSpan<Scalar> out) {
     TWOHEADS_ASSERT(plan_);
     detail::require_shape("the output of a part", out, queries.size(), input.spec.heads * input.spec.value_dim);
+    if (plan_->sampled() != nullptr) detail::require_plain_scores(input, "a sample");
     const Rows blocks = plan_->blocks_until(next_block_, queries.end);
     next_block_ = blocks.end;
     const ReorderedKeys<Scalar> keys(input, plan_->key_order());
@@ -121,6 +126,59 @@ class KernelAttention {
   [[nodiscard]] const Matrix<double>& log_weights() const { return log_weights_; }
 
  private:
+  /// Whether an input is one query that any mask shows a range of keys or two: a plan and lanes for more would be waste.
+  [[nodiscard]] bool one_row(const AttentionInput<Scalar>& input) const {
+    const AttentionSpec& spec = input.spec;
+    return input.queries() == 1 && spec.mask.kind != MaskKind::blocks && spec.soft_cap == 0 && spec.alibi.empty() &&
+           input.bias.empty() && options_.storage == KeyStorage::as_given && options_.sampling.samples == 0 &&
+           !options_.plan_for && !options_.log_weights;
+  }
+
+  /// One query, as in decoding: pieces are a key/value head and a range of keys each, joined in the order of keys.
+  void decode(const AttentionInput<Scalar>& input, MatrixSpan<Scalar>& out) {
+    const AttentionSpec& spec = input.spec;
+    const Index group = spec.heads / spec.kv_heads;
+    const VisibleKeys seen = spec.mask.visible_keys(input.query_positions().begin, input.key_positions());
+    std::vector<Rows> ranges;
+    for (const Rows& range : {seen.sinks, seen.keys})
+      for (Index begin = range.begin; begin < range.end; begin += keys_of_a_piece)
+        ranges.push_back({begin, std::min(begin + keys_of_a_piece, range.end)});
+    const auto pieces = static_cast<Index>(ranges.size());
+    using Found = Partial<SumScalar<Scalar>>;
+    std::vector<Found> found(static_cast<std::size_t>(spec.kv_heads * pieces));
+    const auto find = [&](RowKernel<Scalar>& kernel, Index piece) {
+      const Index head = piece / pieces * group;
+      // The heads of a group lie side by side in the row: as rows of one head they are a matrix.
+      const MatrixView<Scalar> queries(input.q.data() + head * spec.head_dim, group, spec.head_dim,
+                                       Eigen::OuterStride<>(spec.head_dim));
+      const Rows& keys = ranges[static_cast<std::size_t>(piece % pieces)];
+      kernel.find(queries, input.key_rows(head, keys), input.value_rows(head, keys), spec.score_scale,
+                  found[static_cast<std::size_t>(piece)]);
+    };
+    const auto local = [] { return RowKernel<Scalar>(); };
+    // Handing a short row to threads takes longer than the row.
+    if (input.keys() * spec.heads * (spec.head_dim + spec.value_dim) < work_for_threads)
+      Serial().for_each(static_cast<Index>(found.size()), local, find);
+    else
+      exec_.for_each(static_cast<Index>(found.size()), local, find);
+    for (Index kv = 0; kv < spec.kv_heads; ++kv) {
+      Found& sum = found[static_cast<std::size_t>(kv * pieces)];
+      for (Index piece = 1; piece < pieces; ++piece)
+        merge_into(sum, found[static_cast<std::size_t>(kv * pieces + piece)]);
+      for (Index row = 0; row < group; ++row) {
+        const Index head = kv * group + row;
+        const double sink = input.sink_logit(head);
+        const auto share = static_cast<SumScalar<Scalar>>(1.0 / (1.0 + std::exp(sink - sum.log_weight[row])));
+        out.row(0).segment(head * spec.value_dim, spec.value_dim) =
+            (sum.value.row(row) * share).template cast<Scalar>();
+      }
+    }
+    tiles_ += static_cast<Index>(found.size());
+  }
+
+  static constexpr Index keys_of_a_piece = 4096;
+  static constexpr Index work_for_threads = Index{1} << 18;
+
   /// Keys and values in a narrower scalar.
   template <class Stored>
   struct StoredKeys {

@@ -21,8 +21,8 @@ struct JsonString {
   [[nodiscard]] std::string decoded() const;
 };
 
-/// Reads JSON of a known form in place: where a tree of the whole text would take many times its size, this takes no
-/// memory but for errors, whatever the text says.
+/// Reads JSON of a known form in place and takes no memory but for errors, whatever the text says. A tree would take many
+/// times the size of a damaged text, and so do the buffers of a parser by events where one string is most of it.
 ///
 ///   Corner   numbers other than whole ones from 0 to 2^63 - 1, and everything else that the caller does not ask for, can
 ///            only be skipped; nesting deeper than 64 is refused

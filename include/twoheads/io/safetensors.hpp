@@ -5,8 +5,11 @@
 #include <cstring>
 #include <filesystem>
 #include <map>
+#include <optional>
+#include <span>
 #include <string>
 #include <string_view>
+#include <twoheads/base/errors.hpp>
 #include <twoheads/io/mapped_file.hpp>
 #include <twoheads/io/safetensors_header.hpp>
 #include <twoheads/io/tensor_reads.hpp>
@@ -18,7 +21,9 @@ namespace twoheads {
 ///
 ///   Laws     opening takes no more memory than the file is long, whatever it holds, but for an error's message; all that
 ///            the format promises of offsets and sizes is checked before it returns
-///   Corner   a tensor whose dtype is not in Dtype does not hinder the others; asking for it is the error
+///   Corner   a tensor whose dtype is not in Dtype does not hinder the others; asking for it is the error. Refused, where
+///            the reference implementation is silent: a name that appears twice, a field of a tensor other than dtype,
+///            shape and data_offsets, more than 64 dimensions
 ///   Throws   FormatError that names the file, the tensor, what was found and what was expected
 ///   Source   github.com/huggingface/safetensors, README.md, "Format", and the checks of its tensor.rs
 class Safetensors : public TensorReads<Safetensors> {

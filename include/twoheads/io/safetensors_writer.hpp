@@ -84,8 +84,7 @@ inline void require_writable(std::span<const TensorView> tensors) {
   if (twice != names.end()) throw SpecError(text("tensor '", excerpt(*twice), "' is given twice"));
 }
 
-/// The tensors in the order in which the reference implementation writes them: wider numbers first, so that all are
-/// aligned, then by name.
+/// Wider numbers first, so that all are aligned, as the reference implementation has them; those of one width by name.
 [[nodiscard]] inline std::vector<const TensorView*> writing_order(std::span<const TensorView> tensors) {
   std::vector<const TensorView*> order;
   for (const TensorView& tensor : tensors) order.push_back(&tensor);
