@@ -84,3 +84,12 @@ if(NOT TARGET onnx_proto)
     message(STATUS "twoheads: no twoheads::onnx without ONNX's C++ library (libonnx-dev and libprotobuf-dev on Debian)")
   endif()
 endif()
+
+# Optional for everyone, and never fetched: ICU decides whether twoheads::text exists.
+if(NOT TARGET ICU::uc OR NOT TARGET ICU::i18n)
+  find_package(ICU COMPONENTS uc i18n QUIET)
+  if((NOT TARGET ICU::uc OR NOT TARGET ICU::i18n) AND PROJECT_IS_TOP_LEVEL)
+    message(STATUS "twoheads: no twoheads::text without ICU (libicu-dev on Debian, libicu-devel on Fedora, icu4c in "
+                   "Homebrew)")
+  endif()
+endif()

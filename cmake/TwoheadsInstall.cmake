@@ -29,6 +29,11 @@ if(TARGET twoheads_onnx)
   install(EXPORT twoheadsOnnxTargets NAMESPACE twoheads:: DESTINATION "${twoheads_package_dir}")
 endif()
 
+if(TARGET twoheads_text)
+  install(TARGETS twoheads_text EXPORT twoheadsTextTargets FILE_SET HEADERS)
+  install(EXPORT twoheadsTextTargets NAMESPACE twoheads:: DESTINATION "${twoheads_package_dir}")
+endif()
+
 configure_package_config_file(
   "${CMAKE_CURRENT_LIST_DIR}/twoheadsConfig.cmake.in" "${PROJECT_BINARY_DIR}/twoheadsConfig.cmake"
   INSTALL_DESTINATION "${twoheads_package_dir}"

@@ -37,10 +37,12 @@ libraries_missing() {
   cat >"$work/find/CMakeLists.txt" <<'CMAKE'
 cmake_minimum_required(VERSION 3.24)
 project(find LANGUAGES CXX)
-foreach(package IN ITEMS Eigen3 GTest benchmark CLI11 nlohmann_json TBB Boost)
+foreach(package IN ITEMS Eigen3 GTest benchmark CLI11 nlohmann_json TBB Boost ICU)
   # Boost by its own package file: CMake's module for it is on its way out.
   if(package STREQUAL "Boost")
     find_package(Boost 1.74 CONFIG QUIET)
+  elseif(package STREQUAL "ICU")
+    find_package(ICU COMPONENTS uc i18n QUIET)
   else()
     find_package(${package} QUIET)
   endif()
@@ -66,7 +68,7 @@ missing() {
   compiler_knows_cxx20 || tools+=" compiler"
   command -v ninja >/dev/null 2>&1 || tools+=" ninja"
   if [ -n "$tools" ]; then
-    printf '%s' "${tools# } Eigen3 GTest benchmark CLI11 nlohmann_json TBB Boost"
+    printf '%s' "${tools# } Eigen3 GTest benchmark CLI11 nlohmann_json TBB Boost ICU"
   else
     libraries=$(libraries_missing) || return 1
     printf '%s' "$libraries"
@@ -85,6 +87,7 @@ describe() {
     nlohmann_json) echo "nlohmann-json" ;;
     TBB) echo "oneTBB" ;;
     Boost) echo "Boost 1.74 or later, headers" ;;
+    ICU) echo "ICU" ;;
   esac
 }
 
@@ -100,6 +103,7 @@ debian_package() {
     nlohmann_json) echo nlohmann-json3-dev ;;
     TBB) echo libtbb-dev ;;
     Boost) echo libboost-dev ;;
+    ICU) echo libicu-dev ;;
   esac
 }
 
@@ -111,10 +115,11 @@ explain_and_stop() {
     cat <<'TEXT'
 How to get everything it builds with:
   Debian 12, Ubuntu 24.04   sudo apt-get install g++ cmake ninja-build libeigen3-dev libgtest-dev \
-                              libbenchmark-dev libcli11-dev nlohmann-json3-dev libtbb-dev libboost-dev
+                              libbenchmark-dev libcli11-dev nlohmann-json3-dev libtbb-dev libboost-dev libicu-dev
   Fedora                    sudo dnf install gcc-c++ cmake ninja-build eigen3-devel gtest-devel \
-                              google-benchmark-devel cli11-devel json-devel tbb-devel boost-devel
-  macOS, Homebrew           brew install cmake ninja eigen googletest google-benchmark cli11 nlohmann-json tbb boost
+                              google-benchmark-devel cli11-devel json-devel tbb-devel boost-devel libicu-devel
+  macOS, Homebrew           brew install cmake ninja eigen googletest google-benchmark cli11 nlohmann-json tbb \
+                              boost icu4c
 Older systems have an older CMake: https://cmake.org/download
 TEXT
   } >&2

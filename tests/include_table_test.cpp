@@ -36,7 +36,7 @@ const std::map<std::string, std::set<std::string>> table{
 };
 
 /// Folders with dependencies of their own: they may include any of ours, nothing outside may include them.
-const std::set<std::string> optional_folders{"io", "mpi", "onnx", "remote"};
+const std::set<std::string> optional_folders{"io", "mpi", "onnx", "remote", "text"};
 
 /// Single headers with dependencies of their own: the table holds for them, nothing else may include them.
 const std::set<std::string> optional_headers{"exec/checkpoint.hpp", "exec/checkpoint_file.hpp", "exec/threads.hpp"};

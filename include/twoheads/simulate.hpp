@@ -9,6 +9,7 @@
 #include <span>
 #include <twoheads/attention/direct.hpp>
 #include <twoheads/attention/forward.hpp>
+#include <twoheads/attention/grouped_query.hpp>
 #include <twoheads/attention/reordered_keys.hpp>
 #include <twoheads/exec/execute.hpp>
 #include <twoheads/exec/executor.hpp>
@@ -49,6 +50,8 @@ struct SimulationCounts {
 ///
 ///   Laws     out equals direct attention up to rounding, the same bits and the same calls for any batch, any order of
 ///            answers and any executor; with samples it is an estimate, the same bits for the same seed
+///   Corner   one query whose scores are products is evaluated as GroupedQuery has it: the query heads of a key/value
+///            head share a call, and errors name the key/value head, and the query head in it as the row
 ///   Throws   ShapeError if q, k, v or out do not fit the spec; InputError that names layer, head and row if q, k or
 ///            v hold NaN or infinity, before the first call (of the part that holds them: AttendInParts);
 ///            SpecError, LimitError as Plan and ErrorBars say; OracleError, AnchorError as OracleEngine says
@@ -66,7 +69,11 @@ class GridAttention {
 
   void operator()(const AttentionInput<Scalar>& input, MatrixSpan<Scalar> out) {
     require_shapes(input, out);
-    begin_layer(input.spec, input.layer, input.query_positions(), input.key_positions());
+    const bool as_it_is = options_.encoding == TokenEncoding::raw || options_.sampling.samples > 0;
+    if (!as_it_is && options_.error_bar_level == 0 && GroupedQuery<Scalar>::fits(input))
+      return evaluate_one(input, out);
+    const bool log_weights = input.sink_logits.size() > 0;
+    begin(input.spec, input.layer, input.query_positions(), input.key_positions(), log_weights);
     (*this)(input, input.query_positions(), out);
     end_layer();
   }
@@ -74,17 +81,7 @@ class GridAttention {
   /// Part by part, for long inputs whose queries see few keys: see AttendInParts. The parts of a layer take together
   /// the calls that the layer takes as a whole.
   void begin_layer(const AttentionSpec& spec, Index layer, Rows queries, Index keys) {
-    detail::require_no_soft_cap(spec);
-    Sampling sampling = options_.sampling;
-    sampling.layer = layer;
-    plan_.emplace(PlanRequest{spec.mask, queries.size(), keys, spec.heads, 1, used_limits(), options_.anchor,
-                              options_.packing, sampling, options_.block, queries.begin});
-    if (options_.error_bar_level != 0 && plan_->sampled() != nullptr && !plan_->exact() && sampling.samples < 2)
-      throw SpecError("error bars need the spread of 2 samples or more, the plan draws 1: expected more samples");
-    if (options_.error_bar_level != 0)
-      bars_.emplace(queries.size(), spec.heads, spec.value_dim, options_.error_bar_level);
-    next_block_ = 0;
-    rounds_ = 0;
+    begin(spec, layer, queries, keys, false);
   }
 
   /// The first end of a query block from first + least on at which no call is left half full.
@@ -109,44 +106,8 @@ class GridAttention {
     TWOHEADS_ASSERT(plan_);
     const AttentionSpec& spec = input.spec;
     detail::require_shape("the output of a part", out, queries.size(), spec.heads * spec.value_dim);
-    detail::require_plain_scores(input, "the grid of calls");
-    const HeldRows& held = input.held;
-    const auto query_at = [&](Index row) { return held.query_at(row); };
-    const auto key_at = [&](Index row) { return held.key_at(row); };
-    require_finite(input, "query", input.q, spec.head_dim, query_at);
-    require_finite(input, "key", input.k, spec.head_dim, key_at);
-    require_finite(input, "value", input.v, spec.value_dim, key_at);
-
-    const Rows blocks = plan_->blocks_until(next_block_, queries.end);
-    next_block_ = blocks.end;
-    // Each key is read by about so many tiles of a head; from a few on, it pays to lay heads apart.
-    const Index reads = plan_->tiles() / ceil_div(plan_->keys(), plan_->block());
-    const bool by_head = reads >= 4 && spec.kv_heads > 1 && options_.encoding == TokenEncoding::projected;
-    const ReorderedKeys<Scalar> keys(input, plan_->key_order(), by_head);
-    const AttentionInput<Scalar> ordered = keys.input();
-    // Engines live until their calls are counted.
-    std::mutex mutex;
-    std::deque<OracleEngine<O>> engines;
-    const auto engine = [&] {
-      const std::lock_guard lock(mutex);
-      const OracleEngineOptions made{options_.encoding, options_.checksums, next_number_};
-      // Far from those of other engines, in either digit.
-      next_number_ += 1009 * 307;
-      return &engines.emplace_back(oracle_of(engines.size()), *plan_, ordered, made);
-    };
-    Merger<Scalar> merger(out, spec.value_dim, queries.begin);
-    const auto sink = [&](const Job& job, const Partial<Scalar>& partial) {
-      merger(job, partial);
-      if (bars_) (*bars_)(job, partial);
-    };
-    execute<Scalar>(exec_, *plan_, blocks, engine, sink);
-    merger.finish();
-
-    for (const OracleEngine<O>& used : engines) {
-      counts_.calls += used.calls();
-      counts_.repeats += used.repeats();
-      rounds_ = std::max(rounds_, used.rounds());
-    }
+    require_finite(input);
+    evaluate(input, queries, out);
   }
 
   void end_layer() {
@@ -164,6 +125,77 @@ class GridAttention {
   [[nodiscard]] const std::vector<Matrix<double>>& error_bars() const { return error_bars_; }
 
  private:
+  /// One query, its heads packed.
+  void evaluate_one(const AttentionInput<Scalar>& input, MatrixSpan<Scalar>& out) {
+    require_finite(input);
+    GroupedQuery<Scalar> query(input);
+    if (!query.sees_keys()) {
+      out.setZero();
+      return;
+    }
+    const AttentionInput<Scalar> grouped = query.input();
+    begin(grouped.spec, grouped.layer, grouped.query_positions(), grouped.key_positions(), false);
+    evaluate(grouped, grouped.query_positions(), query.out());
+    end_layer();
+    query.write(out);
+  }
+
+  /// `log_weights` where what the calls find is joined with what they do not.
+  void begin(const AttentionSpec& spec, Index layer, Rows queries, Index keys, bool log_weights) {
+    detail::require_no_soft_cap(spec);
+    Sampling sampling = options_.sampling;
+    sampling.layer = layer;
+    plan_.emplace(PlanRequest{spec.mask, queries.size(), keys, spec.heads, 1, used_limits(), options_.anchor,
+                              options_.packing, sampling, options_.block, queries.begin, log_weights});
+    if (options_.error_bar_level != 0 && plan_->sampled() != nullptr && !plan_->exact() && sampling.samples < 2)
+      throw SpecError("error bars need the spread of 2 samples or more, the plan draws 1: expected more samples");
+    if (options_.error_bar_level != 0)
+      bars_.emplace(queries.size(), spec.heads, spec.value_dim, options_.error_bar_level);
+    next_block_ = 0;
+    rounds_ = 0;
+  }
+
+  void evaluate(const AttentionInput<Scalar>& input, Rows queries, MatrixSpan<Scalar> out) {
+    const AttentionSpec& spec = input.spec;
+    if (input.sink_logits.size() > 0 && plan_->straight())
+      throw SpecError("learned sinks of a layer in parts that fits one call: expected the layer as a whole");
+    if (input.sink_logits.size() > 0 && bars_)
+      throw SpecError("error bars know no learned sinks: expected error_bar_level 0");
+    // Queries that see no key have no job.
+    if (spec.mask.kind == MaskKind::blocks) out.setZero();
+    const Rows blocks = plan_->blocks_until(next_block_, queries.end);
+    next_block_ = blocks.end;
+    if (plan_->tiles() == 0) return;
+    // Each key is read by about so many tiles of a head; from a few on, it pays to lay heads apart.
+    const Index reads = plan_->tiles() / ceil_div(plan_->keys(), plan_->block());
+    const bool by_head = reads >= 4 && spec.kv_heads > 1 && options_.encoding == TokenEncoding::projected;
+    const ReorderedKeys<Scalar> keys(input, plan_->key_order(), by_head);
+    const AttentionInput<Scalar> ordered = keys.input();
+    // Engines live until their calls are counted.
+    std::mutex mutex;
+    std::deque<OracleEngine<O>> engines;
+    const auto engine = [&] {
+      const std::lock_guard lock(mutex);
+      const OracleEngineOptions made{options_.encoding, options_.checksums, next_number_};
+      // Far from those of other engines, in either digit.
+      next_number_ += 1009 * 307;
+      return &engines.emplace_back(oracle_of(engines.size()), *plan_, ordered, made);
+    };
+    Merger<Scalar> merger(out, spec.value_dim, queries.begin, input.sink_logits);
+    const auto sink = [&](const Job& job, const Partial<Scalar>& partial) {
+      merger(job, partial);
+      if (bars_) (*bars_)(job, partial);
+    };
+    execute<Scalar>(exec_, *plan_, blocks, engine, sink);
+    merger.finish();
+
+    for (const OracleEngine<O>& used : engines) {
+      counts_.calls += used.calls();
+      counts_.repeats += used.repeats();
+      rounds_ = std::max(rounds_, used.rounds());
+    }
+  }
+
   /// The oracle's limits, as far as the options use them.
   [[nodiscard]] OracleLimits used_limits() const {
     OracleLimits limits = oracle_.limits();
@@ -185,6 +217,14 @@ class GridAttention {
     } else {
       return oracle_;
     }
+  }
+
+  static void require_finite(const AttentionInput<Scalar>& input) {
+    const auto query_at = [&](Index row) { return input.held.query_at(row); };
+    const auto key_at = [&](Index row) { return input.held.key_at(row); };
+    require_finite(input, "query", input.q, input.spec.head_dim, query_at);
+    require_finite(input, "key", input.k, input.spec.head_dim, key_at);
+    require_finite(input, "value", input.v, input.spec.value_dim, key_at);
   }
 
   /// `position(row)` is where a row of the held rows stands in the sequence.

@@ -28,6 +28,7 @@
 #include <twoheads/attention/mlp.hpp>
 #include <twoheads/attention/project.hpp>
 #include <twoheads/attention/parts.hpp>
+#include <twoheads/attention/grouped_query.hpp>
 #include <twoheads/attention/forward.hpp>
 #include <twoheads/attention/language.hpp>
 #include <twoheads/attention/direct.hpp>
@@ -38,7 +39,7 @@
 #include <twoheads/attention/simd.hpp>
 #include <twoheads/attention/panel_loops.hpp>
 #include <twoheads/attention/key_band.hpp>
-#include <twoheads/attention/score_terms.hpp>
+#include <twoheads/attention/tile_terms.hpp>
 #include <twoheads/attention/tile_kernel.hpp>
 #include <twoheads/attention/row_kernel.hpp>
 #include <twoheads/attention/average_case.hpp>
@@ -54,6 +55,7 @@
 #include <twoheads/plan/causal.hpp>
 #include <twoheads/plan/window.hpp>
 #include <twoheads/plan/documents.hpp>
+#include <twoheads/plan/blocks.hpp>
 #include <twoheads/plan/paper_counts.hpp>
 #include <twoheads/plan/sampled.hpp>
 #include <twoheads/plan/average_case.hpp>
@@ -92,6 +94,7 @@
 #include <twoheads/codec/converse.hpp>
 #include <twoheads/codec/checks.hpp>
 #include <twoheads/codec/score_bound.hpp>
+#include <twoheads/codec/score_terms.hpp>
 #include <twoheads/codec/encode.hpp>
 #include <twoheads/codec/decode.hpp>
 #include <twoheads/codec/anchors.hpp>
@@ -99,6 +102,7 @@
 #include <twoheads/exec/executor.hpp>
 #include <twoheads/exec/execute.hpp>
 #include <twoheads/exec/oracle_tasks.hpp>
+#include <twoheads/exec/oracle_calls.hpp>
 #include <twoheads/exec/oracle_engine.hpp>
 #include <twoheads/exec/pool_work.hpp>
 #include <twoheads/exec/pool_worker.hpp>

@@ -51,8 +51,8 @@ else()
   list(APPEND arguments -DCMAKE_DISABLE_FIND_PACKAGE_Boost=ON)
 endif()
 
-# None of them uses twoheads::onnx.
-list(APPEND arguments -DCMAKE_DISABLE_FIND_PACKAGE_ONNX=ON)
+# None of them uses twoheads::onnx or twoheads::text.
+list(APPEND arguments -DCMAKE_DISABLE_FIND_PACKAGE_ONNX=ON -DCMAKE_DISABLE_FIND_PACKAGE_ICU=ON)
 
 # Without a build type no optimisation: this is about what compiles and links.
 run("${CMAKE_COMMAND}"

@@ -8,8 +8,8 @@
 #include <twoheads/attention/key_band.hpp>
 #include <twoheads/attention/panel_loops.hpp>
 #include <twoheads/attention/partial.hpp>
-#include <twoheads/attention/score_terms.hpp>
 #include <twoheads/attention/simd.hpp>
+#include <twoheads/attention/tile_terms.hpp>
 #include <twoheads/base/aligned_buffer.hpp>
 #include <twoheads/base/compiler.hpp>
 #include <twoheads/base/errors.hpp>
@@ -90,7 +90,7 @@ class TileKernel {
   ///            the rule says that tiles have them
   template <class Stored>
   void add(Rows rows, const MatrixView<Stored>& keys, const MatrixView<Stored>& values, const KeyBand& band,
-           double log_factor = 0, bool finite_values = true, const ScoreTerms<Scalar>& terms = {}) {
+           double log_factor = 0, bool finite_values = true, const TileTerms<Scalar>& terms = {}) {
     const Index count = keys.rows();
     detail::require_shape("the keys of a tile", keys, count, head_dim_);
     detail::require_shape("the values of a tile", values, count, value_dim_);
@@ -277,7 +277,7 @@ class TileKernel {
 
   /// Adds keys [block.begin, block.end) of a tile to panel p.
   void add_to_panel(Index p, Rows rows, Rows block, const Strided& keys, const Strided& values, const KeyBand& band,
-                    bool finite_values, const ScoreTerms<Scalar>& terms) {
+                    bool finite_values, const TileTerms<Scalar>& terms) {
     // Rows of the panel that the tile has, counted from the tile's first.
     const Index first_row = std::max(p * panel, rows.begin) - rows.begin;
     const Index last_row = std::min({(p + 1) * panel, rows_, rows.end}) - 1 - rows.begin;

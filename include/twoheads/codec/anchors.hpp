@@ -71,9 +71,69 @@ template <RealScalar Scalar>
   return anchors;
 }
 
+/// The same where a term is added to each score: keys weigh as the terms alone would have them.
+///
+///   Shapes   term(i, key): of query i of the tile and the key at a position; by_query: whether it depends on i
+///   Math     w_j = exp(t_ij), W = sum of w_j; c_i = scale q_i . (sum of w_j k_j) / W + ln W <= log-sum-exp_i
+///   Corner   a term of -infinity hides its key; a row that sees no key of the tile gets 0
+///   Source   Jensen's inequality; not in the paper
+template <RealScalar Scalar, class Term>
+[[nodiscard]] Vector<double> mean_key_anchors(const Tile& tile, const MatrixView<Scalar>& queries,
+                                              const MatrixView<Scalar>& keys, const MatrixView<Scalar>& sinks,
+                                              double scale, bool by_query, const Term& term) {
+  constexpr double hidden = -std::numeric_limits<double>::infinity();
+  Vector<double> anchors = Vector<double>::Zero(tile.queries.size());
+  RowVector<double> sum(keys.cols());
+  double weight = 0;        // of the keys in the sum, over exp(largest)
+  double largest = hidden;  // term
+  const auto add = [&](const MatrixView<Scalar>& from, Index row, double added) {
+    if (added == hidden) return;
+    if (added > largest) {
+      const double smaller = std::exp(largest - added);
+      sum *= smaller;
+      weight *= smaller;
+      largest = added;
+    }
+    const double factor = std::exp(added - largest);
+    weight += factor;
+    const Scalar* const key = from.data() + row * from.outerStride();
+    for (Index col = 0; col < sum.size(); ++col) sum[col] += factor * static_cast<double>(key[col]);
+  };
+  Rows summed{0, 0};
+  const auto begin = [&](Index i) {
+    sum.setZero();
+    weight = 0;
+    largest = hidden;
+    summed = {0, 0};
+    for (Index sink = 0; sink < sinks.rows(); ++sink) add(sinks, sink, term(i, tile.sinks.begin + sink));
+  };
+  const auto visit = [&](Index i) {
+    const Rows seen = tile.visible_keys(i);
+    if (by_query) begin(i);
+    const Rows wanted{seen.begin - tile.keys.begin, seen.end - tile.keys.begin};
+    // Neighbouring rows differ by one key, so the sum grows and is never recomputed.
+    if (summed.empty()) summed = {wanted.begin, wanted.begin};
+    for (; summed.end < wanted.end; ++summed.end) add(keys, summed.end, term(i, tile.keys.begin + summed.end));
+    for (; summed.begin > wanted.begin; --summed.begin)
+      add(keys, summed.begin - 1, term(i, tile.keys.begin + summed.begin - 1));
+    if (weight == 0) return;
+    double product = 0;
+    const Scalar* const query = queries.data() + i * queries.outerStride();
+    for (Index col = 0; col < sum.size(); ++col) product += static_cast<double>(query[col]) * sum[col];
+    anchors[i] = scale * product / weight + largest + std::log(weight);
+  };
+  const Index rows = anchors.size();
+  begin(0);
+  if (tile.shape == TileShape::strict_upper)
+    for (Index i = rows - 1; i >= 0; --i) visit(i);
+  else
+    for (Index i = 0; i < rows; ++i) visit(i);
+  return anchors;
+}
+
 /// Anchors c of a tile's query rows from the key that each row expects under its own attention.
 ///
-///   Shapes   queries (rows, m), expected_keys (rows, m); result (rows)
+///   Shapes   queries (rows, m), expected_keys (rows, m or more, of which the first m count); result (rows)
 ///   Units    logits
 ///   Math     c_i = scale q_i . E_i[k] + ln(n_i) / 2; the log-sum-exp is E_i[logit] + H_i with 0 <= H_i <= ln n_i, so
 ///            c_i is within ln(n_i) / 2 of it and r, p >= 1 / (1 + sqrt(n_i)). Of copies(i) synthetic keys each takes
@@ -87,7 +147,8 @@ template <RealScalar Scalar, class Copies>
   for (Index i = 0; i < anchors.size(); ++i) {
     const Index seen = tile.keys_seen(i);
     if (seen < 1) continue;
-    anchors[i] = scale * queries.row(i).template cast<double>().dot(expected_keys.row(i).template cast<double>()) +
+    const auto expected = expected_keys.row(i).head(queries.cols());
+    anchors[i] = scale * queries.row(i).template cast<double>().dot(expected.template cast<double>()) +
                  0.5 * std::log(static_cast<double>(seen)) - std::log(static_cast<double>(copies(i)));
   }
   return anchors;

@@ -76,7 +76,7 @@ enum class Drift : signed char { none, too_low, too_high };
 
 /// What one job's rows of an answer say.
 ///
-///   Shapes   partial: (query rows of the tile); expected_keys (query rows, m) where the kind has them
+///   Shapes   partial: (query rows of the tile); expected_keys (query rows, m and terms) where the kind has them
 ///   Corner   a query that sees no key of the tile: zero value, log weight -inf. A row whose drift is not none
 ///            has no log weight yet; if its anchor lies too high, no value and no expected key either.
 template <RealScalar Scalar>
@@ -119,7 +119,7 @@ template <RealScalar Scalar>
   const Index queries = tile.queries.size();
   Decoded<Scalar> found;
   found.partial = Partial<Scalar>::empty(queries, layout.has_values() ? layout.value_dim : 0);
-  if (layout.has_keys()) found.expected_keys.setZero(queries, layout.head_dim);
+  if (layout.has_keys()) found.expected_keys.setZero(queries, layout.score_cols());
   found.drift.assign(static_cast<std::size_t>(queries), Drift::none);
   const LeastShare<Scalar> least(precision, trace);
 
@@ -129,7 +129,7 @@ template <RealScalar Scalar>
     const auto columns = answer.row(row).segment(begin, layout.checks_at());
     if (detail::first_row_not_finite(columns) >= 0)
       throw OracleError(detail::place(place, tile, query) + ": the oracle answered NaN or infinity");
-    if (layout.has_keys()) found.expected_keys.row(query) = columns.segment(layout.keys_at(), layout.head_dim);
+    if (layout.has_keys()) found.expected_keys.row(query) = columns.segment(layout.keys_at(), layout.score_cols());
     if (!layout.has_state()) {
       found.partial.value.row(query) = columns.head(layout.value_dim);
       found.partial.log_weight[query] = 0.0;

@@ -10,6 +10,7 @@
 #include <twoheads/codec/codes.hpp>
 #include <twoheads/codec/layout.hpp>
 #include <twoheads/codec/score_bound.hpp>
+#include <twoheads/codec/score_terms.hpp>
 #include <twoheads/codec/slot_map.hpp>
 #include <twoheads/oracle/rounding.hpp>
 
@@ -39,6 +40,9 @@ struct EncodeSettings {
   Scalar amplitude = Scalar(0);       ///< of the codes
   Precision tokens = Precision::own;  ///< what the oracle rounds its tokens to
   CallNumber<Scalar> number = {};     ///< of the call, where the layout has checks
+  const ScoreTerms<Scalar>* terms = nullptr;  ///< what is added to scores, where the layout has columns for it
+  Scalar term_query = Scalar(1);              ///< entry of a query's own column of terms: 1 over the oracle's scale
+  Scalar hidden = Scalar(0);                  ///< entry of a key whose term hides it
 };
 
 /// Writes the tiles of one slot into the rows of a call.
@@ -61,7 +65,7 @@ void encode(Matrix<Scalar>& call, Index begin, const InstanceLayout& layout, con
   const auto start = [](const MatrixView<Scalar>& rows, Index row, Index col) {
     return rows.data() + row * rows.outerStride() + col;
   };
-  const Index query_cols = layout.query_cols();
+  const Index query_cols = raw ? layout.query_cols() : layout.head_dim;
   const Index answer_cols = raw ? 1 : layout.answer_cols();
 
   // Rows are copied by plain loops: an Eigen block for every few numbers would take longer than the numbers.
@@ -75,6 +79,12 @@ void encode(Matrix<Scalar>& call, Index begin, const InstanceLayout& layout, con
       const Index query = input.held.query_place(map.tile(carried.job).queries).begin + carried.query;
       const Scalar* const from = start(all_queries, query, raw ? tokens_begin : head * layout.head_dim);
       for (Index col = 0; col < query_cols; ++col) columns[col] = factor * from[col];
+      if (layout.term_cols > 0) {
+        std::fill_n(columns + query_cols, layout.term_cols, Scalar(0));
+        const Index own = settings.terms->column(carried.job, carried.query);
+        TWOHEADS_ASSERT(own < layout.term_cols);
+        columns[query_cols + own] = settings.term_query;
+      }
       const Scalar anchor = (*anchors[static_cast<std::size_t>(carried.job)])[carried.query];
       columns[layout.anchor_at()] = rounded(anchor, settings.tokens);
       if (layout.anchor_cols > 1) columns[layout.anchor_at() + 1] = anchor - columns[layout.anchor_at()];
@@ -91,7 +101,9 @@ void encode(Matrix<Scalar>& call, Index begin, const InstanceLayout& layout, con
     if (real)
       std::copy_n(key_from, query_cols, keyed);
     else
-      std::fill_n(keyed, query_cols, Scalar(0));
+      std::fill_n(keyed, layout.query_cols(), Scalar(0));
+    if (real && layout.term_cols > 0)
+      settings.terms->write_key(carried.job, carried.key, settings.hidden, keyed + query_cols, layout.term_cols);
     for (Index col = 0; col < layout.anchor_cols; ++col)
       columns[layout.synthetic_at() + col] = real ? Scalar(0) : settings.synthetic;
     if (layout.code_cols > 0) {
@@ -112,7 +124,13 @@ void encode(Matrix<Scalar>& call, Index begin, const InstanceLayout& layout, con
       answer[layout.p_at()] = real ? Scalar(0) : Scalar(1);
     }
     if (real && layout.has_values()) std::copy_n(input.value_rows(head, key).data(), layout.value_dim, answer);
-    if (real && layout.has_keys()) std::copy_n(key_from, layout.head_dim, answer + layout.keys_at());
+    if (real && layout.has_keys()) {
+      std::copy_n(key_from, layout.head_dim, answer + layout.keys_at());
+      // A query whose own column hides the key gives it no weight: what stands there is nothing to it.
+      if (layout.term_cols > 0)
+        settings.terms->write_key(carried.job, carried.key, Scalar(0), answer + layout.keys_at() + layout.head_dim,
+                                  layout.term_cols);
+    }
     if (layout.checked) write_checks(answer, layout, settings.number);
   }
 }

@@ -40,7 +40,8 @@ enum class TokenEncoding { projected, raw };
 ///   raw         [ x of the query (d), a, u | x of the key (d), e, w, g ]      width 2 (d + |a| + |u|) + 1
 ///               a: the anchor of a query; e: 1 on the synthetic key; g: 1 on real keys; u, w: codes of queries and
 ///               keys, where several jobs share the rows. Tokens of 16 bits take two columns each for a and e.
-///   answer      [ value (m_v) | r, p | expected key (m) | checks ], as far as the kind has them
+///               Where terms are added to scores (ScoreTerms), q and k have columns for them after their own m.
+///   answer      [ value (m_v) | r, p | expected key (m and terms) | checks ], as far as the kind has them
 ///   checks      two columns of a number of the call, the same on all rows, and the mean of all columns before
 struct InstanceLayout {
   CallKind kind = CallKind::state;
@@ -50,6 +51,7 @@ struct InstanceLayout {
   Index input_width = 1;  ///< columns of a token that one head's weights see; used by raw tokens
   Index code_cols = 0;    ///< columns of u, and of w
   Index anchor_cols = 1;  ///< columns of a, and of e
+  Index term_cols = 0;    ///< columns of q and k for what is added to scores; projected tokens alone
   bool checked = false;   ///< whether answers have checks; projected tokens alone
 
   [[nodiscard]] bool has_values() const { return kind != CallKind::weight; }
@@ -64,18 +66,20 @@ struct InstanceLayout {
   [[nodiscard]] Index r_at() const { return has_values() ? value_dim : 0; }
   [[nodiscard]] Index p_at() const { return r_at() + 1; }
   [[nodiscard]] Index keys_at() const { return r_at() + (has_state() ? 2 : 0); }
-  [[nodiscard]] Index checks_at() const { return keys_at() + (has_keys() ? head_dim : 0); }
+  [[nodiscard]] Index checks_at() const { return keys_at() + (has_keys() ? score_cols() : 0); }
   [[nodiscard]] Index answer_cols() const { return checks_at() + (checked ? 3 : 0); }
 
   // Columns of the input.
-  [[nodiscard]] Index query_cols() const { return encoding == TokenEncoding::projected ? head_dim : input_width; }
+  [[nodiscard]] Index query_cols() const { return encoding == TokenEncoding::projected ? score_cols() : input_width; }
+  /// Columns of projected q and k, with those of terms.
+  [[nodiscard]] Index score_cols() const { return head_dim + term_cols; }
   [[nodiscard]] Index anchor_at() const { return query_cols(); }
   [[nodiscard]] Index query_code_at() const { return anchor_at() + anchor_cols; }
   /// What is compared: the columns of q, a and u, and of k, e and w.
   [[nodiscard]] Index keyed_cols() const { return query_cols() + anchor_cols + code_cols; }
   [[nodiscard]] Index key_at() const { return keyed_cols(); }
   /// Columns of a head's queries and keys: raw tokens are projected to them.
-  [[nodiscard]] Index head_cols() const { return head_dim + anchor_cols + code_cols; }
+  [[nodiscard]] Index head_cols() const { return score_cols() + anchor_cols + code_cols; }
   [[nodiscard]] Index synthetic_at() const { return key_at() + query_cols(); }
   [[nodiscard]] Index key_code_at() const { return synthetic_at() + anchor_cols; }
   [[nodiscard]] Index value_at() const { return key_at() + keyed_cols(); }

@@ -12,7 +12,7 @@ namespace twoheads {
 ///   plain oracle      rectangle: row x carries query x and key x; the synthetic key comes last
 ///   causal oracle     lower triangle: the synthetic key comes first, row 1 + x carries query x and key x;
 ///                     strict upper triangle: reversed and shifted by one, row x of n carries key n - x and query
-///                     n - 1 - x
+///                     n - 1 - x; rectangle with its queries last: row 1 + x carries key x, row n + x query x
 ///   straight          as the tokens stand, no synthetic key
 ///   Corner   a row without a key of its own carries a copy of the synthetic key, and so do rows that pad a call. A
 ///            query that sees no key gets no row.
@@ -32,8 +32,10 @@ class RowMap {
       order_ = Order::synthetic_last;
       TWOHEADS_ASSERT(tile.shape == TileShape::rectangle);
     } else {
-      TWOHEADS_ASSERT(tile.shape != TileShape::rectangle);
-      order_ = tile.shape == TileShape::lower ? Order::synthetic_first : Order::reversed;
+      TWOHEADS_ASSERT(tile.shape != TileShape::rectangle || tile.queries_last);
+      order_ = tile.shape == TileShape::rectangle ? Order::queries_last
+               : tile.shape == TileShape::lower   ? Order::synthetic_first
+                                                  : Order::reversed;
     }
   }
 
@@ -48,6 +50,8 @@ class RowMap {
         return std::max(queries_, keys_) + 1;
       case Order::synthetic_first:
         return queries_ + 1;
+      case Order::queries_last:
+        return keys_ + queries_;
       case Order::reversed:
         break;
     }
@@ -57,7 +61,7 @@ class RowMap {
   /// Number of the key inside the tile that a row carries, or none.
   [[nodiscard]] Index key_at(Index row) const {
     Index key = row;
-    if (order_ == Order::synthetic_first) key = row - 1;
+    if (order_ == Order::synthetic_first || order_ == Order::queries_last) key = row - 1;
     if (order_ == Order::reversed) key = row == 0 ? none : keys_ - row;
     return key >= 0 && key < keys_ && row < rows() ? key : none;
   }
@@ -66,6 +70,7 @@ class RowMap {
   [[nodiscard]] Index query_at(Index row) const {
     Index query = row;
     if (order_ == Order::synthetic_first) query = row - 1;
+    if (order_ == Order::queries_last) query = row - keys_;
     if (order_ == Order::reversed) query = row == 0 ? none : keys_ - 1 - row;
     return query >= 0 && query < queries_ ? query : none;
   }
@@ -78,6 +83,8 @@ class RowMap {
         return query;
       case Order::synthetic_first:
         return query + 1;
+      case Order::queries_last:
+        return keys_ + query;
       case Order::reversed:
         break;
     }
@@ -85,7 +92,7 @@ class RowMap {
   }
 
  private:
-  enum class Order { as_they_stand, synthetic_last, synthetic_first, reversed };
+  enum class Order { as_they_stand, synthetic_last, synthetic_first, queries_last, reversed };
 
   Tile tile_;
   Index queries_;

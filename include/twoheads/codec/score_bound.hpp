@@ -28,9 +28,12 @@ class ScoreBound {
     grow(key_, keys);
   }
 
-  /// Most that |factor q . k| can be.
+  /// What is added to scores has at most this size.
+  void add_terms(double size) { terms_ = std::max(terms_, size); }
+
+  /// Most that |factor q . k| can be, with the terms.
   [[nodiscard]] double most(double factor, Index head_dim) const {
-    return std::abs(factor) * (tight_ ? 1.0 : static_cast<double>(head_dim)) * query_ * key_;
+    return std::abs(factor) * (tight_ ? 1.0 : static_cast<double>(head_dim)) * query_ * key_ + terms_;
   }
 
   [[nodiscard]] double gap(double factor, Index head_dim, double oracle_scale, double silence = 1000.0) const {
@@ -50,6 +53,7 @@ class ScoreBound {
   bool tight_;
   double query_ = 0;
   double key_ = 0;
+  double terms_ = 0;
 };
 
 /// What a call takes of an oracle's range of scores beside the real ones: the anchor lies up to ln n above them, and

@@ -103,8 +103,8 @@ class KernelEngine {
     const double log_factor = tile.log_factor();
     const AttentionSpec& spec = input_.spec;
     const auto add_keys = [&](Rows keys, const KeyBand& band) {
-      ScoreTerms<Scalar> terms{spec.alibi.empty() ? 0.0 : spec.alibi[static_cast<std::size_t>(head)],
-                               keys.begin - tile.queries.begin};
+      TileTerms<Scalar> terms{spec.alibi.empty() ? 0.0 : spec.alibi[static_cast<std::size_t>(head)],
+                              keys.begin - tile.queries.begin};
       if (const Scalar* const bias = input_.bias_of(head, tile.queries.begin)) {
         terms.bias = bias + keys.begin;
         terms.bias_stride = input_.bias.by_query ? input_.bias.rows.outerStride() : 0;

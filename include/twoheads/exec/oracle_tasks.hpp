@@ -1,10 +1,13 @@
 #pragma once
 
 #include <algorithm>
+#include <limits>
 #include <span>
+#include <twoheads/attention/input.hpp>
 #include <twoheads/base/matrix.hpp>
 #include <twoheads/codec/anchors.hpp>
 #include <twoheads/codec/decode.hpp>
+#include <twoheads/codec/score_terms.hpp>
 #include <twoheads/codec/slot_map.hpp>
 #include <twoheads/plan/plan.hpp>
 #include <utility>
@@ -25,9 +28,11 @@ struct Task {
 /// The jobs that share one head's place in a call: they are repeated together.
 template <RealScalar Scalar>
 struct Slot {
-  Slot(std::span<Task<Scalar>> t, SlotMap m) : tasks(t), map(std::move(m)) {}
+  Slot(std::span<Task<Scalar>> t, SlotMap m, const AttentionInput<Scalar>& input)
+      : tasks(t), map(std::move(m)), terms(input, t.front().job.head, map) {}
   std::span<Task<Scalar>> tasks;
   SlotMap map;
+  ScoreTerms<Scalar> terms;
 
   [[nodiscard]] Index head() const { return tasks.front().job.head; }
   /// The first job with an unsafe row, or none.
@@ -39,6 +44,28 @@ struct Slot {
   [[nodiscard]] bool lacks_value() const {
     return std::any_of(tasks.begin(), tasks.end(),
                        [](const Task<Scalar>& task) { return task.found.first_without_value() >= 0; });
+  }
+
+  /// Rows that see no key of a job's tile, since a bias hides all, have found nothing, whatever the numbers say.
+  void forget_hidden_rows(Index job, Decoded<Scalar>& found) const {
+    if (!terms.hides()) return;
+    for (Index query = 0; query < found.partial.rows(); ++query) {
+      if (!terms.hides_all(job, query)) continue;
+      found.drift[static_cast<std::size_t>(query)] = Drift::none;
+      found.partial.value.row(query).setZero();
+      found.partial.log_weight[query] = -std::numeric_limits<double>::infinity();
+      if (found.expected_keys.size() > 0) found.expected_keys.row(query).setZero();
+    }
+  }
+
+  /// Gives the log weights what the terms left out of the logits.
+  void shift_log_weights() {
+    if (terms.empty()) return;
+    for (std::size_t job = 0; job < tasks.size(); ++job) {
+      Vector<double>& weights = tasks[job].found.partial.log_weight;
+      for (Index query = 0; query < weights.size(); ++query)
+        weights[query] += terms.shift(static_cast<Index>(job), query);
+    }
   }
 };
 

@@ -11,13 +11,16 @@ namespace twoheads {
 ///   Laws     partials arrive in the plan's order of jobs and are joined in that order, so the bits of the output do
 ///            not depend on how calls were batched or answered. Memory: one query block of one head, in float64 or
 ///            wider.
+///   Corner   query blocks without a job are not written. A learned sink is a partial more for each row, of the value
+///            zero and its logit as the log weight
 ///   Source   Yu & Alman, Lemma 3.1: the merge is the host's, it takes no call
 template <RealScalar Scalar>
 class Merger {
  public:
-  /// `first_row` is the position of out's first row.
-  Merger(MatrixSpan<Scalar> out, Index value_dim, Index first_row = 0)
-      : out_(out), value_dim_(value_dim), first_row_(first_row) {}
+  /// `first_row` is the position of out's first row; sink_logits (1, heads) or empty.
+  Merger(MatrixSpan<Scalar> out, Index value_dim, Index first_row = 0,
+         const MatrixView<Scalar>& sink_logits = no_rows<Scalar>())
+      : out_(out), value_dim_(value_dim), first_row_(first_row), sink_logits_(sink_logits) {}
 
   void operator()(const Job& job, const Partial<Scalar>& partial) {
     if (job.query_block != block_ || job.head != head_) {
@@ -34,6 +37,11 @@ class Merger {
   /// Writes the last query block; to be called once after the last partial.
   void finish() {
     if (block_ < 0) return;
+    if (sink_logits_.size() > 0) {
+      Partial<SumScalar<Scalar>> sink = Partial<SumScalar<Scalar>>::empty(sum_.rows(), value_dim_);
+      sink.log_weight.setConstant(static_cast<double>(sink_logits_(0, head_)));
+      merge_into(sum_, sink);
+    }
     block_span(out_, {queries_.begin - first_row_, queries_.end - first_row_}, head_ * value_dim_, value_dim_) =
         sum_.value.template cast<Scalar>();
     block_ = -1;
@@ -43,6 +51,7 @@ class Merger {
   MatrixSpan<Scalar> out_;
   Index value_dim_;
   Index first_row_;
+  MatrixView<Scalar> sink_logits_;
   Index block_ = -1;
   Index head_ = -1;
   Rows queries_;

@@ -14,30 +14,31 @@ namespace twoheads {
 namespace detail {
 
 /// What is wrong with the keys that the tiles show one query, or nothing.
-[[nodiscard]] inline std::string cover_of_row(Index query, const VisibleKeys& visible, std::vector<Rows>& shown) {
+[[nodiscard]] inline std::string cover_of_row(const Plan& plan, Index query, std::vector<Rows>& shown) {
   std::sort(shown.begin(), shown.end(), [](const Rows& a, const Rows& b) { return a.begin < b.begin; });
-  // Sinks that no gap parts from the other keys are one range with them.
-  const bool apart = !visible.sinks.empty() && visible.sinks.end < visible.keys.begin;
-  Rows range = apart || visible.sinks.empty() ? visible.keys : Rows{visible.sinks.begin, visible.keys.end};
-  if (apart) range = visible.sinks;
-  Index next = range.begin;
-  bool last = !apart;
-  for (const Rows& keys : shown) {
-    if (!last && keys.begin >= visible.keys.begin) {
-      if (next < range.end) return text("query ", query, ": key ", next, " lies in no tile");
-      range = visible.keys;
-      next = range.begin;
-      last = true;
+  // Ranges that no gap parts, such as sinks and the other keys, are one.
+  std::vector<Rows> visible;
+  plan.request().mask.for_each_range(query, plan.keys(), [&](const Rows& range) {
+    if (!visible.empty() && visible.back().end == range.begin)
+      visible.back().end = range.end;
+    else
+      visible.push_back(range);
+  });
+  const auto hidden = [&](const Rows& keys) {
+    return text("query ", query, ": a tile shows hidden keys, ", keys.begin, "..", keys.end - 1);
+  };
+  auto tile = shown.begin();
+  for (const Rows& range : visible) {
+    Index next = range.begin;
+    for (; tile != shown.end() && tile->begin < range.end; ++tile) {
+      if (tile->begin < range.begin || tile->end > range.end) return hidden(*tile);
+      if (tile->begin < next) return text("query ", query, ": key ", tile->begin, " lies in two tiles");
+      if (tile->begin > next) return text("query ", query, ": key ", next, " lies in no tile");
+      next = tile->end;
     }
-    if (keys.begin < range.begin || keys.end > range.end)
-      return text("query ", query, ": a tile shows hidden keys, ", keys.begin, "..", keys.end - 1);
-    if (keys.begin < next) return text("query ", query, ": key ", keys.begin, " lies in two tiles");
-    if (keys.begin > next) return text("query ", query, ": key ", next, " lies in no tile");
-    next = keys.end;
+    if (next < range.end) return text("query ", query, ": key ", next, " lies in no tile");
   }
-  if (next < range.end || !last)
-    return text("query ", query, ": key ", next < range.end ? next : visible.keys.begin, " lies in no tile");
-  return {};
+  return tile == shown.end() ? "" : hidden(*tile);
 }
 
 /// What is wrong with a slot as a place in a call of the plan's oracle, or nothing.
@@ -50,7 +51,7 @@ namespace detail {
     if (tile.sinks != slot.front().sinks) return text("tiles of other sinks than its first share a slot: a ", tile);
     if (kind == OracleKind::plain && tile.shape != TileShape::rectangle)
       return text("a plain oracle cannot evaluate a ", tile);
-    if (kind == OracleKind::causal && tile.shape == TileShape::rectangle)
+    if (kind == OracleKind::causal && tile.shape == TileShape::rectangle && !tile.queries_last)
       return text("a causal oracle cannot evaluate a ", tile);
   }
   if (rows > plan.oracle().rows) return text("a slot takes ", rows, " rows, a call has ", plan.oracle().rows);
@@ -202,8 +203,7 @@ struct ShownKeys {
         }
     });
     for (Index query = queries.begin; query < queries.end && fault.empty(); ++query)
-      fault = detail::cover_of_row(query, plan.request().mask.visible_keys(query, plan.keys()),
-                                   shown[static_cast<std::size_t>(query - queries.begin)]);
+      fault = detail::cover_of_row(plan, query, shown[static_cast<std::size_t>(query - queries.begin)]);
     if (!fault.empty()) return fault;
   }
   if (next_query != plan.queries().end) return detail::text("query ", next_query, " lies in no query block");

@@ -20,13 +20,14 @@ constexpr void visit_one(const Tile& tile, Visit&& visit) {
 }
 
 /// A rectangle as an oracle can evaluate it, each tile in a slot of its own: as it is on a plain oracle and in the tile
-/// kernel; on a causal oracle by position as a lower and a strict upper triangle.
+/// kernel; on a causal oracle by position as a lower and a strict upper triangle, unless its queries stand after its
+/// keys.
 ///
 ///   Source   Yu & Alman, Theorem 3.5, whose sets A^(1), A^(2) are meant by local position
 template <class Visit>
 constexpr void visit_rectangle(const Tile& tile, OracleKind oracle, Visit&& visit) {
   if (tile.keys.empty()) return;
-  if (oracle != OracleKind::causal) return visit_one(tile, visit);
+  if (oracle != OracleKind::causal || tile.queries_last) return visit_one(tile, visit);
   Tile half = tile;
   half.shape = TileShape::lower;
   visit_one(half, visit);

@@ -50,7 +50,7 @@ struct PaperGap {
     return {
         "the paper's average case is of full attention of a sequence to itself: expected a full mask and as many "
         "keys as queries"};
-  if (mask == MaskKind::band || mask == MaskKind::documents)
+  if (mask == MaskKind::band || mask == MaskKind::documents || mask == MaskKind::blocks)
     return {detail::text("the paper has no construction for a ", name(mask),
                          " mask: expected full, causal, window or sinks")};
   if (task.oracle.residual)

@@ -9,6 +9,7 @@
 #include <twoheads/base/index.hpp>
 #include <twoheads/model/mask.hpp>
 #include <twoheads/plan/anchor.hpp>
+#include <twoheads/plan/blocks.hpp>
 #include <twoheads/plan/causal.hpp>
 #include <twoheads/plan/documents.hpp>
 #include <twoheads/plan/full.hpp>
@@ -40,6 +41,9 @@ struct PlanRequest {
   /// rows, and calls are padded to the rows that the oracle takes.
   Index block = 0;
   Index past = 0;  ///< position of the first query: a chunk of a sequence that stands after so many tokens
+  /// Partials must have log weights, since they are joined with what is not in the plan: no call of an oracle goes
+  /// without its synthetic row.
+  bool log_weights = false;
 };
 
 /// One tile of one head; a slot of a call carries one job, or several.
@@ -119,7 +123,7 @@ class Plan {
 
   /// Slots that an oracle is handed at once: those of limits().batch calls, as far as a layer has so many.
   [[nodiscard]] Index slots_per_batch() const {
-    const Index call = std::min(slots_per_call(), slots_per_layer());
+    const Index call = std::max<Index>(std::min(slots_per_call(), slots_per_layer()), 1);
     return call * std::min(request_.oracle.batch, ceil_div(slots_per_layer(), call));
   }
 
@@ -131,6 +135,7 @@ class Plan {
 
   /// Share of the row slots of all calls that carry real tokens, 0..1; a call has rows * H' L' of them.
   [[nodiscard]] double rows_used() const {
+    if (calls() == 0) return 0.0;  // no query sees a key
     const double used = static_cast<double>(counts_.token_rows) * static_cast<double>(request_.heads * rounds());
     const Index call_rows = request_.oracle.call_rows(most_rows());
     const double rows = static_cast<double>(call_rows) * static_cast<double>(slots_per_call());
@@ -278,7 +283,8 @@ class Plan {
     const Index end = queries().end;
     // A lower triangle has its first query on its first key.
     const bool aligned = mask.kind == MaskKind::full || past == 0;
-    if (own_kind && aligned && std::max(n, request_.keys) <= most_rows())
+    const bool weighs = oracle.kind == OracleKind::kernel || !request_.log_weights;
+    if (own_kind && aligned && weighs && std::max(n, request_.keys) <= most_rows())
       tiling_ = StraightTiling{n, request_.keys,
                                mask.kind == MaskKind::causal ? TileShape::lower : TileShape::rectangle, past};
     else if (sample)
@@ -289,6 +295,8 @@ class Plan {
       tiling_ = CausalTiling{n, block()};
     else if (mask.kind == MaskKind::documents)
       tiling_ = DocumentsTiling(mask.ends, mask.causal_documents, rows, oracle.kind);
+    else if (mask.kind == MaskKind::blocks)
+      tiling_ = BlocksTiling(mask, block(), oracle.kind);
     else if (mask.kind == MaskKind::causal)
       tiling_ = WindowTiling{end, end - 1, 0, 0, rows, oracle.kind, past};
     else if (mask.kind == MaskKind::band)
@@ -296,6 +304,11 @@ class Plan {
     else
       tiling_ = WindowTiling{end, mask.window - 1, 0, mask.sinks, rows, oracle.kind, past};
     counts_ = std::visit([](const auto& t) { return t.counts(); }, tiling_);
+    if (mask.kind == MaskKind::blocks) {
+      const Index jobs = detail::checked_product("the number of jobs", counts_.tiles, request_.heads);
+      static_cast<void>(detail::checked_product(
+          "the number of calls", detail::checked_product("the number of calls", 4, jobs), request_.layers));
+    }
   }
 
   /// The plainest mask that shows the same pairs. One query that comes last sees every key.
@@ -328,6 +341,7 @@ class Plan {
   /// Throws SpecError where 64 bits might not hold a count. Four calls a pair of blocks is the most that any count asks
   /// for, and every row meets every block twice at most; triangles that are halved add a few tiles for each token.
   void require_countable(const Mask& mask, bool triangles) const {
+    if (mask.kind == MaskKind::blocks) return;  // its tiles are counted one by one
     const Index query_parts = ceil_div(request_.tokens, block());
     Index key_parts = ceil_div(request_.keys, block());
     const std::optional<MaskReach> reach = mask.reach(queries().end);
@@ -346,7 +360,8 @@ class Plan {
   }
 
   PlanRequest request_;
-  std::variant<StraightTiling, FullTiling, CausalTiling, WindowTiling, DocumentsTiling, SampledTiling> tiling_;
+  std::variant<StraightTiling, FullTiling, CausalTiling, WindowTiling, DocumentsTiling, BlocksTiling, SampledTiling>
+      tiling_;
   TilingCounts counts_;
 };
 

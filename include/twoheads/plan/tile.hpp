@@ -37,6 +37,9 @@ struct Tile {
   /// A tile drawn at random is one of `drawn` that stand for `stands_for`: its weight counts stands_for / drawn times.
   Index drawn = 1;
   Index stands_for = 1;
+  /// A rectangle for a causal oracle: its first query stands on the row of its last key, the others on rows of their own
+  /// that follow.
+  bool queries_last = false;
 
   /// Of the tile's keys, those that query number i of the tile sees, as positions in the sequence; sinks apart.
   [[nodiscard]] constexpr Rows visible_keys(Index i) const {
@@ -72,7 +75,7 @@ struct Tile {
       case TileShape::rectangle:
         break;
     }
-    return std::max(queries.size(), keys.size());
+    return queries_last ? keys.size() + queries.size() - 1 : std::max(queries.size(), keys.size());
   }
 
   friend constexpr bool operator==(const Tile&, const Tile&) = default;

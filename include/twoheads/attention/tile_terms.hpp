@@ -16,14 +16,14 @@ namespace twoheads {
 struct ScoreRule {
   double score_scale = 1.0;
   double soft_cap = 0.0;  ///< 0: none
-  bool terms = false;     ///< whether tiles come with ScoreTerms
+  bool terms = false;     ///< whether tiles come with TileTerms
 };
 
 /// What is added to the scores of a tile: row i, key j, both counted from the tile's first.
 ///
 ///   Math   slope (distance + j - i) + bias[i * bias_stride + j]; a bias of -infinity hides the pair
 template <RealScalar Scalar>
-struct ScoreTerms {
+struct TileTerms {
   double slope = 0.0;
   Index distance = 0;  ///< position of the tile's first key less that of its first query
   const Scalar* bias = nullptr;
@@ -65,7 +65,7 @@ TWOHEADS_NOINLINE void cap_scores(Scalar* scores, Index count, const ScoreRule& 
 /// Multiplies scores by `scale` and adds the terms of keys [keys.begin, keys.end) of a tile.
 template <Index panel, RealScalar Scalar>
 TWOHEADS_NOINLINE void add_terms(Scalar* scores, PanelPlace place, Rows keys, Scalar scale,
-                                 const ScoreTerms<Scalar>& terms) {
+                                 const TileTerms<Scalar>& terms) {
   Scalar lane_slope[panel];
   for (Index lane = 0; lane < panel; ++lane)
     lane_slope[lane] = static_cast<Scalar>(terms.slope * static_cast<double>(lane));
@@ -108,7 +108,7 @@ void set_seen_bounds(Scalar* bounds, PanelPlace place, Rows keys, const KeyBand&
 template <Index panel, RealScalar Scalar>
 void sum_seen_values(const Scalar* values, Index stride, Index value_dim, const Scalar* weights, Scalar* sums,
                      const Scalar* rescale, const Scalar* bounds, PanelPlace place, Rows keys,
-                     const ScoreTerms<Scalar>& terms) {
+                     const TileTerms<Scalar>& terms) {
   for (Index lane = 0; lane < panel; ++lane) {
     const auto first = static_cast<Index>(bounds[lane]);
     const auto last = static_cast<Index>(bounds[panel + lane]);
