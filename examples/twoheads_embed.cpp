@@ -1,5 +1,6 @@
 // Vectors of sentences from an encoder's folder, through calls of at most R rows.
 
+#include <algorithm>
 #include <cstdint>
 #include <filesystem>
 #include <fstream>
@@ -8,6 +9,7 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <sstream>
 #include <stdexcept>
 #include <string>
 #include <twoheads/attention/language.hpp>
@@ -17,6 +19,10 @@
 #include <twoheads/simulate.hpp>
 #include <utility>
 #include <vector>
+
+#ifdef TWOHEADS_WITH_TEXT
+#include <twoheads/text/text_tokenizer.hpp>
+#endif
 
 #include "support/executor.hpp"
 #include "support/instances.hpp"
@@ -85,11 +91,33 @@ Sentences read_lists(const std::string& path) {
   return sentences;
 }
 
-/// The token ids of each line of a text file, and the tokens that the tokenizer sets before and after it.
-Sentences read_text(const Settings&, Index) {
-  // HERE: twoheads::TextTokenizer::read(settings.model, vocabulary) and encode(line) of each line.
-  throw programs::NotBuiltYet("--text");
+#ifdef TWOHEADS_WITH_TEXT
+
+/// The token ids of each line of a text file, and of what the folder's tokenizer sets before and after it.
+Sentences read_text(const Settings& settings, Index vocabulary) {
+  const auto tokenizer = twoheads::TextTokenizer::read(settings.model, vocabulary);
+  std::istringstream lines(read_file(settings.text));
+  Sentences sentences;
+  for (std::string line; std::getline(lines, line);) {
+    if (!line.empty() && line.back() == '\r') line.pop_back();
+    sentences.push_back(tokenizer.encode(line));
+    if (sentences.back().empty())
+      throw std::runtime_error(settings.text + ": line " + std::to_string(sentences.size()) +
+                               " has no token: expected one or more on each line");
+  }
+  if (sentences.empty()) throw std::runtime_error(settings.text + ": expected one or more lines");
+  return sentences;
 }
+
+#else
+
+Sentences read_text(const Settings& settings, Index) {
+  throw programs::ArgumentError("--text", settings.text,
+                                "nothing in this build, which was made without ICU: install libicu-dev (Debian), "
+                                "libicu-devel (Fedora) or icu4c (Homebrew) and build again");
+}
+
+#endif
 
 /// The chosen attention over one sentence after the other.
 class Runner {

@@ -57,7 +57,7 @@ void for_each_character(std::string_view text, Visit&& visit) {
   }
 }
 
-[[nodiscard]] inline bool is_utf8(std::string_view text) {
+[[nodiscard]] inline bool all_valid_utf8(std::string_view text) {
   bool valid = true;
   for_each_character(text, [&](const Character& character) { valid = valid && character.valid; });
   return valid;
