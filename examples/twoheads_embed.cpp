@@ -1,5 +1,6 @@
 // Vectors of sentences from an encoder's folder, through calls of at most R rows.
 
+#include <algorithm>
 #include <iostream>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -57,9 +58,10 @@ Sentences read_text(const Settings& settings, Index vocabulary) {
     if (!line.empty() && line.back() == '\r') line.pop_back();
     sentences.push_back(tokenizer.encode(line));
     if (sentences.back().empty())
-      throw std::runtime_error(settings.text + ": line " + std::to_string(sentences.size()) + " has no token");
+      throw std::runtime_error(settings.text + ": line " + std::to_string(sentences.size()) +
+                               " has no token: expected one or more on each line");
   }
-  if (sentences.empty()) throw std::runtime_error(settings.text + ": no line, expected one or more");
+  if (sentences.empty()) throw std::runtime_error(settings.text + ": expected one or more lines");
   return sentences;
 }
 
