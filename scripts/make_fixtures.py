@@ -320,7 +320,8 @@ def make_torch(out):
     mha(out, "mha_cross_bool_mask", 6, 12, 3, keys=15, mask=random_mask(6, 15))
     mha(out, "mha_causal", 23, 16, 4, mask=lower(23))
     mha(out, "mha_key_padding", 10, 12, 3, batch=3, key_padding=padding([10, 1, 6], 10))
-    mha(out, "mha_cross_key_padding_holes", 5, 12, 2, batch=2, keys=12, key_padding=hidden_by(random_of("holes"), (2, 12), 0.5))
+    mha(out, "mha_cross_key_padding_holes", 5, 12, 2, batch=2, keys=12,
+        key_padding=hidden_by(random_of("holes"), (2, 12), 0.5))
     mha(out, "mha_causal_key_padding", 12, 12, 4, batch=2, mask=lower(12), key_padding=padding([12, 7], 12))
     mha(out, "mha_float_mask_key_padding", 9, 12, 2, batch=2, mask=with_inf(9, 9), key_padding=padding([5, 9], 9))
     mha(out, "mha_zero_attn", 9, 12, 3, add_zero_attn=True)
@@ -350,7 +351,7 @@ def make_torch(out):
 # ---------------------------------------------------------------------------------------------------------------------
 # B. Families: folders as Hugging Face lays them out, and what a forward pass of our own gives
 # ---------------------------------------------------------------------------------------------------------------------
-VOCAB = 40  # small throughout: all files together stay under 600 kB
+VOCAB, LARGER = 32, 64  # small throughout: all files together stay under 600 kB
 TORCH_DTYPE = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
@@ -491,7 +492,8 @@ def write_family(out, name, config, weights, expected, notes, shards=1):
         names, where, total = list(weights.tensors), {}, 0
         for shard in range(shards):
             file = f"model-{shard + 1:05d}-of-{shards:05d}.safetensors"
-            part = {n: weights.tensors[n] for n in names[len(names) * shard // shards:len(names) * (shard + 1) // shards]}
+            first, end = len(names) * shard // shards, len(names) * (shard + 1) // shards
+            part = {n: weights.tensors[n] for n in names[first:end]}
             write_safetensors(folder / file, part, {"format": "pt"})
             where.update({n: file for n in part})
             total += sum(array.size * SIZES[dtype] for dtype, array in part.values())
@@ -499,7 +501,8 @@ def write_family(out, name, config, weights, expected, notes, shards=1):
     stored = {}
     for key, value in expected.items():
         value = value.detach().numpy() if isinstance(value, torch.Tensor) else value
-        stored[key] = ("I64" if value.dtype.kind == "i" else "F64", to_stored(value, "I64" if value.dtype.kind == "i" else "F64"))
+        dtype = "I64" if value.dtype.kind == "i" else "F64"
+        stored[key] = (dtype, to_stored(value, dtype))
         if not np.isfinite(value).all():
             sys.exit(f"{name}: {key} is not finite")
     write_safetensors(folder / "expected.safetensors", stored,
@@ -577,17 +580,18 @@ def ids_of(name, vocab, tokens=24):
 
 
 def make_gated(out):
-    vocab, width, inner = VOCAB, 24, 20
+    vocab, width, inner = LARGER, 24, 24
 
     def family(name, dtype, c, size, notes, shards=1, weights=None, **forward):
         w = gated_weights(name, dtype, c, size, **(weights or {}))
-        ids = ids_of(name, vocab)
+        ids = ids_of(name, c["vocab_size"])
         logits = gated_forward(w, c, ids, size, **forward)
         write_family(out, name, c, w, {"ids": ids, "logits": logits}, notes, shards)
 
     c = gated_config("LlamaForCausalLM", "llama", vocab, width, inner, 4, 2, attention_bias=False, head_dim=6,
                      mlp_bias=False, pretraining_tp=1, rope_scaling=None)
     family("llama", "F32", c, 6, "rotate_half pairs column c with c + head_dim/2; query head h reads key head h // 2")
+    vocab, inner = VOCAB, 16
     c = gated_config("LlamaForCausalLM", "llama", vocab, width, inner, 4, 4, attention_bias=False, pretraining_tp=1,
                      rope_scaling={"factor": 2.0, "type": "linear"}, tie_word_embeddings=True)
     family("llama_tied_linear", "F16", c, 6, "every angle is halved; no head_dim in config.json")
@@ -595,7 +599,8 @@ def make_gated(out):
                      mlp_bias=True, pretraining_tp=1, tie_word_embeddings=True, rope_scaling={
                          "factor": 8.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0,
                          "original_max_position_embeddings": 64, "rope_type": "llama3"})
-    family("llama3_rope", "BF16", c, 12, "pair 0 (wavelength 6) is kept, pair 1 (29) is blended, pairs 2 to 5 (135 and more) are divided by 8",
+    family("llama3_rope", "BF16", c, 12,
+           "pair 0 (wavelength 6) is kept, pair 1 (29) is blended, pairs 2 to 5 (135 and more) are divided by 8",
            weights=dict(qkv_bias=True, out_bias=True, mlp_bias=True))
     c = gated_config("MistralForCausalLM", "mistral", vocab, width, inner, 4, 2, head_dim=6, sliding_window=7)
     family("mistral", "BF16", c, 6, "query i sees keys j with 0 <= i - j < 7, in every layer", shards=2, windows=(7, 7))
@@ -748,7 +753,7 @@ def encoder_results(x):
 
 
 def make_bert(out, name, dtype, width, prefix, norm_names, architecture, kind="bert"):
-    vocab, heads, inner, places = VOCAB, 4, 24, 32
+    vocab, heads, inner, places = LARGER, 4, 24, 32
     roberta = kind == "roberta"
     types, eps = (1, 1e-5) if roberta else (2, 1e-12)
     c = {"architecture": architecture, "attention_probs_dropout_prob": 0.1, "classifier_dropout": None,
@@ -805,7 +810,7 @@ def make_bert(out, name, dtype, width, prefix, norm_names, architecture, kind="b
 
 
 def make_distilbert(out):
-    name, vocab, width, heads, inner, places, eps = "distilbert", VOCAB, 16, 4, 24, 32, 1e-12
+    name, vocab, width, heads, inner, places, eps = "distilbert", LARGER, 16, 4, 24, 32, 1e-12
     c = {"architecture": "DistilBertModel", "activation": "gelu", "attention_dropout": 0.1, "dim": width,
          "dropout": 0.1, "hidden_dim": inner, "initializer_range": 0.02, "max_position_embeddings": places,
          "model_type": "distilbert", "n_heads": heads, "n_layers": 2, "pad_token_id": 0, "qa_dropout": 0.1,
