@@ -311,10 +311,10 @@ class Plan {
     }
   }
 
-  /// The plainest mask that shows the same pairs. One query that comes last sees every key.
+  /// The plainest mask that shows the same pairs. One query that comes after others sees every key.
   [[nodiscard]] Mask planned_mask() const {
     const Mask mask = request_.mask.simplified(queries().end);
-    return mask.kind == MaskKind::causal && request_.tokens == 1 ? Mask::full() : mask;
+    return mask.kind == MaskKind::causal && request_.tokens == 1 && request_.past > 0 ? Mask::full() : mask;
   }
 
   /// Whether a sample is drawn, of a mask that can be sampled.
