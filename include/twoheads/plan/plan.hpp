@@ -179,6 +179,8 @@ class Plan {
       case MaskKind::blocks:
         return "Lemma 3.1 on the blocks that are there";
     }
+    if (const auto* full = std::get_if<FullTiling>(&tiling_); full != nullptr && full->queries_last())
+      return "Lemma 3.1 with the queries after the keys";
     if (causal_oracle) return "Lemma 3.1 on the triangles of Theorem 3.5";
     return request_.heads == 1 && request_.layers == 1 ? "Lemma 3.1" : "Theorem 3.4";
   }
