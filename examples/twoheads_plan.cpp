@@ -14,6 +14,7 @@
 int main(int argc, char** argv) {
   CLI::App app("Plans the oracle calls that evaluate attention over N tokens, and draws their grid.", "twoheads_plan");
   programs::PlanArguments arguments(app, twoheads::Anchor::mean_key);
+  arguments.add_past(app);
   programs::ChooseArguments choose(app);
   programs::Index seed = 1;
   programs::Index head_dim = 64;
@@ -45,6 +46,7 @@ int main(int argc, char** argv) {
     spec.head_dim = spec.value_dim = head_dim;
     const auto choice = programs::choose_rows_if_auto<float>(request, spec);
     const std::optional<twoheads::PlanChoice> chosen = choose.choice(arguments, request, head_dim);
+    if (chosen && request.past > 0) throw programs::ArgumentError("--choose plans whole inputs: it takes no --past");
     if (chosen) request = chosen->request;
     const twoheads::Plan plan = programs::make_plan(request);
     const std::string cover = arguments.cover(plan);

@@ -15,7 +15,7 @@
 #include <vector>
 
 #include "support/instances.hpp"
-#include "support/message_of.hpp"
+#include "support/sanitized.hpp"
 #include "support/seed.hpp"
 
 namespace {
@@ -42,6 +42,7 @@ struct Case {
   Bias bias = Bias::none;
   bool hides = true;  ///< whether the bias has -infinity
   Index keys = 0;     ///< 0: past + queries
+  double raised = 0;  ///< what the bias has more for all pairs
 
   [[nodiscard]] Index all_keys() const { return keys > 0 ? keys : past + queries; }
 };
@@ -85,6 +86,7 @@ class Problem {
     const bool by_head = c.bias == Bias::by_head;
     const bool by_query = c.bias != Bias::by_key;
     bias_ = rows((by_head ? c.heads : 1) * (by_query ? c.queries : 1), keys) * Scalar(3);
+    bias_.array() += static_cast<Scalar>(c.raised);
     if (c.hides) {
       for (Index row = 0; row < bias_.rows(); ++row)
         for (Index key = 0; key < keys; ++key)
@@ -301,7 +303,7 @@ Mask random_pairs(Index queries, Index keys, std::uint64_t number) {
                      [&](Index i, Index j) { return rows[static_cast<std::size_t>(i)][static_cast<std::size_t>(j)]; });
 }
 
-const std::array<double, 4> logits{1, 30, 300, 1000};
+const std::vector<double> logits = sanitized ? std::vector<double>{1000} : std::vector<double>{1, 30, 300, 1000};
 
 // --- laws ------------------------------------------------------------------------------------------------------------
 
@@ -354,11 +356,23 @@ TEST(AttentionFeatures, ABiasIsAddedAndItsInfinityHides) {
       }
 }
 
+TEST(AttentionFeatures, AnchorsCountWhatABiasAdds) {
+  for (const double raised : {-400.0, 400.0})
+    for (const Bias bias : {Bias::by_key, Bias::by_query})
+      for (const Anchor anchor : {Anchor::mean_key, Anchor::gibbs}) {
+        const Case c{Mask::full(), 12, 0, 2, 1, 4, false, false, bias, false, 20, raised};
+        const SimulationCounts counts =
+            expect_near_direct(Problem<float>(c), {OracleKind::plain, 9, 1, 1, anchor}, text_of(c));
+        EXPECT_EQ(counts.repeats, 0) << text_of(c) << ", anchor " << name(anchor);
+      }
+}
+
 TEST(AttentionFeatures, AllOfThemAtOnce) {
   for (const double logit : logits)
     for (const Bias bias : {Bias::by_key, Bias::by_query, Bias::by_head}) {
       expect_all_near_direct({Mask::causal(), 15, 9, 4, 2, logit, true, true, bias});
-      expect_all_near_direct({Mask::window_and_sinks(5, 2), 20, 0, 2, 1, logit, true, true, bias});
+      for (const bool hides : {false, true})
+        expect_all_near_direct({Mask::window_and_sinks(5, 2), 20, 0, 2, 1, logit, true, true, bias, hides});
       Case c{random_pairs(14, 20, 5), 14, 0, 2, 1, logit, true, false, bias};
       c.keys = 20;
       expect_all_near_direct(c);

@@ -2,6 +2,7 @@
 
 #include <cerrno>
 #include <fstream>
+#include <limits>
 #include <stdexcept>
 #include <string>
 #include <system_error>
@@ -98,6 +99,12 @@ class PlanArguments {
     add_later(app, {"--ranks"});
   }
 
+  /// Adds the flag of queries that stand after others, for a program that plans such chunks.
+  void add_past(CLI::App& app) {
+    past_ = add_count(app, "--past", request_.past, 0,
+                      "tokens before the first query, whose keys it may see: a chunk of a longer sequence (default 0)");
+  }
+
   /// The request that the flags make, checked against each other. Its oracle has auto_rows where --rows auto was given.
   [[nodiscard]] twoheads::PlanRequest request() const {
     twoheads::PlanRequest request = request_;
@@ -114,12 +121,21 @@ class PlanArguments {
     read_rows(request.oracle);
     read_mask(request.mask);
     read_sampling(request);
-    if (!full && request.keys > 0 && request.keys != request.tokens)
+    if (request.past > 0 && (method_ != Method::stable || samples_->count() > 0))
+      throw ArgumentError("--past needs --method stable and takes no --samples: neither print nor sample has a past");
+    if (request.past > 0 && request.mask.kind == twoheads::MaskKind::documents)
+      throw ArgumentError("--mask documents takes no --past");
+    if (request.past > 0 && request.oracle.rows == auto_rows)
+      throw ArgumentError("--rows auto measures whole inputs: it takes no --past");
+    if (request.past > std::numeric_limits<Index>::max() - request.tokens)
+      throw ArgumentError("--past", std::to_string(request.past), "no more than 64 bits hold with --tokens");
+    const Index end = request.past + request.tokens;
+    if (!full && request.keys > 0 && request.keys != end)
       throw ArgumentError("--keys", std::to_string(request.keys), "the number of tokens unless the mask is full");
     if (request.heads % kv_heads() != 0)
       throw ArgumentError("--kv-heads", std::to_string(kv_heads()),
                           "a divisor of --heads " + std::to_string(request.heads));
-    if (request.keys == 0) request.keys = request.tokens;
+    if (request.keys == 0) request.keys = end;
     if (request.mask.kind == twoheads::MaskKind::documents && request.mask.ends.back() != request.tokens)
       throw ArgumentError("--lengths", std::to_string(request.mask.ends.back()) + " tokens together",
                           "as many as --tokens " + std::to_string(request.tokens));
@@ -226,6 +242,7 @@ class PlanArguments {
   CLI::Option* right_ = nullptr;
   CLI::Option* lengths_ = nullptr;
   CLI::Option* samples_ = nullptr;
+  CLI::Option* past_ = nullptr;
   CLI::Option* near_ = nullptr;
   CLI::Option* causal_documents_ = nullptr;
   std::vector<Index> lengths_read_;

@@ -179,6 +179,8 @@ class Plan {
       case MaskKind::blocks:
         return "Lemma 3.1 on the blocks that are there";
     }
+    if (const auto* full = std::get_if<FullTiling>(&tiling_); full != nullptr && full->queries_last())
+      return "Lemma 3.1 with the queries after the keys";
     if (causal_oracle) return "Lemma 3.1 on the triangles of Theorem 3.5";
     return request_.heads == 1 && request_.layers == 1 ? "Lemma 3.1" : "Theorem 3.4";
   }
@@ -311,10 +313,10 @@ class Plan {
     }
   }
 
-  /// The plainest mask that shows the same pairs. One query that comes last sees every key.
+  /// The plainest mask that shows the same pairs. One query that comes after others sees every key.
   [[nodiscard]] Mask planned_mask() const {
     const Mask mask = request_.mask.simplified(queries().end);
-    return mask.kind == MaskKind::causal && request_.tokens == 1 ? Mask::full() : mask;
+    return mask.kind == MaskKind::causal && request_.tokens == 1 && request_.past > 0 ? Mask::full() : mask;
   }
 
   /// Whether a sample is drawn, of a mask that can be sampled.
