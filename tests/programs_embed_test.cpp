@@ -117,6 +117,30 @@ TEST_F(Embed, SaysWhatItCannotDo) {
   }
 }
 
+TEST_F(Embed, ReadsTextWhereThereAreTokenizers) {
+  const fs::path folder = files_ / "folder";
+  fs::copy(fixture("bert"), folder);
+  std::string pieces = "[PAD]\n[UNK]\n[CLS]\n[SEP]\nthe\ncat\nsat\n##s\n";
+  for (int i = 8; i < 64; ++i) pieces += "[unused" + std::to_string(i) + "]\n";
+  files_.write("folder/vocab.txt", pieces);
+  const std::string text = files_.write("lines.txt", "The cats sat\r\ncat\n").string();
+  const std::string ids = files_.write("ids.json", "[[2,4,5,7,6,3],[2,5,3]]").string();
+  const std::string model = "--model " + folder.string() + " --json ";
+  const ProgramRun read = run_line("twoheads_embed", model + "--text " + text);
+#ifdef TWOHEADS_WITH_TEXT
+  ASSERT_EQ(read.exit_code, 0) << read.err;
+  const ProgramRun wanted = run_line("twoheads_embed", model + "--ids " + ids);
+  EXPECT_EQ(read.json()["vectors"], wanted.json()["vectors"]);
+  EXPECT_EQ(read.json()["tokens"], 9);
+  const ProgramRun empty = run_line("twoheads_embed", model + "--text " + files_.write("empty.txt", "").string());
+  EXPECT_EQ(empty.exit_code, 1);
+  EXPECT_TRUE(contains(empty.err, "expected one or more lines")) << empty.err;
+#else
+  EXPECT_EQ(read.exit_code, 2);
+  EXPECT_TRUE(contains(read.err, "made without ICU")) << read.err;
+#endif
+}
+
 TEST(YourOwnModel, PrintsCallsAndASmallDifference) {
   const ProgramRun run = run_line("05_your_own_model", "");
   ASSERT_EQ(run.exit_code, 0) << run.err;
