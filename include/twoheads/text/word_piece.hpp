@@ -59,7 +59,7 @@ class WordPiece : public TextParts {
       std::string piece = bytes.substr(begin, end - begin);
       if (piece.ends_with('\r')) piece.pop_back();
       if (piece.empty()) throw FormatError(detail::text(name, ": line ", line + 1, " is empty, expected a piece"));
-      if (!detail::all_valid_utf8(piece)) throw FormatError(detail::text(name, ": line ", line + 1, " is no UTF-8"));
+      if (!detail::is_utf8(piece)) throw FormatError(detail::text(name, ": line ", line + 1, " is no UTF-8"));
       tokenizer.pieces_.add(piece, line, name);
     }
     const auto known = [&](const std::string& piece) {
