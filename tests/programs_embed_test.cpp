@@ -107,7 +107,7 @@ TEST_F(Embed, SaysWhatItCannotDo) {
   refused(run_line("twoheads_embed", "--model " + fixture("llama").string() + " --ids /nowhere"), 1, "is a decoder");
   for (const auto& [text, message] :
        std::vector<std::pair<std::string, std::string>>{{"[1, 2]", "entry 0: expected a list"},
-                                                        {"[[1, -2]]", "entry 0 has -2"},
+                                                        {"[[1, -2]]", "entry 0: number 1 is -2, expected a token id"},
                                                         {"[[1], []]", "entry 1: expected a list of one or more"},
                                                         {"[[1, 64]]", "sentence 0: token 1 has the id 64"},
                                                         {"[[[1]]]", "expected a JSON list of one or more lists"},
@@ -115,6 +115,30 @@ TEST_F(Embed, SaysWhatItCannotDo) {
     const std::string ids = files_.write("faulty.json", text).string();
     refused(run_line("twoheads_embed", "--model " + model + " --ids " + ids), 1, message);
   }
+}
+
+TEST_F(Embed, ReadsTextWhereThereAreTokenizers) {
+  const fs::path folder = files_ / "folder";
+  fs::copy(fixture("bert"), folder);
+  std::string pieces = "[PAD]\n[UNK]\n[CLS]\n[SEP]\nthe\ncat\nsat\n##s\n";
+  for (int i = 8; i < 64; ++i) pieces += "[unused" + std::to_string(i) + "]\n";
+  files_.write("folder/vocab.txt", pieces);
+  const std::string text = files_.write("lines.txt", "The cats sat\r\ncat\n").string();
+  const std::string ids = files_.write("ids.json", "[[2,4,5,7,6,3],[2,5,3]]").string();
+  const std::string model = "--model " + folder.string() + " --json ";
+  const ProgramRun read = run_line("twoheads_embed", model + "--text " + text);
+#ifdef TWOHEADS_WITH_TEXT
+  ASSERT_EQ(read.exit_code, 0) << read.err;
+  const ProgramRun wanted = run_line("twoheads_embed", model + "--ids " + ids);
+  EXPECT_EQ(read.json()["vectors"], wanted.json()["vectors"]);
+  EXPECT_EQ(read.json()["tokens"], 9);
+  const ProgramRun empty = run_line("twoheads_embed", model + "--text " + files_.write("empty.txt", "").string());
+  EXPECT_EQ(empty.exit_code, 1);
+  EXPECT_TRUE(contains(empty.err, "expected one or more lines")) << empty.err;
+#else
+  EXPECT_NE(read.exit_code, 0);
+  EXPECT_TRUE(contains(read.err, "ICU")) << read.err;
+#endif
 }
 
 TEST(YourOwnModel, PrintsCallsAndASmallDifference) {
