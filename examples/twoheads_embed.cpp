@@ -1,13 +1,10 @@
 // Vectors of sentences from an encoder's folder, through calls of at most R rows.
 
-#include <cstdint>
-#include <filesystem>
-#include <fstream>
+#include <algorithm>
 #include <iostream>
-#include <iterator>
-#include <limits>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <sstream>
 #include <stdexcept>
 #include <string>
 #include <twoheads/attention/language.hpp>
@@ -20,8 +17,10 @@
 
 #include "support/executor.hpp"
 #include "support/instances.hpp"
+#include "support/language_text.hpp"
 #include "support/plan_arguments.hpp"
 #include "support/rows_choice.hpp"
+#include "support/text_files.hpp"
 
 namespace {
 
@@ -50,45 +49,20 @@ struct Settings {
 
 using Sentences = std::vector<std::vector<int>>;
 
-std::string read_file(const std::string& path) {
-  std::ifstream in(path, std::ios::binary);
-  if (!in || !std::filesystem::is_regular_file(path)) throw std::runtime_error(path + ": cannot be read");
-  return {std::istreambuf_iterator<char>(in), {}};
-}
-
-/// A JSON list of lists of whole numbers from 0 on, none of the lists empty.
-Sentences read_lists(const std::string& path) {
-  // What lies deeper than two lists is not even built: it is no number.
-  bool deeper = false;
-  const auto flat = [&deeper](int depth, nlohmann::json::parse_event_t event, nlohmann::json&) {
-    const bool list = event == nlohmann::json::parse_event_t::array_start;
-    const bool inner = (list && depth > 1) || event == nlohmann::json::parse_event_t::object_start;
-    deeper = deeper || inner;
-    return !inner;
-  };
-  const nlohmann::json lists = nlohmann::json::parse(read_file(path), flat, false);
-  if (deeper || !lists.is_array() || lists.empty())
-    throw std::runtime_error(path + ": expected a JSON list of one or more lists of numbers");
-  Sentences sentences;
-  for (const nlohmann::json& list : lists) {
-    const std::string entry = path + ": entry " + std::to_string(sentences.size());
-    if (!list.is_array() || list.empty()) throw std::runtime_error(entry + ": expected a list of one or more numbers");
-    std::vector<int> ids;
-    for (const nlohmann::json& id : list) {
-      if (!id.is_number_integer() || id.get<std::int64_t>() < 0 ||
-          id.get<std::int64_t>() > std::numeric_limits<int>::max())
-        throw std::runtime_error(entry + " has " + id.dump() + ", expected a whole number from 0 on");
-      ids.push_back(id.get<int>());
-    }
-    sentences.push_back(std::move(ids));
-  }
-  return sentences;
-}
-
 /// The token ids of each line of a text file, and the tokens that the tokenizer sets before and after it.
-Sentences read_text(const Settings&, Index) {
-  // HERE: twoheads::TextTokenizer::read(settings.model, vocabulary) and encode(line) of each line.
-  throw programs::NotBuiltYet("--text");
+Sentences read_text(const Settings& settings, Index vocabulary) {
+  const programs::LanguageText tokenizer = programs::LanguageText::read(settings.model, vocabulary);
+  std::istringstream lines(programs::read_text(settings.text));
+  Sentences sentences;
+  for (std::string line; std::getline(lines, line);) {
+    if (!line.empty() && line.back() == '\r') line.pop_back();
+    sentences.push_back(tokenizer.encode(line));
+    if (sentences.back().empty())
+      throw std::runtime_error(settings.text + ": line " + std::to_string(sentences.size()) +
+                               " has no token: expected one or more on each line");
+  }
+  if (sentences.empty()) throw std::runtime_error(settings.text + ": expected one or more lines");
+  return sentences;
 }
 
 /// The chosen attention over one sentence after the other.
@@ -156,9 +130,9 @@ void choose_rows(const twoheads::ModelSpec& spec, const Sentences& sentences, Se
 void run(Settings settings) {
   const auto encoder = twoheads::read_encoder<float>(settings.model);
   const Sentences sentences =
-      settings.text.empty() ? read_lists(settings.ids) : read_text(settings, encoder.model.vocabulary());
+      settings.text.empty() ? programs::read_id_lists(settings.ids) : read_text(settings, encoder.model.vocabulary());
   Sentences types(sentences.size());
-  if (!settings.token_types.empty()) types = read_lists(settings.token_types);
+  if (!settings.token_types.empty()) types = programs::read_id_lists(settings.token_types);
   if (types.size() != sentences.size())
     throw std::runtime_error(settings.token_types + ": " + std::to_string(types.size()) + " lists, expected " +
                              std::to_string(sentences.size()) + ", one for each sentence");

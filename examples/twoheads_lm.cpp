@@ -3,137 +3,37 @@
 #include <cmath>
 #include <cstdint>
 #include <filesystem>
-#include <fstream>
 #include <iostream>
-#include <iterator>
 #include <limits>
 #include <nlohmann/json.hpp>
-#include <optional>
+#include <span>
 #include <stdexcept>
 #include <string>
 #include <twoheads/attention/language.hpp>
 #include <twoheads/base/digest.hpp>
-#include <twoheads/exec/kernel_attention.hpp>
+#include <twoheads/exec/sampler.hpp>
+#include <twoheads/exec/session.hpp>
+#include <twoheads/exec/session_file.hpp>
 #include <twoheads/io/safetensors_writer.hpp>
-#include <twoheads/model/llama2c.hpp>
-#include <twoheads/model/tokenizer.hpp>
-#include <twoheads/oracle/small_transformer.hpp>
-#include <twoheads/simulate.hpp>
 #include <utility>
 #include <vector>
 
-#include "support/any_run.hpp"
-#include "support/executor.hpp"
-#include "support/instances.hpp"
+#include "support/language_run.hpp"
+#include "support/language_text.hpp"
 #include "support/plan_arguments.hpp"
-#include "support/processes.hpp"
 #include "support/rows_choice.hpp"
 #include "support/stopwatch.hpp"
+#include "support/text_files.hpp"
 
 namespace {
 
+using programs::EngineWord;
+using programs::ScalarWord;
 using twoheads::Index;
 using twoheads::Matrix;
-
-enum class EngineWord { oracle, kernel, direct };
-enum class ScalarWord { float32, float64 };
-
-struct Settings {
-  std::string model;
-  std::string tokenizer;
-  Index rows = 64;
-  Index kernel_rows = 0;  ///< 0: as the kernel chooses
-  Index oracle_heads = 1;
-  Index window = 0;  ///< 0: none
-  Index sinks = 0;
-  EngineWord engine = EngineWord::oracle;
-  twoheads::Anchor anchor = twoheads::Anchor::adaptive;
-  Index threads = 1;
-  Index generate = 0;
-  std::string prompt;
-  std::string score;
-  std::string score_ids;
-  std::string logits;
-  std::string rows_reason;  ///< why so many, with --rows auto
-  twoheads::OracleKind oracle = twoheads::OracleKind::causal;
-  bool rows_given = false;
-  programs::ProcessFlags processes;
-  std::string checkpoint;
-  bool json = false;
-};
-
-/// The model's body over token ids by the chosen engine, counting calls over several passes.
+using Settings = programs::LanguageSettings;
 template <class Scalar>
-class Runner {
- public:
-  Runner(const twoheads::LanguageModel<Scalar>& model, const Settings& settings)
-      : model_(model),
-        engine_(settings.engine),
-        checkpoint_{settings.checkpoint, ""},
-        options_{settings.anchor},
-        oracle_(limits(settings, model.body.spec.attention.score_scale)),
-        grid_(oracle_, {settings.anchor}, programs::Executor(settings.threads)),
-        kernel_({.rows = settings.kernel_rows}, programs::Executor(settings.threads)) {
-    options_.checksums = settings.processes.checksums;
-    if (settings.engine != EngineWord::oracle) return;
-    if (!settings.processes.command.empty()) {
-      processes_.emplace(settings.processes, settings.oracle, oracle_.limits().score_scale);
-      const Index rows = processes_->limits().rows;
-      if (settings.rows_given && settings.rows != rows)
-        throw programs::ArgumentError("--rows", std::to_string(settings.rows),
-                                      std::to_string(rows) + ", the rows of the process");
-    } else if (!settings.checkpoint.empty() || options_.checksums) {
-      own_.emplace(programs::own_oracle<Scalar>(oracle_.limits(), settings.threads));
-    }
-    if (any() != nullptr) checkpoint_.key = programs::key_of(settings.processes.command, any()->limits(), options_);
-  }
-
-  [[nodiscard]] Matrix<Scalar> operator()(const std::vector<int>& ids) {
-    const Matrix<Scalar> x = twoheads::embed(model_, ids);
-    if (engine_ == EngineWord::direct) return twoheads::forward(model_.body, x, twoheads::DirectAttention<Scalar>());
-    if (engine_ == EngineWord::kernel) return twoheads::forward(model_.body, x, kernel_);
-    if (any() == nullptr) return twoheads::forward(model_.body, x, grid_);
-    twoheads::Simulation<Scalar> found =
-        programs::simulate_on<Scalar>(*any(), model_.body, x, options_, nullptr, checkpoint_);
-    counts_.calls += found.counts.calls;
-    counts_.repeats += found.counts.repeats;
-    return std::move(found.rows);
-  }
-
-  [[nodiscard]] twoheads::SimulationCounts counts() const { return processes_ || own_ ? counts_ : grid_.counts(); }
-  [[nodiscard]] Index rows() const { return processes_ ? processes_->limits().rows : oracle_.limits().rows; }
-  /// What came of calls to processes; nothing where there are none.
-  [[nodiscard]] std::optional<programs::ProcessCounts> process_counts() const {
-    return processes_ ? std::optional(processes_->counts()) : std::nullopt;
-  }
-
- private:
-  static twoheads::OracleLimits limits(const Settings& settings, double score_scale) {
-    twoheads::OracleLimits limits;
-    limits.kind = settings.oracle;
-    limits.rows = settings.rows;
-    limits.heads = settings.oracle_heads;
-    limits.score_scale = settings.processes.score_scale > 0 ? settings.processes.score_scale : score_scale;
-    return limits;
-  }
-
-  /// The oracle behind one type, where calls go to a process or have a checkpoint.
-  [[nodiscard]] twoheads::AnyOracle<Scalar>* any() {
-    if (processes_) return &processes_->oracle();
-    return own_ ? &*own_ : nullptr;
-  }
-
-  const twoheads::LanguageModel<Scalar>& model_;
-  EngineWord engine_;
-  programs::Checkpoint checkpoint_;
-  twoheads::SimulationOptions options_;
-  twoheads::SimulationCounts counts_;
-  std::optional<programs::Processes<Scalar>> processes_;
-  std::optional<twoheads::AnyOracle<Scalar>> own_;
-  twoheads::SmallTransformer<Scalar> oracle_;
-  twoheads::GridAttention<twoheads::SmallTransformer<Scalar>, programs::Executor> grid_;
-  twoheads::KernelAttention<Scalar, programs::Executor> kernel_;
-};
+using Runner = programs::LanguageRun<Scalar>;
 
 /// What attention took, in words.
 template <class Scalar>
@@ -147,35 +47,6 @@ std::string words_of_calls(const Runner<Scalar>& run, const Settings& settings) 
     words += twoheads::detail::text(", ", processes->started, " processes started, ", processes->failures,
                                     " calls failed, ", processes->retries, " made again");
   return words;
-}
-
-std::string read_text(const std::string& path) {
-  std::ifstream in(path, std::ios::binary);
-  if (!in || !std::filesystem::is_regular_file(path)) throw std::runtime_error(path + ": cannot be read");
-  return {std::istreambuf_iterator<char>(in), {}};
-}
-
-std::vector<int> read_ids(const std::string& path) {
-  // Lists inside the list are not even built: however deep they lie, they are no ids.
-  bool nested = false;
-  const auto flat = [&nested](int depth, nlohmann::json::parse_event_t event, nlohmann::json&) {
-    const bool inner = depth > 0 && (event == nlohmann::json::parse_event_t::array_start ||
-                                     event == nlohmann::json::parse_event_t::object_start);
-    nested = nested || inner;
-    return !inner;
-  };
-  const nlohmann::json list = nlohmann::json::parse(read_text(path), flat, false);
-  if (nested || !list.is_array() || list.empty())
-    throw std::runtime_error(path + ": expected a JSON list of one or more token ids");
-  std::vector<int> ids;
-  for (const nlohmann::json& id : list) {
-    if (!id.is_number_integer() || id.get<std::int64_t>() < 0 ||
-        id.get<std::int64_t>() > std::numeric_limits<int>::max())
-      throw std::runtime_error(path + ": entry " + std::to_string(ids.size()) + " is " + id.dump() +
-                               ", expected a token id");
-    ids.push_back(id.get<int>());
-  }
-  return ids;
 }
 
 /// Throws if a row holds a NaN or an infinity: the model's own numbers have left the range of the scalar.
@@ -199,30 +70,44 @@ void add_choice(nlohmann::ordered_json& result, const Runner<Scalar>& run, const
   result["rows_reason"] = settings.rows_reason;
 }
 
-/// Greedy: the most likely token again and again, until `count` are written or the model starts a new text.
+/// Token after token, greedy or drawn, until `count` are written or the model ends the text.
 template <class Scalar>
-void generate(const twoheads::LanguageModel<Scalar>& model, const twoheads::Tokenizer& tokenizer,
-              const Settings& settings) {
+void generate(const twoheads::LanguageModel<Scalar>& model, programs::LanguageText& text, const Settings& settings) {
   Runner<Scalar> run(model, settings);
-  std::vector<int> ids = tokenizer.encode(settings.prompt);
-  if (!settings.json) std::cout << tokenizer.decode(ids) << std::flush;
-  Index written = 0;
+  programs::AttendFunction<Scalar> attend = run.attend();
+  using Session = twoheads::Session<Scalar, programs::AttendFunction<Scalar>>;
+  Session session(model, attend, {.positions = settings.positions});
+  // Of a session from a file the prompt is what comes next, if there is any.
+  std::vector<int> ids;
+  const bool goes_on = !settings.session.empty() && std::filesystem::exists(settings.session);
+  if (goes_on) twoheads::restore_session(std::filesystem::path(settings.session), session);
+  if (!goes_on || !settings.prompt.empty()) ids = text.encode_prompt(settings.prompt);
+  std::string written_text;
+  const auto write = [&](const std::string& piece) {
+    written_text += piece;
+    if (!settings.json) std::cout << piece << std::flush;
+  };
+  for (const int id : ids) write(text.add(id));
+  twoheads::Sampler sampler(settings.sampler);
   const programs::Stopwatch watch;
+  session.append(ids);
+  Index written = 0;
   while (written < settings.generate) {
-    const Matrix<Scalar> rows = run(ids);
-    const Matrix<Scalar> scores = twoheads::logits(model, twoheads::view(rows.bottomRows(1)));
+    const Matrix<Scalar> scores = session.next_logits();
     require_finite(scores);
-    Index next = 0;
-    scores.row(0).maxCoeff(&next);
-    if (next == twoheads::Tokenizer::start_token) break;
+    const int next = sampler(twoheads::view(scores));
+    if (text.ends(next) && !settings.past_end) break;
     ++written;
-    if (!settings.json) std::cout << tokenizer.decode(ids.back(), static_cast<int>(next)) << std::flush;
-    ids.push_back(static_cast<int>(next));
+    ids.push_back(next);
+    write(text.add(next));
+    session.append(std::span(&ids.back(), 1));
   }
+  write(text.finish());
   const double speed = static_cast<double>(written) / watch.seconds();
+  if (!settings.session.empty()) twoheads::save_session(std::filesystem::path(settings.session), session);
   if (settings.json) {
     nlohmann::ordered_json result{
-        {"ids", ids}, {"text", tokenizer.decode(ids)}, {"calls", run.counts().calls}, {"tokens_per_second", speed}};
+        {"ids", ids}, {"text", written_text}, {"calls", run.counts().calls}, {"tokens_per_second", speed}};
     add_choice(result, run, settings);
     std::cout << result.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) << "\n";
   } else {
@@ -265,6 +150,15 @@ double share_of_changed(const Matrix<double>& logits, const Matrix<double>& refe
   return static_cast<double>(changed) / static_cast<double>(logits.rows());
 }
 
+/// The rows of a text that comes in pieces of `chunk` tokens.
+template <class Scalar>
+Matrix<Scalar> rows_in_chunks(const twoheads::LanguageModel<Scalar>& model, Runner<Scalar>& run,
+                              const std::vector<int>& ids, Index chunk) {
+  programs::AttendFunction<Scalar> attend = run.attend();
+  twoheads::Session<Scalar, programs::AttendFunction<Scalar>> session(model, attend, {.chunk = chunk});
+  return session.append(ids);
+}
+
 template <class Scalar>
 void score(const twoheads::LanguageModel<Scalar>& model, const std::vector<int>& ids, const Settings& settings) {
   if (ids.size() < 2)
@@ -272,7 +166,7 @@ void score(const twoheads::LanguageModel<Scalar>& model, const std::vector<int>&
                              " tokens to score, the start token included: expected 2 or more");
   Runner<Scalar> run(model, settings);
   const programs::Stopwatch watch;
-  const Matrix<Scalar> rows = run(ids);
+  const Matrix<Scalar> rows = settings.chunk == 0 ? run(ids) : rows_in_chunks(model, run, ids, settings.chunk);
   const Matrix<Scalar> logits = twoheads::logits(model, twoheads::view(rows));
   const double seconds = watch.seconds();
   require_finite(logits);
@@ -321,7 +215,7 @@ void choose_rows(const twoheads::ModelSpec& spec, Index tokens, Settings& settin
   request.anchor = settings.anchor;
   if (settings.engine == EngineWord::direct) return;
   const bool kernel = settings.engine == EngineWord::kernel;
-  request.oracle.kind = kernel ? twoheads::OracleKind::kernel : settings.oracle;
+  request.oracle.kind = kernel ? twoheads::OracleKind::kernel : settings.oracle_kind();
   request.oracle.heads = settings.oracle_heads;
   request.oracle.rows = settings.rows;
   const auto choice = programs::choose_rows_if_auto<Scalar>(request, spec.attention, kernel);
@@ -334,30 +228,40 @@ void choose_rows(const twoheads::ModelSpec& spec, Index tokens, Settings& settin
 
 template <class Scalar>
 void run(Settings settings) {
-  auto model = twoheads::read_llama2c<Scalar>(settings.model);
-  if (settings.window > 0)
-    model.body.spec.attention.mask = twoheads::Mask::window_and_sinks(settings.window, settings.sinks);
-  const auto tokenizer = twoheads::Tokenizer::read(settings.tokenizer, model.vocabulary());
+  auto model = programs::read_language_model<Scalar>(settings.model);
+  twoheads::ModelSpec& spec = model.body.spec;
+  if (settings.window > 0) {
+    spec.attention.mask = twoheads::Mask::window_and_sinks(settings.window, settings.sinks);
+    spec.layer_masks.clear();
+  }
+  const auto text = [&] {
+    return programs::LanguageText::read(settings.tokenizer.empty() ? settings.model : settings.tokenizer,
+                                        model.vocabulary());
+  };
   if (settings.generate > 0) {
-    const auto prompt = static_cast<Index>(tokenizer.encode(settings.prompt).size());
-    choose_rows<Scalar>(model.body.spec, prompt + settings.generate, settings);
+    programs::LanguageText tokenizer = text();
+    const auto prompt = static_cast<Index>(tokenizer.encode_prompt(settings.prompt).size());
+    choose_rows<Scalar>(spec, prompt + settings.generate, settings);
     generate(model, tokenizer, settings);
     return;
   }
-  const std::vector<int> ids =
-      settings.score.empty() ? read_ids(settings.score_ids) : tokenizer.encode(read_text(settings.score));
-  choose_rows<Scalar>(model.body.spec, static_cast<Index>(ids.size()), settings);
+  const std::vector<int> ids = settings.score.empty() ? programs::read_ids(settings.score_ids)
+                                                      : text().encode(programs::read_text(settings.score));
+  choose_rows<Scalar>(spec, static_cast<Index>(ids.size()), settings);
   score(model, ids, settings);
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  CLI::App app("Writes or scores text with a llama2.c model, through calls of at most R rows.", "twoheads_lm");
+  CLI::App app("Writes or scores text with a language model, through calls of at most R rows.", "twoheads_lm");
   Settings settings;
   ScalarWord scalar = ScalarWord::float32;
-  programs::add_file(app, "--model", settings.model, "llama2.c model file")->required();
-  programs::add_file(app, "--tokenizer", settings.tokenizer, "llama2.c tokenizer file")->required();
+  programs::add_file(app, "--model", settings.model,
+                     "llama2.c model file, or a folder with config.json and model.safetensors")
+      ->required();
+  programs::add_file(app, "--tokenizer", settings.tokenizer,
+                     "llama2.c tokenizer file, or a folder with a tokenizer (default: the model's folder)");
   CLI::Option* rows = programs::add_rows(app, settings.rows);
   programs::add_choice<EngineWord>(
       app, "--engine", settings.engine,
@@ -367,10 +271,10 @@ int main(int argc, char** argv) {
   programs::add_anchor(app, settings.anchor);
   programs::add_count(app, "--oracle-heads", settings.oracle_heads, 1, "heads of the oracle, H' (default 1)");
   programs::add_threads(app, settings.threads);
-  programs::add_choice<twoheads::OracleKind>(
-      app, "--oracle", settings.oracle,
-      {{"plain", twoheads::OracleKind::plain}, {"causal", twoheads::OracleKind::causal}}, {},
-      "what a row of the oracle sees (default causal)");
+  twoheads::OracleKind oracle_kind = twoheads::OracleKind::causal;
+  CLI::Option* oracle = programs::add_choice<twoheads::OracleKind>(
+      app, "--oracle", oracle_kind, {{"plain", twoheads::OracleKind::plain}, {"causal", twoheads::OracleKind::causal}},
+      {}, "what a row of the oracle sees (default: plain with --generate, causal otherwise and for a process)");
   programs::add_processes(app, settings.processes);
   programs::add_choice<ScalarWord>(app, "--scalar", scalar,
                                    {{"float", ScalarWord::float32}, {"double", ScalarWord::float64}}, {},
@@ -379,15 +283,33 @@ int main(int argc, char** argv) {
                       "a token attends to so many tokens, itself included (default: all before it)");
   programs::add_count(app, "--sinks", settings.sinks, 0,
                       "first tokens that stay visible beside the window (default 0)");
-  CLI::Option* generate =
-      programs::add_count(app, "--generate", settings.generate, 1, "write so many tokens, greedily");
+  CLI::Option* generate = programs::add_count(app, "--generate", settings.generate, 1, "write so many tokens");
   app.add_option("--prompt", settings.prompt, "text to go on from (with --generate)")
       ->needs(generate)
       ->type_name("TEXT");
+  const auto with_generate = [&](CLI::Option* option) { option->needs(generate); };
+  with_generate(programs::add_number(app, "--temperature", settings.sampler.temperature, 0, true,
+                                     "a finite number of 0 or more",
+                                     "draw tokens, scores divided by it (default 0: the likeliest)"));
+  with_generate(programs::add_count(app, "--top-k", settings.sampler.top_k, 0,
+                                    "draw among so many of the likeliest (default 0: all)"));
+  with_generate(programs::add_positive(app, "--top-p", settings.sampler.top_p,
+                                       "draw among the likeliest that have together this probability (default 1)"));
+  Index seed = 1;
+  with_generate(programs::add_count(app, "--seed", seed, 0, "seed of what is drawn (default 1)"));
+  with_generate(app.add_flag("--past-end", settings.past_end, "go on after the token that ends a text"));
+  with_generate(programs::add_choice<twoheads::CachePositions>(
+      app, "--positions", settings.positions,
+      {{"original", twoheads::CachePositions::original}, {"in-cache", twoheads::CachePositions::in_cache}}, {},
+      "what positions count once a window has dropped keys: the text's, or those of the keys held (default original)"));
+  with_generate(programs::add_file(app, "--session", settings.session,
+                                   "go on from what this file holds, where it is there, and write it at the end"));
   CLI::Option* score = programs::add_file(app, "--score", settings.score, "score a text file");
   CLI::Option* score_ids = programs::add_file(app, "--score-ids", settings.score_ids, "score a JSON list of token ids");
   programs::add_file(app, "--checkpoint", settings.checkpoint,
                      "with --score: write finished parts into this file, and take from it what is there")
+      ->excludes(generate);
+  programs::add_count(app, "--chunk", settings.chunk, 1, "score in pieces of so many tokens (default: in one)")
       ->excludes(generate);
   programs::add_file(app, "--logits", settings.logits, "write the scored logits as safetensors")->excludes(generate);
   generate->excludes(score)->excludes(score_ids);
@@ -413,6 +335,14 @@ int main(int argc, char** argv) {
       throw programs::ArgumentError("--oracle-command runs on as many threads as --processes: leave --threads out");
     if (process && settings.rows == programs::auto_rows)
       throw programs::ArgumentError("--oracle-command takes the rows that its process has: --rows auto has no choice");
+    if (settings.sampler.top_p > 1)
+      throw programs::ArgumentError("--top-p", twoheads::detail::text(settings.sampler.top_p), "at most 1");
+    settings.sampler.seed = static_cast<std::uint64_t>(seed);
+    if (oracle->count() > 0) settings.oracle = oracle_kind;
+    if (settings.chunk > 0 && !settings.checkpoint.empty())
+      throw programs::ArgumentError("--checkpoint is of one pass: leave --chunk out");
+    if (settings.tokenizer.empty() && settings.score_ids.empty() && !std::filesystem::is_directory(settings.model))
+      throw programs::ArgumentError("--model FILE needs --tokenizer: a llama2.c file has no text in it");
     if (settings.sinks > 0 && settings.window == 0)
       throw programs::ArgumentError("--sinks needs --window: without one every token sees the first ones");
     if (scalar == ScalarWord::float32)

@@ -30,7 +30,9 @@ Index rows_of(std::span<const Tile> slot, bool straight) {
   Index rows = straight ? 0 : 1;
   rows += slot.front().sinks.size();
   for (const Tile& tile : slot) {
-    if (tile.shape == TileShape::rectangle) rows += std::max(tile.queries.size(), tile.keys.size());
+    if (tile.shape == TileShape::rectangle)
+      rows += tile.queries_last ? tile.queries.size() + tile.keys.size() - 1
+                                : std::max(tile.queries.size(), tile.keys.size());
     if (tile.shape == TileShape::lower) rows += tile.queries.size();
     if (tile.shape == TileShape::strict_upper) rows += tile.keys.size() - 1;
   }

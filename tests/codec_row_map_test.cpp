@@ -39,6 +39,9 @@ std::vector<Case> all_cases() {
       cases.push_back({tile(TileShape::lower), OracleKind::causal, false});
       cases.push_back({tile(TileShape::lower), OracleKind::causal, true});
       cases.push_back({tile(TileShape::strict_upper), OracleKind::causal, false});
+      Tile last = tile(TileShape::rectangle);
+      last.queries_last = true;
+      cases.push_back({last, OracleKind::causal, false});
     }
   return cases;
 }

@@ -56,6 +56,9 @@ std::vector<Case> all_cases() {
           cases.push_back({{other, lower, upper}, OracleKind::causal});
           cases.push_back({{lower, other, upper, lower}, OracleKind::causal});
           cases.push_back({{upper, lower, other}, OracleKind::causal});
+          Tile last = tile(TileShape::rectangle, queries, keys, sinks, 40);
+          last.queries_last = true;
+          cases.push_back({{lower, last, other}, OracleKind::causal});
         }
     }
   return cases;

@@ -26,6 +26,7 @@
 #include "support/allocated_bytes.hpp"
 #include "support/append.hpp"
 #include "support/damage.hpp"
+#include "support/family_formats.hpp"
 #include "support/seed.hpp"
 #include "support/shared_data.hpp"
 #include "support/temp_folder.hpp"
@@ -109,6 +110,7 @@ std::vector<Format> formats(const TempFolder& folder) {
   all.push_back({"shard index", "model.safetensors.index.json", {index, spaced}, [](const fs::path& path) {
                    read_all(TensorFolder::open(path.parent_path()));
                  }});
+  add_family_formats(folder, all);
   return all;
 }
 

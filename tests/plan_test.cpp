@@ -192,6 +192,9 @@ TEST(Plan, TilesAreTheClosedFormsOfTheTheorems) {
       tiles = t * u;
     else
       tiles = 2 * t * u - (c.keys % block == 1 ? t : 0);
+    // Few queries stand after the keys of a causal oracle where that takes fewer calls.
+    if (c.mask == MaskKind::full && c.oracle == OracleKind::causal && c.tokens <= block)
+      tiles = std::min(tiles, ceil_of(c.keys, c.rows - c.tokens));
     EXPECT_EQ(plan.tiles(), tiles) << c;
     EXPECT_EQ(plan.straight(), c.fits_one_call()) << c;
   }

@@ -309,6 +309,18 @@ struct Failing {
   }
 };
 
+TEST(Session, CountsPositionsByWhatIsHeldAfterGoingBack) {
+  const std::vector<int> ids = text(60);
+  const LanguageModel<double> model = decoder<double>(Mask::window_and_sinks(20, 4));
+  Direct64 direct;
+  Session<double, Direct64> session(model, direct, {CachePositions::in_cache, 64});
+  const Matrix<double> once = session.append(ids);
+  ASSERT_TRUE(session.reaches_back(22));
+  session.go_back(22);
+  const Matrix<double> again = session.append(std::span<const int>(ids).subspan(22));
+  EXPECT_LE(difference<double>(again, once.bottomRows(38)), 1e-12);
+}
+
 TEST(Session, IsAsItWasAfterAFailure) {
   const std::vector<int> ids = text(90);
   for (const Mask& mask : masks()) {

@@ -8,9 +8,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <optional>
 #include <ostream>
 #include <span>
 #include <string>
+#include <twoheads/base/draws.hpp>
 #include <twoheads/plan/cover.hpp>
 #include <twoheads/plan/plan.hpp>
 #include <vector>
@@ -38,14 +40,15 @@ PlanRequest request_of(const Mask& mask, Index tokens, OracleKind oracle, Index 
 std::string text_of(const PlanRequest& r) {
   return detail::text(name(r.mask.kind), " mask, r ", r.mask.window, ", s ", r.mask.sinks, ", left ", r.mask.left,
                       ", right ", r.mask.right, ", ", r.mask.ends.size(), " documents",
-                      r.mask.causal_documents ? " causal inside" : "", ", ", r.tokens, " tokens on a ",
-                      name(r.oracle.kind), " oracle of ", r.oracle.rows, " rows");
+                      r.mask.causal_documents ? " causal inside" : "", ", ", r.tokens, " tokens after ", r.past,
+                      " on a ", name(r.oracle.kind), " oracle of ", r.oracle.rows, " rows");
 }
 
 /// Whether a query sees a key, by the definitions.
 class Sees {
  public:
-  explicit Sees(const PlanRequest& request) : mask_(request.mask), document_(static_cast<std::size_t>(request.tokens)) {
+  explicit Sees(const PlanRequest& request)
+      : mask_(request.mask), document_(static_cast<std::size_t>(request.past + request.tokens)) {
     for (std::size_t position = 0, number = 0; position < document_.size(); ++position) {
       document_[position] = number;
       if (number < mask_.ends.size() && static_cast<Index>(position) + 1 == mask_.ends[number]) ++number;
@@ -66,8 +69,10 @@ class Sees {
         return query - key <= mask_.left && key - query <= mask_.right;
       case MaskKind::documents:
         break;
-      case MaskKind::blocks:
-        return false;  // not of this test
+      case MaskKind::blocks: {
+        const std::vector<Rows>& shown = mask_.shown[document_[static_cast<std::size_t>(query)]];
+        return std::any_of(shown.begin(), shown.end(), [&](const Rows& range) { return range.contains(key); });
+      }
     }
     const bool same = document_[static_cast<std::size_t>(query)] == document_[static_cast<std::size_t>(key)];
     return same && (!mask_.causal_documents || key <= query);
@@ -75,7 +80,7 @@ class Sees {
 
  private:
   const Mask& mask_;
-  std::vector<std::size_t> document_;  ///< the number of each position's document
+  std::vector<std::size_t> document_;  ///< the number of each position's document, or group of queries
 };
 
 /// What enumerating one layer of a tiling finds, and the first fault of its cover, counted pair by pair.
@@ -89,11 +94,13 @@ template <class T>
 Enumerated enumerate(const T& tiling, const PlanRequest& request, bool straight) {
   Enumerated found;
   const Index n = request.tokens;
-  std::vector<unsigned char> seen(static_cast<std::size_t>(n * n), 0);
+  const Index past = request.past;
+  const Index all = request.keys > 0 ? request.keys : past + n;
+  std::vector<unsigned char> seen(static_cast<std::size_t>(n * all), 0);
   const auto fail = [&](const auto&... parts) {
     if (found.fault.empty()) found.fault = detail::text(parts...);
   };
-  Index next = 0;
+  Index next = past;
   for (Index block = 0; block < tiling.query_blocks(); ++block) {
     const Rows queries = tiling.queries_of(block);
     if (queries.begin != next || queries.size() < 1) fail("query block ", block, " starts at ", queries.begin);
@@ -104,14 +111,16 @@ Enumerated enumerate(const T& tiling, const PlanRequest& request, bool straight)
       for (const Tile& tile : slot) {
         rows += rows_filled(tile);
         const bool inside = queries.begin <= tile.queries.begin && tile.queries.end <= queries.end &&
-                            tile.keys.begin >= 0 && tile.keys.end <= n && tile.sinks.begin >= 0 && tile.sinks.end <= n;
+                            tile.keys.begin >= 0 && tile.keys.end <= all && tile.sinks.begin >= 0 &&
+                            tile.sinks.end <= all;
         if (!inside) return fail(tile, " lies outside");
         if (tile.sinks != slot.front().sinks) return fail(tile, " has other sinks than its slot");
-        if ((tile.shape == TileShape::rectangle) == (request.oracle.kind == OracleKind::causal))
+        const bool as_it_is = tile.shape == TileShape::rectangle && !tile.queries_last;
+        if (as_it_is == (request.oracle.kind == OracleKind::causal))
           return fail(tile, " on a ", name(request.oracle.kind), " oracle");
         Index pairs = 0;
         for (Index i = 0; i < tile.queries.size(); ++i) {
-          unsigned char* row = seen.data() + (tile.queries.begin + i) * n;
+          unsigned char* row = seen.data() + (tile.queries.begin - past + i) * all;
           for (Index j = 0; j < tile.keys.size(); ++j)
             if (in_shape(tile.shape, i, j)) ++pairs, ++row[tile.keys.begin + j];
           // A query of an upper triangle without a key has no row, and would see no sink.
@@ -128,12 +137,13 @@ Enumerated enumerate(const T& tiling, const PlanRequest& request, bool straight)
       found.counts.most_tiles = std::max(found.counts.most_tiles, static_cast<Index>(slot.size()));
     });
   }
-  if (next != n) fail("query ", next, " lies in no block");
+  if (next != past + n) fail("query ", next, " lies in no block");
   const Sees sees(request);
   for (Index query = 0; query < n; ++query)
-    for (Index key = 0; key < n; ++key) {
-      const int times = seen[static_cast<std::size_t>(query * n + key)];
-      if (times != (sees(query, key) ? 1 : 0)) fail("query ", query, ", key ", key, " lies in ", times, " tiles");
+    for (Index key = 0; key < all; ++key) {
+      const int times = seen[static_cast<std::size_t>(query * all + key)];
+      if (times != (sees(past + query, key) ? 1 : 0))
+        fail("query ", past + query, ", key ", key, " lies in ", times, " tiles");
     }
   return found;
 }
@@ -199,6 +209,114 @@ TEST(WindowPlan, CoversCausalAttentionExactlyOnAPlainOracle) {
     const Index levels = static_cast<Index>(std::ceil(std::log2(static_cast<double>(rows - 1))));
     EXPECT_LE(found.slots, t * (t - 1) / 2 + t * levels + t) << text_of(request);
   });
+}
+
+/// The same, and that row counts of calls are those of the slots; a kernel covers the same pairs.
+void expect_exact_with_rows(PlanRequest request) {
+  expect_exact(request);
+  const Plan plan(request);
+  std::vector<Index> slots, runs;
+  detail::TriangleRuns memory;
+  for (Index block = 0; block < plan.query_blocks(); ++block) {
+    plan.for_each_slot(block, [&](std::span<const Tile> slot) {
+      Index rows = plan.straight() ? 0 : 1 + slot.front().sinks.size();
+      for (const Tile& tile : slot) rows += rows_filled(tile);
+      slots.push_back(rows);
+    });
+    const auto add = [&](const SlotRun& run) {
+      for (Index i = 0; i < run.times; ++i) {
+        runs.push_back(run.rows);
+        if (run.others > 0) runs.push_back(run.others);
+      }
+    };
+    plan.for_each_run(block, 0, add, memory);
+  }
+  EXPECT_EQ(runs, slots) << text_of(request);
+  request.oracle.kind = OracleKind::kernel;
+  EXPECT_EQ(check_cover(Plan(request)), "exact") << text_of(request);
+}
+
+TEST(ChunkPlan, CoversQueriesAfterAPastExactlyUnderAllMasksOfASequence) {
+  for (const Index tokens : {1, 2, 5, 17, 40})
+    for (const Index past : {1, 3, 16, 50})
+      for (const Index rows : {2, 3, 9, 17, 64})
+        for (const OracleKind oracle : {OracleKind::plain, OracleKind::causal}) {
+          if (sanitized && tokens + past > 40) continue;
+          const auto expect = [&](const Mask& mask, bool log_weights = false) {
+            PlanRequest request = request_of(mask, tokens, oracle, rows);
+            request.past = past;
+            request.log_weights = log_weights;
+            expect_exact_with_rows(request);
+            EXPECT_FALSE(log_weights && Plan(request).straight()) << text_of(request);
+          };
+          for (const bool log_weights : {false, true}) {
+            expect(Mask::full(), log_weights);
+            expect(Mask::causal(), log_weights);
+          }
+          for (const Index r : {1, 4, 16, 90})
+            for (const Index s : {0, 1, 5, 20}) expect(Mask::window_and_sinks(r, s));
+          for (const Index left : {0, 3, 20, 90})
+            for (const Index right : {0, 1, 8, 90}) expect(Mask::band(left, right));
+        }
+}
+
+// --- any pairs -------------------------------------------------------------------------------------------------------
+
+/// Rows of pairs that change from key to key and from query to query with these chances in 16; every fifth is empty.
+Mask random_pairs(Index queries, Index keys, Index along, Index down, std::uint64_t number) {
+  detail::Draws draws(number);
+  std::vector<std::vector<bool>> pairs;
+  for (Index query = 0; query < queries; ++query) {
+    if (query > 0 && draws.below(16) >= down) {
+      pairs.push_back(pairs.back());
+      continue;
+    }
+    std::vector<bool> row(static_cast<std::size_t>(keys), false);
+    bool on = draws.below(2) == 0;
+    for (std::size_t key = 0; key < row.size(); ++key) row[key] = on = draws.below(16) < along ? !on : on;
+    if (draws.below(5) == 0) row.assign(row.size(), false);
+    pairs.push_back(row);
+  }
+  pairs.front().front() = true;
+  return Mask::pairs(queries, keys, [&](Index query, Index key) {
+    return static_cast<bool>(pairs[static_cast<std::size_t>(query)][static_cast<std::size_t>(key)]);
+  });
+}
+
+TEST(BlocksPlan, CoversAnyPairsExactly) {
+  for (const Index queries : {1, 3, 20, 65})
+    for (const Index keys : {1, 7, 50})
+      for (const Index along : {1, 4, 16})
+        for (const Index down : {0, 3, 16})
+          for (const Index rows : {2, 3, 9, 40})
+            for (const OracleKind oracle : {OracleKind::plain, OracleKind::causal}) {
+              const auto number = static_cast<std::uint64_t>(queries + 100 * keys + 7 * along + down);
+              PlanRequest request = request_of(random_pairs(queries, keys, along, down, number), queries, oracle, rows);
+              request.keys = keys;
+              expect_exact_with_rows(request);
+            }
+}
+
+TEST(BlocksPlan, WholeBlocksAreSlotsOfTheirOwnAndHalvingFindsTriangles) {
+  // Blocks of 16: one call each where calls take 16 tokens.
+  const std::vector<std::pair<Index, Index>> pairs{{0, 0}, {1, 0}, {1, 3}, {3, 2}};
+  PlanRequest request = request_of(Mask::block_pairs(64, 64, 16, pairs), 64, OracleKind::plain, 17);
+  EXPECT_EQ(expect_exact(request), (TilingCounts{4, 4, 64, 1}));
+  // Causal pairs, query by query: what halving a triangle takes.
+  request.mask = Mask::pairs(64, 64, [](Index query, Index key) { return key <= query; });
+  request.oracle.rows = 65;
+  const Index slots = expect_exact(request).slots;
+  request.mask = Mask::causal();
+  EXPECT_LE(slots, expect_exact(request).slots + 1);
+  EXPECT_EQ(Plan(request).paper_calls(), std::nullopt);
+}
+
+TEST(BlocksPlan, AMaskThatShowsNothingHasNoCall) {
+  PlanRequest request = request_of(Mask::pairs(9, 9, [](Index, Index) { return false; }), 9, OracleKind::causal, 5);
+  const Plan plan(request);
+  EXPECT_EQ(check_cover(plan), "exact");
+  EXPECT_EQ(plan.calls(), 0);
+  EXPECT_EQ(plan.rows_used(), 0);
 }
 
 /// Documents of so many tokens together: one token each, many short ones, long ones, and short ones between long ones.

@@ -96,15 +96,21 @@ inline CLI::Option* add_file(CLI::App& app, const std::string& flag, std::string
   return app.add_option_function<std::string>(flag, read, help)->type_name("FILE");
 }
 
-/// Adds a flag for a finite number above 0.
-inline CLI::Option* add_positive(CLI::App& app, const std::string& flag, double& target, const std::string& help) {
-  const auto read = [flag, &target](const std::string& text) {
+/// Adds a flag for a finite number above `least`, or from it on.
+inline CLI::Option* add_number(CLI::App& app, const std::string& flag, double& target, double least, bool itself,
+                               const std::string& expected, const std::string& help) {
+  const auto read = [=, &target](const std::string& text) {
     double value = 0;
-    if (!read_number(text, value) || !std::isfinite(value) || !(value > 0))
-      throw ArgumentError(flag, text, "a finite number above 0");
+    if (!read_number(text, value) || !std::isfinite(value) || !(value > least || (itself && value == least)))
+      throw ArgumentError(flag, text, expected);
     target = value;
   };
   return app.add_option_function<std::string>(flag, read, help)->type_name("NUMBER");
+}
+
+/// Adds a flag for a finite number above 0.
+inline CLI::Option* add_positive(CLI::App& app, const std::string& flag, double& target, const std::string& help) {
+  return add_number(app, flag, target, 0, false, "a finite number above 0", help);
 }
 
 /// Adds a flag for one of some words; a word without a value is answered with "not built yet".

@@ -55,7 +55,9 @@ class KeyCache {
   [[nodiscard]] bool reaches_back(Index tokens) const {
     return tokens >= 0 && tokens <= tokens_ && (first_key_ == 0 || first_needed(tokens) >= first_key_);
   }
+  /// A cache that has fewer stays as it is.
   void go_back(Index tokens) {
+    if (tokens >= tokens_) return;
     TWOHEADS_ASSERT(reaches_back(tokens));
     tokens_ = tokens;
   }

@@ -41,7 +41,11 @@ class BlockLengths {
     const bool closed =
         mask.kind == MaskKind::full || (mask.kind == MaskKind::causal && oracle.kind == OracleKind::causal);
     // Beyond, all of a head is in one slot: halved triangles have every token in a tile of each level.
-    const Index levels = closed ? 1 : 3 + static_cast<Index>(std::bit_width(static_cast<std::uint64_t>(whole)));
+    // Few queries may stand after all keys of a causal oracle.
+    const bool after = mask.kind == MaskKind::full && oracle.kind == OracleKind::causal;
+    const Index levels = after    ? 2
+                         : closed ? 1
+                                  : 3 + static_cast<Index>(std::bit_width(static_cast<std::uint64_t>(whole)));
     if (most_ / levels > whole) most_ = whole * levels;
     // What counting one plan takes, in tiles: short documents are looked at one by one, triangles are halved.
     const auto documents = static_cast<Index>(mask.ends.size());

@@ -35,7 +35,8 @@ struct SessionOptions {
 ///            and of 128. Of a window and sinks, memory stays as it is however long the text is.
 ///   Corner   positions in_cache: the window's keys keep their distances, a sink stands as far before the window as it
 ///            would in a text of nothing but what is held; for rotary positions alone. From the first dropped key on
-///            tokens pass one by one. An exception of append() leaves the session as it was.
+///            tokens pass one by one. An exception of append() leaves the session as it was; where a window has dropped
+///            keys since, after the last whole chunk.
 ///   Throws   SpecError for a mask under which a token sees later ones, more tokens than the model has positions, and as
 ///            embed() says; whatever `attend` throws
 ///   Source   Xiao et al., "Efficient Streaming Language Models with Attention Sinks" (ICLR 2024)
@@ -69,18 +70,24 @@ class Session {
     const auto count = static_cast<Index>(all.size());
     Matrix<Scalar> rows(count, model_.body.spec.width);
     const Index before = tokens_;
+    Matrix<Scalar> last_before = last_row_;
     Rows part{0, 0};
     try {
       while (part.end < count) {
         part = {part.end, part.end + next_chunk(count - part.end)};
         const auto piece = all.subspan(static_cast<std::size_t>(part.begin), static_cast<std::size_t>(part.size()));
         rows.middleRows(part.begin, part.size()) = pass(piece);
+        last_row_ = rows.row(part.end - 1);
       }
     } catch (...) {
-      if (reaches_back(before)) go_back(before);
+      // Some layers may have the keys of a pass that was not finished.
+      keep(tokens_);
+      if (reaches_back(before)) {
+        keep(before);
+        last_row_ = std::move(last_before);
+      }
       throw;
     }
-    if (count > 0) last_row_ = rows.bottomRows(1);
     return rows;
   }
 
@@ -106,8 +113,7 @@ class Session {
     if (!reaches_back(tokens))
       throw SpecError(detail::text("a session of ", tokens_, " tokens cannot go back to ", tokens, ": expected 0 to ",
                                    tokens_, ", and keys that have not been dropped"));
-    for (KeyCache<Scalar>& cache : caches_) cache.go_back(tokens);
-    tokens_ = tokens;
+    keep(tokens);
     last_row_.resize(0, 0);
   }
 
@@ -135,6 +141,12 @@ class Session {
   }
 
  private:
+  /// Forgets all but the first tokens.
+  void keep(Index tokens) {
+    for (KeyCache<Scalar>& cache : caches_) cache.go_back(tokens);
+    tokens_ = tokens;
+  }
+
   void require_rotary() {
     if (!model_.body.spec.attention.rope)
       throw SpecError("positions that count the keys held are those of rotary positions: the model has none");
@@ -202,9 +214,9 @@ class Session {
     rotate(span(k), spec.head_dim, *spec.rope, tokens_);
     caches_[at].append(k, v);
     // Sinks follow the window at the distance that they have among the keys held: those of the window stay as they are.
-    const Index dropped = tokens_ + 1 - spec.mask.window - sinks;
-    if (dropped <= 0) return;
-    MatrixSpan<Scalar> rotated = caches_[at].first_keys(sinks);
+    // After going back they must come back, too.
+    const Index dropped = std::max<Index>(tokens_ + 1 - spec.mask.window - sinks, 0);
+    MatrixSpan<Scalar> rotated = caches_[at].first_keys(kept.rows());
     rotated = kept;
     rotate(rotated, spec.head_dim, *spec.rope, dropped);
   }

@@ -48,7 +48,8 @@ struct LayerWeights {
   AttentionWeights<Scalar> attention;
   NormWeights<Scalar> mlp_norm;
   MlpWeights<Scalar> mlp;
-  NormWeights<Scalar> attention_end_norm, mlp_end_norm;  ///< of what is to be added: NormPlace::both alone
+  NormWeights<Scalar> attention_end_norm = {};  ///< of what is to be added: NormPlace::both alone
+  NormWeights<Scalar> mlp_end_norm = {};
 };
 
 /// The large transformer: spec and weights. Tokens in and out are rows of `spec.width` numbers.

@@ -13,17 +13,18 @@
 namespace twoheads {
 namespace detail {
 
-/// What is wrong with the keys that the tiles show one query, or nothing.
-[[nodiscard]] inline std::string cover_of_row(const Plan& plan, Index query, std::vector<Rows>& shown) {
+/// What is wrong with the keys that the tiles show one query, which sees these ranges in order, or nothing.
+[[nodiscard]] inline std::string cover_of_row(Index query, const std::vector<Rows>& seen, std::vector<Rows>& shown) {
   std::sort(shown.begin(), shown.end(), [](const Rows& a, const Rows& b) { return a.begin < b.begin; });
   // Ranges that no gap parts, such as sinks and the other keys, are one.
   std::vector<Rows> visible;
-  plan.request().mask.for_each_range(query, plan.keys(), [&](const Rows& range) {
+  for (const Rows& range : seen) {
+    if (range.empty()) continue;
     if (!visible.empty() && visible.back().end == range.begin)
       visible.back().end = range.end;
     else
       visible.push_back(range);
-  });
+  }
   const auto hidden = [&](const Rows& keys) {
     return text("query ", query, ": a tile shows hidden keys, ", keys.begin, "..", keys.end - 1);
   };
@@ -202,8 +203,11 @@ struct ShownKeys {
             if (!range.empty()) shown[static_cast<std::size_t>(query - queries.begin)].push_back(range);
         }
     });
-    for (Index query = queries.begin; query < queries.end && fault.empty(); ++query)
-      fault = detail::cover_of_row(plan, query, shown[static_cast<std::size_t>(query - queries.begin)]);
+    for (Index query = queries.begin; query < queries.end && fault.empty(); ++query) {
+      std::vector<Rows> seen;
+      plan.request().mask.for_each_range(query, plan.keys(), [&](const Rows& range) { seen.push_back(range); });
+      fault = detail::cover_of_row(query, seen, shown[static_cast<std::size_t>(query - queries.begin)]);
+    }
     if (!fault.empty()) return fault;
   }
   if (next_query != plan.queries().end) return detail::text("query ", next_query, " lies in no query block");

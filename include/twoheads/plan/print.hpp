@@ -40,6 +40,8 @@ namespace detail {
   return kind;
 }
 
+[[nodiscard]] constexpr Rows shifted(Rows rows, Index by) { return {rows.begin + by, rows.end + by}; }
+
 /// Most marks a side of a grid in characters.
 constexpr Index most_marks = 40;
 
@@ -64,6 +66,7 @@ struct GridCell {
 
 /// One mark for each square of `side` x `side` pairs: a line a row of squares.
 [[nodiscard]] inline std::vector<std::string> marks_of_tiles(const Plan& plan, Index side) {
+  const Index first_query = plan.queries().begin;
   const auto columns = static_cast<std::size_t>(ceil_div(plan.keys(), side));
   const auto rows = static_cast<std::size_t>(ceil_div(plan.tokens(), side));
   std::vector<std::vector<GridCell>> cells(rows, std::vector<GridCell>(columns));
@@ -76,8 +79,8 @@ struct GridCell {
                        : tile.shape == TileShape::lower   ? &GridCell::lower
                                                           : &GridCell::upper;
     for (Index begin = tile.queries.begin; begin < tile.queries.end;) {
-      const Index row = begin / side;
-      const Index end = std::min(tile.queries.end, (row + 1) * side);
+      const Index row = (begin - first_query) / side;
+      const Index end = std::min(tile.queries.end, first_query + (row + 1) * side);
       const Rows first = tile.visible_keys(begin - tile.queries.begin);
       const Rows last = tile.visible_keys(end - 1 - tile.queries.begin);
       mark(row, first.begin, std::max(first.end, last.end), shape);
@@ -90,7 +93,7 @@ struct GridCell {
   std::vector<std::string> lines(rows);
   for (std::size_t row = 0; row < rows; ++row)
     for (std::size_t column = 0; column < columns; ++column) {
-      const Rows queries = block_rows(static_cast<Index>(row), side, plan.tokens());
+      const Rows queries = shifted(block_rows(static_cast<Index>(row), side, plan.tokens()), first_query);
       const Rows keys = block_rows(static_cast<Index>(column), side, plan.keys());
       lines[row] += mark_of(cells[row][column], sight(plan.request().mask, queries, keys, plan.keys()));
     }
@@ -123,8 +126,8 @@ struct GridCell {
   std::vector<std::string> lines(static_cast<std::size_t>(rows));
   for (Index row = 0; row < rows; ++row)
     for (Index column = 0; column < columns; ++column) {
-      const Sight seen = sight(plan.request().mask, even_rows(row, rows, plan.tokens()),
-                               even_rows(column, columns, plan.keys()), plan.keys());
+      const Rows queries = shifted(even_rows(row, rows, plan.tokens()), plan.queries().begin);
+      const Sight seen = sight(plan.request().mask, queries, even_rows(column, columns, plan.keys()), plan.keys());
       lines[static_cast<std::size_t>(row)] += seen == Sight::wholly ? '#' : seen == Sight::partly ? partly : '.';
     }
   return lines;
@@ -160,8 +163,11 @@ inline void explain(std::ostream& out, const std::vector<std::string>& lines, In
 
 inline void draw_grid(std::ostream& out, const Plan& plan) {
   constexpr Index most_tiles = 200'000;
-  const MaskKind kind = plan.request().mask.simplified(plan.tokens()).kind;
-  const bool blocks = (kind == MaskKind::full || kind == MaskKind::causal) && plan.sampled() == nullptr;
+  const MaskKind kind = plan.request().mask.simplified(plan.queries().end).kind;
+  // Chunks after a past, and few queries on a causal oracle, are not cut into pairs of blocks.
+  const bool few = plan.oracle().kind == OracleKind::causal && plan.tokens() <= plan.block();
+  const bool whole = kind == MaskKind::full ? !few : kind == MaskKind::causal && plan.queries().begin == 0;
+  const bool blocks = whole && plan.sampled() == nullptr;
   const Index longest = std::max(plan.tokens(), plan.keys());
   if (plan.straight()) {
     draw(out, marks_of_tiles(plan, longest));
@@ -199,7 +205,8 @@ inline void draw_grid(std::ostream& out, const Plan& plan) {
 inline void print(std::ostream& out, const Plan& plan) {
   const PlanRequest& request = plan.request();
   out << detail::words_of(request.mask) << " over " << detail::counted(plan.tokens(), "token");
-  if (plan.keys() != plan.tokens()) out << " and " << detail::counted(plan.keys(), "key");
+  if (request.past > 0) out << " after " << request.past;
+  if (plan.keys() != plan.queries().end) out << " and " << detail::counted(plan.keys(), "key");
   const bool kernel = request.oracle.kind == OracleKind::kernel;
   if (kernel)
     out << " by the kernel, in blocks of " << request.oracle.rows << " rows\n\n";

@@ -164,7 +164,7 @@ inline void draw_svg_zoom(std::string& svg, SvgLegend& legend, const Plan& plan,
                           const ZoomCorner& corner) {
   constexpr const char* mark = "#d1342b";
   const SvgFrame zoom =
-      SvgFrame::fit(svg_legend + 34, legend.y + 20, svg_column - 36, {0, corner.queries}, {0, corner.keys});
+      SvgFrame::fit(svg_legend + 34, legend.y + 20, svg_column - 36, corner.query_rows(plan), corner.key_rows());
   svg += "<clipPath id=\"zoom\">" + svg_rect(zoom.x, zoom.y, zoom.width, zoom.height, "") + "</clipPath>\n";
   draw_svg_background(svg, zoom);
   svg += "<g clip-path=\"url(#zoom)\">\n";
@@ -174,7 +174,8 @@ inline void draw_svg_zoom(std::string& svg, SvgLegend& legend, const Plan& plan,
   draw_svg_axes(svg, zoom, 11);
   const double width = std::clamp(grid.key_unit() * static_cast<double>(corner.keys), 7.0, grid.width);
   const double height = std::clamp(grid.query_unit() * static_cast<double>(corner.queries), 7.0, grid.height);
-  svg += svg_rect(grid.x, grid.y, width, height, text("fill=\"none\" stroke=\"", mark, "\" stroke-width=\"2\""));
+  const double left = std::min(grid.across(corner.first_key), grid.x + grid.width - width);
+  svg += svg_rect(left, grid.y, width, height, text("fill=\"none\" stroke=\"", mark, "\" stroke-width=\"2\""));
   legend.y = zoom.y + zoom.height + 26;
   const ShapeCounts all = count_shapes(plan);
   const bool counted = all.rectangles + all.lowers + all.uppers > 0;
@@ -184,7 +185,8 @@ inline void draw_svg_zoom(std::string& svg, SvgLegend& legend, const Plan& plan,
 [[nodiscard]] inline std::string svg_page(const Plan& plan) {
   const PlanRequest& request = plan.request();
   std::string title = words_of(request.mask) + " over " + svg_count(plan.tokens()) + " tokens";
-  if (plan.keys() != plan.tokens()) title += " and " + svg_count(plan.keys()) + " keys";
+  if (request.past > 0) title += " after " + svg_count(request.past);
+  if (plan.keys() != plan.queries().end) title += " and " + svg_count(plan.keys()) + " keys";
   title.front() = static_cast<char>(title.front() - 'a' + 'A');
   const std::string oracle =
       text("on a ", name(request.oracle.kind), " oracle of ", svg_count(request.oracle.rows), " rows and ",
@@ -192,7 +194,7 @@ inline void draw_svg_zoom(std::string& svg, SvgLegend& legend, const Plan& plan,
            counted(request.layers, "layer"), "; anchor ", name(request.anchor));
 
   std::string svg = svg_text(28, 40, 20, title, svg_bold) + svg_text(28, 62, 13.5, oracle, svg_grey);
-  const SvgFrame grid = SvgFrame::fit(76, 112, svg_grid, {0, plan.tokens()}, {0, plan.keys()});
+  const SvgFrame grid = SvgFrame::fit(76, 112, svg_grid, plan.queries(), {0, plan.keys()});
   SvgLegend legend{svg, 100};
   draw_svg_background(svg, grid);
   if (draws_tiles(plan)) {

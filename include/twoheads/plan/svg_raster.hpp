@@ -7,6 +7,7 @@
 #include <twoheads/base/index.hpp>
 #include <twoheads/model/mask.hpp>
 #include <twoheads/plan/plan.hpp>
+#include <twoheads/plan/print.hpp>
 #include <twoheads/plan/svg_tiles.hpp>
 #include <twoheads/plan/visible.hpp>
 
@@ -52,7 +53,7 @@ inline void draw_svg_raster(std::string& svg, const Plan& plan, const SvgFrame& 
   std::array<std::string, share_shades.size()> paths;
   std::string hovers;
   for (Index row = 0; row < rows; ++row) {
-    const Rows queries = even_rows(row, rows, plan.tokens());
+    const Rows queries = shifted(even_rows(row, rows, plan.tokens()), plan.queries().begin);
     const std::string y = svg_number(frame.y + height * static_cast<double>(row));
     // Neighbours of the same shade are one stroke of the path.
     constexpr std::size_t none = share_shades.size();
@@ -88,19 +89,24 @@ inline void draw_svg_raster(std::string& svg, const Plan& plan, const SvgFrame& 
   svg += "</g>\n<g fill-opacity=\"0\">\n" + hovers + "</g>\n";
 }
 
-/// A corner of the grid, from its first pair on, that is worth a closer look.
+/// A corner of the grid that is worth a closer look: so many queries from the first on, and keys from one on.
 struct ZoomCorner {
   Index queries = 0;
   Index keys = 0;
+  Index first_key = 0;
+
+  [[nodiscard]] Rows query_rows(const Plan& plan) const { return shifted({0, queries}, plan.queries().begin); }
+  [[nodiscard]] Rows key_rows() const { return shifted({0, keys}, first_key); }
 };
 
 /// An upper bound of the tiles that enumerating the query blocks of a corner visits, as far as `most`.
 [[nodiscard]] inline Index tiles_to_visit(const Plan& plan, const ZoomCorner& corner, Index most) {
   const Mask& mask = plan.request().mask;
+  if (mask.kind == MaskKind::blocks) return std::min(plan.tiles(), most);
   Index tiles = 0;
   for (Index block = 0; block < plan.query_blocks() && tiles < most; ++block) {
     const Rows queries = plan.queries_of(block);
-    if (queries.begin >= corner.queries) break;
+    if (queries.begin >= corner.query_rows(plan).end) break;
     const Index begin = mask.visible_keys(queries.begin, plan.keys()).keys.begin;
     const VisibleKeys last = mask.visible_keys(queries.end - 1, plan.keys());
     const Index keys = last.keys.end - begin + last.sinks.size();
@@ -115,7 +121,7 @@ struct ZoomCorner {
 [[nodiscard]] inline ZoomCorner zoom_corner(const Plan& plan) {
   constexpr Index most_visits = 20'000'000;
   constexpr Index most_drawn = 700;
-  const Mask mask = plan.request().mask.simplified(plan.tokens());
+  const Mask mask = plan.request().mask.simplified(plan.queries().end);
   const bool wide = mask.kind == MaskKind::full || mask.kind == MaskKind::causal;
   const Index reach = std::min(mask.most_visible(plan.keys()), plan.tokens());
   const Index wanted = reach + reach / 2 + reach;
@@ -123,13 +129,18 @@ struct ZoomCorner {
   const Index most_blocks = wide ? 6 : 64;
   ZoomCorner corner;
   for (Index block = 0; block < std::min(plan.query_blocks(), most_blocks); ++block) {
-    corner.queries = plan.queries_of(block).end;
+    corner.queries = plan.queries_of(block).end - plan.queries().begin;
     if (!wide && block + 1 >= least_blocks && corner.queries >= wanted) break;
   }
-  corner.keys = std::min(wide ? std::max(corner.queries, most_blocks * plan.block()) : corner.queries, plan.keys());
+  // Of a chunk after a past, a narrow mask shows the last keys alone.
+  const Index past = plan.queries().begin;
+  if (!wide && past > 0) corner.first_key = mask.visible_keys(past, plan.keys()).keys.begin;
+  const Index shown = corner.queries + past - std::min(past, corner.first_key);
+  corner.keys =
+      std::min(wide ? std::max(corner.queries, most_blocks * plan.block()) : shown, plan.keys() - corner.first_key);
   const auto drawn = [&] {
     Index count = 0;
-    for_each_framed_tile(plan, {0, corner.queries}, {0, corner.keys}, [&](const Tile&, Index) { ++count; });
+    for_each_framed_tile(plan, corner.query_rows(plan), corner.key_rows(), [&](const Tile&, Index) { ++count; });
     return count;
   };
   for (;;) {

@@ -160,7 +160,7 @@ struct ShapeCounts {
   }
 };
 
-/// Calls visit(tile, slot) for the tiles of the first head that have queries and keys in the frame, which begins at 0;
+/// Calls visit(tile, slot) for the tiles of the first head that have queries and keys in the frame, which begins at the first query;
 /// `slot` counts those of all heads, in the order in which calls take them.
 template <class Visit>
 void for_each_framed_tile(const Plan& plan, const Rows& queries, const Rows& keys, Visit&& visit) {
@@ -169,7 +169,9 @@ void for_each_framed_tile(const Plan& plan, const Rows& queries, const Rows& key
     const Index first = slot;
     plan.for_each_slot(block, [&](std::span<const Tile> tiles) {
       for (const Tile& tile : tiles)
-        if (tile.queries.begin < queries.end && (tile.keys.begin < keys.end || !tile.sinks.empty())) visit(tile, slot);
+        if (tile.queries.begin < queries.end &&
+            ((tile.keys.begin < keys.end && tile.keys.end > keys.begin) || !tile.sinks.empty()))
+          visit(tile, slot);
       ++slot;
     });
     slot += (slot - first) * (plan.request().heads - 1);

@@ -12,6 +12,7 @@
 #include <string>
 #include <string_view>
 #include <twoheads/base/errors.hpp>
+#include <twoheads/io/utf8.hpp>
 
 namespace twoheads::detail {
 
@@ -55,19 +56,6 @@ void for_each_character(std::string_view text, Visit&& visit) {
     visit(character);
     at = character.end;
   }
-}
-
-[[nodiscard]] inline bool is_utf8(std::string_view text) {
-  bool valid = true;
-  for_each_character(text, [&](const Character& character) { valid = valid && character.valid; });
-  return valid;
-}
-
-inline void append_utf8(std::string& text, UChar32 value) {
-  std::uint8_t bytes[U8_MAX_LENGTH];
-  std::size_t length = 0;
-  U8_APPEND_UNSAFE(bytes, length, value);
-  text.append(reinterpret_cast<const char*>(bytes), length);
 }
 
 /// How many bytes at the end of `text` begin a character that later bytes may complete: 0 to 3.

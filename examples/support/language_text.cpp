@@ -1,0 +1,112 @@
+#include "support/language_text.hpp"
+
+#include <filesystem>
+#include <span>
+#include <stdexcept>
+#include <twoheads/io/model_folder.hpp>
+#include <twoheads/model/llama2c.hpp>
+#include <twoheads/model/tokenizer.hpp>
+#include <utility>
+#include <variant>
+
+#ifdef TWOHEADS_WITH_TEXT
+#include <twoheads/text/text_tokenizer.hpp>
+#endif
+
+namespace programs {
+
+namespace fs = std::filesystem;
+
+template <class Scalar>
+twoheads::LanguageModel<Scalar> read_language_model(const std::string& path) {
+  if (fs::is_directory(path)) return twoheads::read_model<Scalar>(fs::path(path));
+  return twoheads::read_llama2c<Scalar>(fs::path(path));
+}
+
+template twoheads::LanguageModel<float> read_language_model(const std::string&);
+template twoheads::LanguageModel<double> read_language_model(const std::string&);
+
+/// A tokenizer of either kind, and what it needs to write tokens as they come.
+struct LanguageText::Body {
+  explicit Body(twoheads::Tokenizer tokenizer) : kind(std::move(tokenizer)) {}
+  twoheads::Tokenizer* llama2c() { return std::get_if<twoheads::Tokenizer>(&kind); }
+  int previous = 0;  ///< of llama2.c's tokenizer, whose pieces depend on it
+#ifdef TWOHEADS_WITH_TEXT
+  explicit Body(twoheads::TextTokenizer tokenizer) : kind(std::move(tokenizer)), stream(folder()->parts()) {}
+  twoheads::TextTokenizer* folder() { return std::get_if<twoheads::TextTokenizer>(&kind); }
+  std::variant<twoheads::Tokenizer, twoheads::TextTokenizer> kind;
+  std::optional<twoheads::TextStream> stream;
+#else
+  std::variant<twoheads::Tokenizer> kind;
+#endif
+};
+
+LanguageText::LanguageText(std::unique_ptr<Body> body) : body_(std::move(body)) {}
+LanguageText::LanguageText(LanguageText&&) noexcept = default;
+LanguageText::~LanguageText() = default;
+
+LanguageText LanguageText::read(const std::string& path, twoheads::Index vocabulary) {
+  if (!fs::is_directory(path))
+    return LanguageText(std::make_unique<Body>(twoheads::Tokenizer::read(fs::path(path), vocabulary)));
+#ifdef TWOHEADS_WITH_TEXT
+  return LanguageText(std::make_unique<Body>(twoheads::TextTokenizer::read(path, vocabulary)));
+#else
+  throw std::runtime_error(path +
+                           ": its tokenizer cannot be read by this build, which was made without ICU: install "
+                           "libicu-dev (Debian) and build again");
+#endif
+}
+
+std::vector<int> LanguageText::encode(const std::string& text) const {
+#ifdef TWOHEADS_WITH_TEXT
+  if (const auto* folder = body_->folder()) return folder->encode(text);
+#endif
+  return body_->llama2c()->encode(text);
+}
+
+std::vector<int> LanguageText::encode_prompt(const std::string& text) const {
+  std::vector<int> ids = encode(text);
+#ifdef TWOHEADS_WITH_TEXT
+  if (const auto* folder = body_->folder()) {
+    if (folder->end_token() && ids.size() > 1 && ids.back() == *folder->end_token()) ids.pop_back();
+    // Models without a start token begin after the end of another text.
+    if (ids.empty()) {
+      const std::optional<int> start = folder->start_token() ? folder->start_token() : folder->end_token();
+      if (!start) throw std::runtime_error("the tokenizer has no token to begin with: expected a --prompt");
+      ids.push_back(*start);
+    }
+  }
+#endif
+  return ids;
+}
+
+std::string LanguageText::decode(const std::vector<int>& ids) const {
+#ifdef TWOHEADS_WITH_TEXT
+  if (const auto* folder = body_->folder()) return folder->decode(ids);
+#endif
+  return body_->llama2c()->decode(ids);
+}
+
+bool LanguageText::ends(int token) const {
+#ifdef TWOHEADS_WITH_TEXT
+  if (const auto* folder = body_->folder()) return folder->end_token() == token || folder->start_token() == token;
+#endif
+  return token == twoheads::Tokenizer::start_token;
+}
+
+std::string LanguageText::add(int token) {
+#ifdef TWOHEADS_WITH_TEXT
+  if (body_->stream) return body_->stream->add(token);
+#endif
+  const int previous = std::exchange(body_->previous, token);
+  return token == twoheads::Tokenizer::start_token ? std::string() : body_->llama2c()->decode(previous, token);
+}
+
+std::string LanguageText::finish() {
+#ifdef TWOHEADS_WITH_TEXT
+  if (body_->stream) return body_->stream->finish();
+#endif
+  return {};
+}
+
+}  // namespace programs
