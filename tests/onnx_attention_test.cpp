@@ -27,7 +27,7 @@ namespace {
 
 using namespace twoheads;
 
-/// A case, and why it does not run on the grid of calls, where it does not. All run on direct evaluation and the kernel.
+/// A case, and why it does not run on the grid of calls, where it does not. All run on the other engines.
 struct Listed {
   std::string_view name;
   const char* not_on_oracle;
@@ -185,8 +185,8 @@ struct GivenMask {
 
 /// Puts a batch entry in the library's terms.
 ///
-///   Math   query i of the entry stands at offset + i: after the past, or with nonpad_kv_seqlen such that the last query
-///          stands at the last key. is_causal: key j <= offset + i; left_window_size w: offset + i - j <= w.
+///   Math   query i of the entry stands at offset + i: after the past, or with nonpad_kv_seqlen such that the last
+///          query stands at the last key. is_causal: key j <= offset + i; left_window_size w: offset + i - j <= w.
 template <class S>
 Entry<S> entry_of(const Fixture& file, Index entry) {
   const bool causal = file.whole("is_causal", 0) != 0;

@@ -300,8 +300,8 @@ Found<S> run_layer(const Fixture& file, Index entry, A& attend) {
   return {};
 }
 
-/// Largest ||found - truth|| / ||truth|| over rows: a row is what a token gets, and entries of a row are sums of terms of
-/// its size, however small they come out themselves.
+/// Largest ||found - truth|| / ||truth|| over rows: a row is what a token gets, and its entries are sums of terms of
+/// the row's size, however small they come out themselves.
 template <class S>
 double row_error(const Matrix<S>& found, const Matrix<double>& truth) {
   if (found.rows() != truth.rows() || found.cols() != truth.cols()) return std::numeric_limits<double>::infinity();
