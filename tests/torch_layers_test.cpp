@@ -8,10 +8,13 @@
 #include <limits>
 #include <string>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
+#include "support/contains.hpp"
 #include "support/every_engine.hpp"
 #include "support/fixture.hpp"
+#include "support/shared_data.hpp"
 
 namespace {
 
@@ -79,6 +82,20 @@ struct Hidden {
   Index kept = 0;  ///< keys before the padding, where it is all that hides and stands at the end; 0: it is in the bias
 
   [[nodiscard]] ScoreBias<S> bias() const { return {view(rows), by_head, by_query}; }
+
+  [[nodiscard]] std::string means() const {
+    std::string text = mask.kind == MaskKind::blocks ? "Mask::pairs" : detail::text("Mask::", name(mask.kind));
+    if (kept > 0) text += ", fewer keys";
+    if (rows.size() > 0) text += by_head ? ", ScoreBias by head" : by_query ? ", ScoreBias" : ", ScoreBias by key";
+    return text;
+  }
+};
+
+/// What a fixture came to, and what of the library it was put together of.
+template <class S>
+struct Found {
+  Matrix<S> rows;
+  std::string means;
 };
 
 template <class S>
@@ -95,8 +112,8 @@ Hidden<S> hidden_pairs(const Fixture& file, Index entry, Index batch, Index head
         found.mask = Mask::causal();
     } else {
       found.by_head = by_head;
-      found.rows = boolean ? Matrix<S>((given.array() != S(0)).select(hidden<S>, Matrix<S>::Zero(given.rows(), keys)))
-                           : given;
+      found.rows =
+          boolean ? Matrix<S>((given.array() != S(0)).select(hidden<S>, Matrix<S>::Zero(given.rows(), keys))) : given;
       EXPECT_EQ(given.rows(), queries * (by_head ? heads : 1));
     }
   }
@@ -117,13 +134,14 @@ Hidden<S> hidden_pairs(const Fixture& file, Index entry, Index batch, Index head
   return found;
 }
 
-/// A bias as it is where keys may be left out: with the padding put in.
+/// The same where no keys can be left out, as in self-attention of a whole model: the padding is a bias.
 template <class S>
 Hidden<S> with_padding_as_bias(Hidden<S> pairs, Index keys) {
-  if (pairs.kept == 0 || pairs.kept == keys) return pairs;
+  const Index kept = std::exchange(pairs.kept, 0);
+  if (kept == 0 || kept == keys) return pairs;
   pairs.by_query = false;
   pairs.rows = Matrix<S>::Zero(1, keys);
-  pairs.rows.rightCols(keys - pairs.kept).setConstant(hidden<S>);
+  pairs.rows.rightCols(keys - kept).setConstant(hidden<S>);
   return pairs;
 }
 
@@ -132,7 +150,7 @@ Hidden<S> with_padding_as_bias(Hidden<S> pairs, Index keys) {
 ///   Math   bias_k and bias_v are one more key and value, here before the others, so that causal queries see them as
 ///          one key of a past; add_zero_attn is a learned sink of logit 0: its key and value are zero.
 template <class S, class A>
-Matrix<S> run_mha(const Fixture& file, Index entry, A& attend) {
+Found<S> run_mha(const Fixture& file, Index entry, A& attend) {
   const Index batch = file.dim("query", 0);
   AttentionSpec spec = attention_spec(file.whole("embed_dim", 0), file.whole("num_heads", 0));
   AttentionWeights<S> weights = attention_weights<S>(file, "");
@@ -142,20 +160,25 @@ Matrix<S> run_mha(const Fixture& file, Index entry, A& attend) {
   Hidden<S> pairs =
       hidden_pairs<S>(file, entry, batch, spec.heads, query.rows(), key.rows(), "attn_mask", "key_padding_mask");
   spec.mask = pairs.mask;
-  if (file.fact("add_zero_attn") == "true") weights.sinks = RowVector<S>::Zero(spec.heads);
+  std::string means = pairs.means();
+  if (file.fact("add_zero_attn") == "true") {
+    weights.sinks = RowVector<S>::Zero(spec.heads);
+    means += ", learned sinks of logit 0";
+  }
   const bool extra = file.fact("add_bias_kv") == "true";
   if (pairs.kept > 0) {
     key = key.topRows(pairs.kept).eval();
     value = value.topRows(pairs.kept).eval();
   }
   if (!extra && !file.has("value"))
-    return attention<S>(spec, weights, view(query), attend, 0, &key, pairs.bias());
+    return {attention<S>(spec, weights, view(query), attend, 0, &key, pairs.bias()), "attention(): " + means};
 
   const Matrix<S> q = queries_of(spec, weights, view(query));
   Matrix<S> k = keys_of(spec, weights, view(key));
   Matrix<S> v = values_of(spec, weights, view(value));
   HeldRows held;
   if (extra) {
+    means += ", one more key";
     const auto before = [](const Matrix<S>& first, const Matrix<S>& rest) {
       Matrix<S> all(rest.rows() + 1, rest.cols());
       all << first, rest;
@@ -177,7 +200,7 @@ Matrix<S> run_mha(const Fixture& file, Index entry, A& attend) {
          span(mixed));
   Matrix<S> out = mixed * weights.wo;
   if (weights.bo.size() > 0) out.rowwise() += weights.bo;
-  return out;
+  return {out, "queries_of(), keys_of(), values_of(): " + means};
 }
 
 template <class S>
@@ -194,7 +217,7 @@ MlpKind mlp_kind(const Fixture& file) { return file.fact("activation") == "gelu"
 
 /// TransformerEncoderLayer and TransformerEncoder are a Model for forward().
 template <class S, class A>
-Matrix<S> run_encoder(const Fixture& file, Index entry, A& attend) {
+Found<S> run_encoder(const Fixture& file, Index entry, A& attend) {
   const Index batch = file.dim("src", 0);
   const Matrix<S> src = file.part<S>("src", entry, batch);
   const bool stack = file.fact("module") == "torch.nn.TransformerEncoder";
@@ -219,18 +242,19 @@ Matrix<S> run_encoder(const Fixture& file, Index entry, A& attend) {
     model.layers.push_back(w);
   }
   if (spec.final_norm) model.final_norm = norm_of<S>(file, "norm");
-  const Hidden<S> pairs =
-      with_padding_as_bias(hidden_pairs<S>(file, entry, batch, spec.attention.heads, src.rows(), src.rows(),
-                                           "src_mask", "src_key_padding_mask"),
-                           src.rows());
+  const Hidden<S> pairs = with_padding_as_bias(hidden_pairs<S>(file, entry, batch, spec.attention.heads, src.rows(),
+                                                               src.rows(), "src_mask", "src_key_padding_mask"),
+                                               src.rows());
   spec.attention.mask = pairs.mask;
   require_valid(model);
-  return forward(model, src, attend, nullptr, pairs.bias());
+  return {forward(model, src, attend, nullptr, pairs.bias()),
+          detail::text("forward(): NormPlace::", spec.norm_place == NormPlace::after ? "after" : "before", ", ",
+                       pairs.means())};
 }
 
 /// TransformerDecoderLayer, put together of blocks: two attentions and an MLP, each with its norm and residual sum.
 template <class S, class A>
-Matrix<S> run_decoder(const Fixture& file, Index entry, A& attend) {
+Found<S> run_decoder(const Fixture& file, Index entry, A& attend) {
   const Index batch = file.dim("tgt", 0);
   Matrix<S> x = file.part<S>("tgt", entry, batch);
   Matrix<S> memory = file.part<S>("memory", entry, batch);
@@ -262,11 +286,11 @@ Matrix<S> run_decoder(const Fixture& file, Index entry, A& attend) {
     return attention<S>(spec, cross, view(rows), attend, 0, &memory, other.bias());
   });
   add("norm3", [&](const Matrix<S>& rows) { return mlp(view(rows), feed_forward, mlp_kind(file), 0); });
-  return x;
+  return {x, "attention(), normed(), mlp(): " + own.means() + "; memory: " + other.means()};
 }
 
 template <class S, class A>
-Matrix<S> run_layer(const Fixture& file, Index entry, A& attend) {
+Found<S> run_layer(const Fixture& file, Index entry, A& attend) {
   const std::string module = file.fact("module");
   if (module == "torch.nn.MultiheadAttention") return run_mha<S>(file, entry, attend);
   if (module == "torch.nn.TransformerDecoderLayer") return run_decoder<S>(file, entry, attend);
@@ -276,8 +300,8 @@ Matrix<S> run_layer(const Fixture& file, Index entry, A& attend) {
   return {};
 }
 
-/// Largest ||found - truth|| / ||truth|| over rows: a row is what a token gets, and entries of a row are sums of terms of
-/// its size, however small they come out themselves.
+/// Largest ||found - truth|| / ||truth|| over rows: a row is what a token gets, and its entries are sums of terms of
+/// the row's size, however small they come out themselves.
 template <class S>
 double row_error(const Matrix<S>& found, const Matrix<double>& truth) {
   if (found.rows() != truth.rows() || found.cols() != truth.cols()) return std::numeric_limits<double>::infinity();
@@ -293,12 +317,27 @@ std::vector<std::filesystem::path> torch_fixtures() {
 
 bool has_large_scores(const Fixture& file) { return file.number("largest_score", 0) > 50; }
 
-template <class S>
-class TorchLayers : public testing::Test {};
-using Scalars = testing::Types<double, float>;
-TYPED_TEST_SUITE(TorchLayers, Scalars);
+TEST(TorchLayers, AreTheTableThatIsInTheDocumentation) {
+  const std::string docs = read_bytes(std::string(TWOHEADS_SOURCE_DIR) + "/docs/conformance.md");
+  std::string printed;
+  for (const auto& path : torch_fixtures()) {
+    const Fixture file(path);
+    DirectAttention<double> direct;
+    const std::string row = detail::text("| ", file.name(), " | yes | yes | yes | ",
+                                         run_layer<double>(file, file.dim("output", 0) - 1, direct).means, " |");
+    EXPECT_TRUE(contains(docs, row + "\n")) << row;
+    printed += row + "\n";
+  }
+  std::cout << "| fixture | direct | kernel | grid of calls | in terms of |\n| --- | --- | --- | --- | --- |\n"
+            << printed;
+}
 
-TYPED_TEST(TorchLayers, ComeOutOfEachEngine) {
+template <class S>
+class TorchLayersIn : public testing::Test {};
+using Scalars = testing::Types<double, float>;
+TYPED_TEST_SUITE(TorchLayersIn, Scalars);
+
+TYPED_TEST(TorchLayersIn, ComeOutOfEachEngine) {
   using S = TypeParam;
   constexpr double most = std::is_same_v<S, double> ? 1e-12 : 2e-6;
   LargestErrors errors;
@@ -312,7 +351,7 @@ TYPED_TEST(TorchLayers, ComeOutOfEachEngine) {
     for (Index entry = 0; entry < batch; ++entry) {
       const Matrix<double> truth = file.part<double>("output", entry, batch);
       on_every_engine<S>([&](const char* engine, auto& attend) {
-        const double error = row_error(run_layer<S>(file, entry, attend), truth);
+        const double error = row_error(run_layer<S>(file, entry, attend).rows, truth);
         errors.note(file.name(), engine, error);
         EXPECT_LE(error, most) << "entry " << entry;
       });
@@ -323,7 +362,7 @@ TYPED_TEST(TorchLayers, ComeOutOfEachEngine) {
 }
 
 // A logit of 250 is off by 250 roundings, so that weights are: each engine is held against direct evaluation.
-TYPED_TEST(TorchLayers, OfLargeScoresComeOutAsDirectEvaluationHasThem) {
+TYPED_TEST(TorchLayersIn, OfLargeScoresComeOutAsDirectEvaluationHasThem) {
   using S = TypeParam;
   const double unit = static_cast<double>(std::numeric_limits<S>::epsilon()) / 2;
   LargestErrors errors;
@@ -335,11 +374,11 @@ TYPED_TEST(TorchLayers, OfLargeScoresComeOutAsDirectEvaluationHasThem) {
     ++files;
     const Matrix<double> truth = file.part<double>("output", 0, 1);
     DirectAttention<S> direct;
-    const double of_direct = row_error(run_layer<S>(file, 0, direct), truth);
+    const double of_direct = row_error(run_layer<S>(file, 0, direct).rows, truth);
     EXPECT_GT(direct.max_logit(), 100);
     EXPECT_LE(of_direct, 16 * unit * direct.max_logit());
     on_every_engine<S>([&](const char* engine, auto& attend) {
-      const double error = row_error(run_layer<S>(file, 0, attend), truth);
+      const double error = row_error(run_layer<S>(file, 0, attend).rows, truth);
       errors.note(file.name(), engine, error);
       EXPECT_LE(error, 4 * of_direct + unit * direct.max_logit() + (std::is_same_v<S, double> ? 1e-15 : 1e-6));
     });

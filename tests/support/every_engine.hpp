@@ -15,7 +15,7 @@
 /// Rows of the oracle that small inputs are cut into calls of.
 constexpr twoheads::Index small_rows = 5;
 
-/// Calls run(engine, attend) with direct evaluation, the kernel (with blocks of its own choice, and of two queries) and,
+/// Calls run(engine, attend) with direct evaluation, the kernel (with blocks of its own choice and of two queries) and,
 /// where `oracle` says so, the grid of calls on a plain and on a causal oracle of small_rows rows.
 template <class S, class Run>
 void on_every_engine(const Run& run, bool oracle = true) {
