@@ -109,7 +109,7 @@ TEST_P(Decoder, LogitsAreThoseOfTheReference) {
 INSTANTIATE_TEST_SUITE_P(Families, Decoder,
                          testing::Values(Family{"llama"}, Family{"llama_tied_linear"}, Family{"llama3_rope"},
                                          Family{"mistral"}, Family{"qwen2"}, Family{"qwen3"}, Family{"gemma"},
-                                         Family{"gemma2", true, false}, Family{"gpt2"}, Family{"bloom", false, false}),
+                                         Family{"gemma2", true, false}, Family{"gpt2"}, Family{"bloom"}),
                          name_of);
 
 class Encoder : public testing::TestWithParam<Family> {};
