@@ -11,6 +11,7 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <twoheads/attention/language.hpp>
 #include <twoheads/model/llama2c.hpp>
 #include <twoheads/model/random.hpp>
 #include <utility>
