@@ -18,6 +18,7 @@
 #include "support/instances.hpp"
 #include "support/message_of.hpp"
 #include "support/naive.hpp"
+#include "support/sanitized.hpp"
 #include "support/seed.hpp"
 #include "support/text_of_mask.hpp"
 
@@ -178,7 +179,7 @@ template <class S>
 void expect_random_cases_right(double least, double unit) {
   std::mt19937_64 bits(seed_or(1));
   for (const double logits : {1.0, 10.0, 300.0})
-    for (int repeat = 0; repeat < 60; ++repeat) {
+    for (int repeat = 0; repeat < (sanitized ? 10 : 60); ++repeat) {
       const Case<S> c = random_case<S>(bits, logits);
       Real largest = 0;
       const naive::Table truth = c.truth(largest);

@@ -8,12 +8,12 @@
 #include <span>
 #include <string>
 #include <twoheads/attention/input.hpp>
-#include <twoheads/model/model_hash.hpp>
 #include <twoheads/attention/parts.hpp>
 #include <twoheads/base/errors.hpp>
 #include <twoheads/base/index.hpp>
 #include <twoheads/base/matrix.hpp>
 #include <twoheads/exec/checkpoint_file.hpp>
+#include <twoheads/model/model_hash.hpp>
 
 namespace twoheads {
 
