@@ -100,7 +100,8 @@ void generate(const twoheads::LanguageModel<Scalar>& model, programs::LanguageTe
     ++written;
     ids.push_back(next);
     write(text.add(next));
-    session.append(std::span(&ids.back(), 1));
+    // The last token is only for who goes on from the file.
+    if (written < settings.generate || !settings.session.empty()) session.append(std::span(&ids.back(), 1));
   }
   write(text.finish());
   const double speed = static_cast<double>(written) / watch.seconds();

@@ -25,6 +25,7 @@
 
 #include "support/contains.hpp"
 #include "support/instances.hpp"
+#include "support/memory.hpp"
 #include "support/message_of.hpp"
 #include "support/sanitized.hpp"
 #include "support/seed.hpp"
@@ -213,6 +214,29 @@ TEST(Streams, HoldNoMoreThanSinksWindowsAndAChunk) {
     }
     // 24 numbers a token and layer.
     EXPECT_LE(most, 3 * 24 * (4 + 15 + 40 + 15)) << chunk;
+  }
+}
+
+TEST(Streams, OfManyTokensHaveTheRowsOfTheMaskInTheMemoryOfFew) {
+  const Index tokens = sanitized ? 600 : 6000;
+  const std::vector<int> ids = text(tokens);
+  const LanguageModel<float> model = decoder<float>(Mask::window_and_sinks(16, 4));
+  const Matrix<float> whole = one_pass(model, ids);
+  Kernel32 kernel;
+  Session<float, Kernel32> session(model, kernel);
+  Index next = 0;
+  const auto go_on_until = [&](Index end) {
+    for (; next < end; ++next) {
+      const Matrix<float> row = session.append(std::span<const int>(&ids[static_cast<std::size_t>(next)], 1));
+      ASSERT_LE(difference<float>(row, whole.row(next)), 2e-5) << next;
+    }
+  };
+  go_on_until(tokens / 10);
+  const programs::PeakMemory peak;
+  go_on_until(tokens);
+  // Sanitizers keep what is freed.
+  if (!sanitized) {
+    EXPECT_LE(peak.bytes(), 1 << 20);
   }
 }
 

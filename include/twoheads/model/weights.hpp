@@ -74,11 +74,11 @@ struct LanguageModel {
   Matrix<Scalar> embedding;
   Matrix<Scalar> output;
   double embedding_scale = 1.0;
-  Matrix<Scalar> positions;
+  Matrix<Scalar> positions = {};
   Index first_position = 0;  ///< row of `positions` that the first token takes
-  Matrix<Scalar> token_types;
-  NormWeights<Scalar> embedding_norm;
-  RowVector<Scalar> output_bias;
+  Matrix<Scalar> token_types = {};
+  NormWeights<Scalar> embedding_norm = {};
+  RowVector<Scalar> output_bias = {};
   double logit_cap = 0.0;  ///< 0: none
 
   [[nodiscard]] Index vocabulary() const { return embedding.rows(); }
