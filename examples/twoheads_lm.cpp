@@ -81,7 +81,7 @@ void generate(const twoheads::LanguageModel<Scalar>& model, programs::LanguageTe
   std::vector<int> ids;
   const bool goes_on = !settings.session.empty() && std::filesystem::exists(settings.session);
   if (goes_on) twoheads::restore_session(std::filesystem::path(settings.session), session);
-  if (!goes_on || !settings.prompt.empty()) ids = text.encode_prompt(settings.prompt);
+  ids = session.tokens() > 0 ? text.encode_rest(settings.prompt) : text.encode_prompt(settings.prompt);
   std::string written_text;
   const auto write = [&](const std::string& piece) {
     written_text += piece;

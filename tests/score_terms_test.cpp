@@ -258,6 +258,23 @@ TEST(ScoreTerms, OfRowsThatSeeNothingAreZero) {
   }
 }
 
+TEST(OneQuery, KeepsWhatItFoundBesideBlocksOfScoresOfMinusInfinity) {
+  // 600 keys whose scores are -infinity fill a block of the kernel for single queries.
+  Case<float> c;
+  c.spec.mask = Mask::causal();
+  c.past = 699;
+  c.q = Matrix<float>::Ones(1, 1);
+  c.k = Matrix<float>::Constant(700, 1, static_cast<float>(minus_infinity));
+  c.v = Matrix<float>::Ones(700, 1);
+  EXPECT_TRUE(std::isnan(c.run(KernelAttention<float>())(0, 0)));
+  EXPECT_TRUE(std::isnan(c.run(DirectAttention<float>())(0, 0)));
+  for (const Index finite : {0, 650}) {
+    c.k(finite, 0) = 1;
+    EXPECT_EQ(c.run(KernelAttention<float>())(0, 0), 1.0F) << finite;
+    EXPECT_EQ(c.run(DirectAttention<float>())(0, 0), 1.0F) << finite;
+  }
+}
+
 TEST(ScoreTerms, ThatMakeNoSenseAreRefused) {
   Case<float> c;
   c.spec.mask = Mask::causal();

@@ -126,6 +126,21 @@ TEST(Session, RunsThroughTheGridOfCalls) {
       }
 }
 
+TEST(Session, RunsThroughTheGridOfCallsAfterKeysWereDropped) {
+  // A tile of a window begins one key before what its first query sees: it must be held.
+  const std::vector<int> ids = text(150);
+  for (const Mask& mask : {Mask::sliding_window(17), Mask::band(16, 0), Mask::window_and_sinks(5, 3)})
+    for (const OracleKind kind : {OracleKind::plain, OracleKind::causal})
+      for (const Anchor anchor : {Anchor::adaptive, Anchor::gibbs}) {
+        const LanguageModel<double> model = decoder<double>(mask);
+        SmallTransformer<double> oracle(OracleLimits{.kind = kind, .rows = 13});
+        GridAttention<SmallTransformer<double>> grid(oracle, {.anchor = anchor});
+        Session<double, GridAttention<SmallTransformer<double>>> session(model, grid, {.chunk = 9});
+        EXPECT_LE(difference(in_chunks(session, ids, 9), one_pass(model, ids)), 1e-11)
+            << name(mask.kind) << " on " << name(kind);
+      }
+}
+
 TEST(Session, DecodesInNoMoreCallsThanItsKeysFill) {
   // ceil(keys / (R - 1)) calls a key/value head and layer, H' heads in a call, on a plain oracle.
   const LanguageModel<float> model = decoder<float>(Mask::causal());
@@ -388,6 +403,20 @@ TEST(Session, GoesOnFromAFileWithTheSameBits) {
         EXPECT_EQ(other.append(id), session.append(id)) << name(mask.kind);
       }
     }
+}
+
+TEST(Session, OfPositionsInCacheIsSavedAfterGoingBackAmongItsSinks) {
+  const LanguageModel<double> model = decoder<double>(Mask::window_and_sinks(8, 4));
+  Direct64 direct;
+  Session<double, Direct64> session(model, direct, {CachePositions::in_cache, 8});
+  static_cast<void>(session.append(text(6)));
+  session.go_back(2);
+  std::ostringstream out;
+  save_session(out, session);
+  Session<double, Direct64> other(model, direct, {CachePositions::in_cache, 8});
+  std::istringstream in(out.str());
+  restore_session(in, out.str().size(), other);
+  EXPECT_EQ(other.append(text(20, 9)), session.append(text(20, 9)));
 }
 
 TEST(Session, RefusesFilesThatAreNotItsOwn) {

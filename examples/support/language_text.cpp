@@ -1,6 +1,8 @@
 #include "support/language_text.hpp"
 
 #include <filesystem>
+#include <nlohmann/json.hpp>
+#include <set>
 #include <span>
 #include <stdexcept>
 #include <twoheads/io/model_folder.hpp>
@@ -11,6 +13,8 @@
 
 #ifdef TWOHEADS_WITH_TEXT
 #include <twoheads/text/text_tokenizer.hpp>
+
+#include "support/text_files.hpp"
 #endif
 
 namespace programs {
@@ -36,10 +40,35 @@ struct LanguageText::Body {
   twoheads::TextTokenizer* folder() { return std::get_if<twoheads::TextTokenizer>(&kind); }
   std::variant<twoheads::Tokenizer, twoheads::TextTokenizer> kind;
   std::optional<twoheads::TextStream> stream;
+  std::set<int> ends;  ///< further tokens that end a text, as the model's folder says
 #else
   std::variant<twoheads::Tokenizer> kind;
 #endif
 };
+
+#ifdef TWOHEADS_WITH_TEXT
+namespace {
+
+/// The ids that a folder's file calls eos_token_id: a number, or a list of them.
+void add_ends(const fs::path& path, std::set<int>& ends) {
+  if (!fs::exists(path)) return;
+  const nlohmann::json settings = nlohmann::json::parse(read_text(path.string()), nullptr, false);
+  if (!settings.is_object() || !settings.contains("eos_token_id")) return;
+  const nlohmann::json& ids = settings["eos_token_id"];
+  const auto add = [&](const nlohmann::json& id) {
+    if (id.is_null()) return;
+    if (!id.is_number_integer())
+      throw std::runtime_error(path.string() + ": eos_token_id is " + ids.dump() + ", expected a token id or a list");
+    ends.insert(id.get<int>());
+  };
+  if (ids.is_array())
+    for (const nlohmann::json& id : ids) add(id);
+  else
+    add(ids);
+}
+
+}  // namespace
+#endif
 
 LanguageText::LanguageText(std::unique_ptr<Body> body) : body_(std::move(body)) {}
 LanguageText::LanguageText(LanguageText&&) noexcept = default;
@@ -49,7 +78,9 @@ LanguageText LanguageText::read(const std::string& path, twoheads::Index vocabul
   if (!fs::is_directory(path))
     return LanguageText(std::make_unique<Body>(twoheads::Tokenizer::read(fs::path(path), vocabulary)));
 #ifdef TWOHEADS_WITH_TEXT
-  return LanguageText(std::make_unique<Body>(twoheads::TextTokenizer::read(path, vocabulary)));
+  auto body = std::make_unique<Body>(twoheads::TextTokenizer::read(path, vocabulary));
+  for (const char* file : {"config.json", "generation_config.json"}) add_ends(fs::path(path) / file, body->ends);
+  return LanguageText(std::move(body));
 #else
   throw std::runtime_error(path +
                            ": its tokenizer cannot be read by this build, which was made without ICU: install "
@@ -62,6 +93,15 @@ std::vector<int> LanguageText::encode(const std::string& text) const {
   if (const auto* folder = body_->folder()) return folder->encode(text);
 #endif
   return body_->llama2c()->encode(text);
+}
+
+std::vector<int> LanguageText::encode_rest(const std::string& text) const {
+#ifdef TWOHEADS_WITH_TEXT
+  if (const auto* folder = body_->folder()) return folder->encode(text, false);
+#endif
+  std::vector<int> ids = body_->llama2c()->encode(text);
+  ids.erase(ids.begin());
+  return ids;
 }
 
 std::vector<int> LanguageText::encode_prompt(const std::string& text) const {
@@ -89,7 +129,8 @@ std::string LanguageText::decode(const std::vector<int>& ids) const {
 
 bool LanguageText::ends(int token) const {
 #ifdef TWOHEADS_WITH_TEXT
-  if (const auto* folder = body_->folder()) return folder->end_token() == token || folder->start_token() == token;
+  if (const auto* folder = body_->folder())
+    return folder->end_token() == token || folder->start_token() == token || body_->ends.count(token) > 0;
 #endif
   return token == twoheads::Tokenizer::start_token;
 }

@@ -24,6 +24,8 @@ class LanguageText {
 
   /// The ids of a text, with the tokens that the tokenizer sets before and after it.
   [[nodiscard]] std::vector<int> encode(const std::string& text) const;
+  /// The ids of a text that follows another: no such tokens.
+  [[nodiscard]] std::vector<int> encode_rest(const std::string& text) const;
   /// The ids of a text that is to be gone on from: no token that ends one, and at least one.
   [[nodiscard]] std::vector<int> encode_prompt(const std::string& text) const;
   [[nodiscard]] std::string decode(const std::vector<int>& ids) const;

@@ -79,9 +79,10 @@ class GridAttention {
   }
 
   /// Part by part, for long inputs whose queries see few keys: see AttendInParts. The parts of a layer take together
-  /// the calls that the layer takes as a whole.
-  void begin_layer(const AttentionSpec& spec, Index layer, Rows queries, Index keys) {
-    begin(spec, layer, queries, keys, false);
+  /// the calls that the layer takes as a whole. `log_weights`: whether what calls find is joined with what they do not,
+  /// a learned sink; then no call may go without its synthetic row.
+  void begin_layer(const AttentionSpec& spec, Index layer, Rows queries, Index keys, bool log_weights = false) {
+    begin(spec, layer, queries, keys, log_weights);
   }
 
   /// The first end of a query block from first + least on at which no call is left half full.
@@ -106,6 +107,7 @@ class GridAttention {
     TWOHEADS_ASSERT(plan_);
     const AttentionSpec& spec = input.spec;
     detail::require_shape("the output of a part", out, queries.size(), spec.heads * spec.value_dim);
+    detail::require_score_terms(input);
     require_finite(input);
     evaluate(input, queries, out);
   }

@@ -12,12 +12,15 @@
 #include <twoheads/base/matrix.hpp>
 #include <twoheads/base/product.hpp>
 #include <twoheads/base/digest.hpp>
+#include <twoheads/base/byte_hash.hpp>
+#include <twoheads/base/write_file.hpp>
 
 #include <twoheads/model/mask.hpp>
 #include <twoheads/model/spec.hpp>
 #include <twoheads/model/row_function.hpp>
 #include <twoheads/model/weights.hpp>
 #include <twoheads/model/random.hpp>
+#include <twoheads/model/model_hash.hpp>
 #include <twoheads/model/llama2c.hpp>
 #include <twoheads/model/tokenizer.hpp>
 
@@ -121,6 +124,11 @@
 #include <twoheads/merge/error_bars.hpp>
 
 #include <twoheads/simulate.hpp>
+
+#include <twoheads/exec/key_cache.hpp>
+#include <twoheads/exec/session.hpp>
+#include <twoheads/exec/session_file.hpp>
+#include <twoheads/exec/sampler.hpp>
 
 #include <twoheads/paper/cells.hpp>
 #include <twoheads/paper/packer.hpp>

@@ -58,14 +58,14 @@ template <RealScalar Scalar>
     const MatrixView<Scalar> all_values = input.value_rows(head, {0, input.keys()});
     for (const Index query :
          detail::Draws(detail::seed_of_part(seed, head)).distinct(figures.queries, input.queries())) {
-      const VisibleKeys visible = spec.mask.visible_keys(query, input.keys());
       const RowVector<double> q = input.query_rows(head, {query, query + 1}).row(0).template cast<double>();
       double most = -std::numeric_limits<double>::infinity();
       double least = std::numeric_limits<double>::infinity();
       std::vector<double> logits;
       const auto for_each_key = [&](const auto& use) {
-        for (const Rows& keys : {visible.sinks, visible.keys})
+        spec.mask.for_each_range(query, input.keys(), [&](const Rows& keys) {
           for (Index key = keys.begin; key < keys.end; ++key) use(key);
+        });
       };
       for_each_key([&](Index key) {
         logits.push_back(spec.score_scale * q.dot(all_keys.row(key).template cast<double>()));
@@ -82,7 +82,7 @@ template <RealScalar Scalar>
         sum += b;
         longest = std::max(longest, b.norm());
       });
-      if (longest > 0) figures.d = std::min(figures.d, sum.norm() / (static_cast<double>(visible.size()) * longest));
+      if (longest > 0) figures.d = std::min(figures.d, sum.norm() / (static_cast<double>(logits.size()) * longest));
     }
   }
   figures.c = std::exp(largest);

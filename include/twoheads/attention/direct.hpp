@@ -32,7 +32,8 @@ class DirectAttention {
         evaluate(input, head, {begin, std::min(begin + block, queries.end)}, out);
   }
 
-  /// Largest |score| over the visible pairs seen so far.
+  /// Largest |score| over the visible pairs seen so far; where a bias or a mask of any pairs hides some, of each row's
+  /// largest score alone.
   [[nodiscard]] double max_logit() const { return max_logit_; }
 
  private:

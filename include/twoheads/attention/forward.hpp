@@ -91,7 +91,7 @@ template <RealScalar Scalar, AttendInParts<Scalar> AttendFn>
 void layer_in_parts(const ModelSpec& spec, const AttentionSpec& a, const LayerWeights<Scalar>& layer, Index index,
                     const MaskReach& reach, Index least, Matrix<Scalar>& x, AttendFn& attend) {
   KeyWindow<Scalar> window(spec, a, layer, reach);
-  attend.begin_layer(a, index, Rows{0, x.rows()}, x.rows());
+  begin_layer(attend, a, index, Rows{0, x.rows()}, x.rows(), layer.attention.sinks.size() > 0);
   for (Index begin = 0; begin < x.rows();) {
     const Rows part{begin, attend.part_end(begin, least)};
     window.move_to(part, x);
@@ -120,6 +120,9 @@ template <RealScalar Scalar, Attend<Scalar> AttendFn>
                                        const MatrixView<std::type_identity_t<Scalar>>& tokens, AttendFn&& attend,
                                        Index layer = 0, const Matrix<std::type_identity_t<Scalar>>* memory = nullptr,
                                        const ScoreBias<std::type_identity_t<Scalar>>& bias = {}) {
+  spec.require_valid();
+  if (spec.head_input == HeadInput::slice && spec.kv_heads != spec.heads)
+    throw SpecError("heads that see their own slice need kv_heads equal to heads");
   detail::require_attention(detail::text("layer ", layer, ": "), weights, spec, tokens.cols(),
                             memory == nullptr ? tokens.cols() : memory->cols(), weights.wo.cols());
   Matrix<Scalar> mixed = detail::mixed_rows(spec, weights, tokens, attend, layer, memory, bias);

@@ -51,6 +51,8 @@ void require_shapes(const LanguageModel<Scalar>& model) {
         detail::text("the first token takes row ", model.first_position, " of ", model.positions.rows(), " positions"));
   if (model.token_types.size() > 0)
     detail::require_shape("the token types", model.token_types, model.token_types.rows(), spec.width);
+  if (model.embedding_norm.gain.size() > 0 && spec.norm == NormKind::none)
+    throw SpecError("the norm of the embedding is set, but norm is none");
   if (model.embedding_norm.gain.size() > 0)
     detail::require_norm("the norm of the embedding", model.embedding_norm, spec.norm, spec.width);
 }
@@ -63,6 +65,7 @@ template <RealScalar Scalar, class Ids>
 [[nodiscard]] Matrix<Scalar> embed(const LanguageModel<Scalar>& model, const Ids& ids, Index first = 0,
                                    std::span<const int> types = {}) {
   const auto count = static_cast<Index>(ids.size());
+  if (first < 0) throw SpecError(detail::text("the first token stands at position ", first, ", expected 0 or more"));
   Matrix<Scalar> rows(count, model.embedding.cols());
   Index place = 0;
   for (const auto id : ids) {
@@ -73,7 +76,7 @@ template <RealScalar Scalar, class Ids>
   if (model.embedding_scale != 1.0) rows *= static_cast<Scalar>(model.embedding_scale);
   if (model.positions.size() > 0) {
     const Index begin = model.first_position + first;
-    if (begin + count > model.positions.rows())
+    if (begin > model.positions.rows() - count)
       throw SpecError(detail::text("tokens at positions ", first, "..", first + count - 1, ": the model has ",
                                    model.positions.rows() - model.first_position, " positions"));
     rows += model.positions.middleRows(begin, count);

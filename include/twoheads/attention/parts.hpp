@@ -35,6 +35,15 @@ template <RealScalar Scalar>
   return normed(rows, layer.attention_norm, spec.norm, spec.norm_epsilon);
 }
 
+/// Begins a layer; `log_weights` as GridAttention::begin_layer() has it, for attention that asks.
+template <class A>
+void begin_layer(A& attend, const AttentionSpec& spec, Index layer, Rows queries, Index keys, bool log_weights) {
+  if constexpr (requires { attend.begin_layer(spec, layer, queries, keys, log_weights); })
+    attend.begin_layer(spec, layer, queries, keys, log_weights);
+  else
+    attend.begin_layer(spec, layer, queries, keys);
+}
+
 /// Rows of a part: a few MiB of tokens, and long beside the reach, so that few keys are held twice.
 [[nodiscard]] inline Index rows_of_a_part(const MaskReach& reach, Index width) {
   constexpr Index numbers = Index{1} << 18;

@@ -45,9 +45,10 @@ template <RealScalar Angle>
 template <RealScalar Scalar>
 void rotate(MatrixSpan<Scalar> rows, Index head_dim, const RopeSpec& rope, Index first_position = 0) {
   using Angle = SumScalar<Scalar>;
-  if (head_dim < 2 || head_dim % 2 != 0 || rows.cols() % head_dim != 0)
+  rope.require_valid(head_dim);
+  if (rows.cols() % head_dim != 0)
     throw ShapeError(detail::text("rows of ", rows.cols(), " columns cannot rotate in heads of ", head_dim,
-                                  ": expected an even head_dim that divides the columns"));
+                                  ": expected a head_dim that divides the columns"));
   const Index heads = rows.cols() / head_dim;
   const bool halves = rope.pairing == RopePairing::halves;
   const std::vector<Angle> frequency = detail::rope_frequencies<Angle>(rope, head_dim);

@@ -15,7 +15,8 @@ namespace twoheads {
 ///   Shapes   queries (G, head_dim), keys (n, head_dim), values (n, value_dim); result: G rows
 ///   Laws     bits depend on the queries, and on the keys that one add() is given, alone. Keys are read in blocks that
 ///            stay in the nearest cache for all G queries, and blocks are joined in SumScalar.
-///   Corner   as TileKernel: NaN and infinity as IEEE evaluation gives them; no key: zero, log weight -inf
+///   Corner   as TileKernel's partials: NaN and infinity as IEEE evaluation gives them, but a row that has found nothing
+///            but scores of -infinity is zero with log weight -inf, as one that has seen no key
 ///   Source   Yu & Alman, Lemma 3.1 joins blocks
 template <RealScalar S>
 class RowKernel {
@@ -51,6 +52,12 @@ class RowKernel {
       auto weights = weights_.row(row).array();
       weights *= static_cast<Scalar>(score_scale);
       const Scalar largest = weights.template maxCoeff<Eigen::PropagateNaN>();
+      // Such keys have no weight beside others; that there are no others is for the caller to see.
+      if (largest == -std::numeric_limits<Scalar>::infinity()) {
+        found_.value.row(row).setZero();
+        found_.log_weight[row] = -std::numeric_limits<double>::infinity();
+        continue;
+      }
       weights = (weights - largest).exp();
       const Scalar total = weights.sum();
       detail::multiply(block_span(span(found_.value), one, 0, values.cols()),

@@ -61,7 +61,7 @@ class CheckpointedAttention {
 
   void operator()(const AttentionInput<Scalar>& input, MatrixSpan<Scalar> out) {
     require_shapes(input, out);
-    begin_layer(input.spec, input.layer, input.query_positions(), input.key_positions());
+    begin_layer(input.spec, input.layer, input.query_positions(), input.key_positions(), input.sink_logits.size() > 0);
     const std::uint64_t keys = digest_of_keys(input);
     const Rows queries = input.query_positions();
     for (Index begin = queries.begin; begin < queries.end;) {
@@ -73,8 +73,8 @@ class CheckpointedAttention {
   }
 
   /// Part by part: see AttendInParts.
-  void begin_layer(const AttentionSpec& spec, Index layer, Rows queries, Index keys) {
-    attend_.begin_layer(spec, layer, queries, keys);
+  void begin_layer(const AttentionSpec& spec, Index layer, Rows queries, Index keys, bool log_weights = false) {
+    detail::begin_layer(attend_, spec, layer, queries, keys, log_weights);
     detail::ByteHash hash(detail::digest_of(spec));
     hash.add(static_cast<std::uint64_t>(queries.begin));
     hash.add(static_cast<std::uint64_t>(queries.end));
@@ -113,7 +113,8 @@ class CheckpointedAttention {
 
   [[nodiscard]] std::uint64_t digest_of_keys(const AttentionInput<Scalar>& input) const {
     detail::ByteHash hash(layer_);
-    for (const Index number : {input.held.first_query, input.held.sinks, input.held.first_key})
+    for (const Index number : {input.held.first_query, input.held.sinks, input.held.first_key,
+                               Index{input.bias.by_head}, Index{input.bias.by_query}})
       hash.add(static_cast<std::uint64_t>(number));
     for (const MatrixView<Scalar>* rows : {&input.k, &input.v, &input.key_tokens, &input.sink_logits, &input.bias.rows})
       detail::add_rows(hash, *rows);

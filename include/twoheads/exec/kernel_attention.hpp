@@ -3,6 +3,7 @@
 #include <Eigen/Core>
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <optional>
 #include <twoheads/attention/input.hpp>
 #include <twoheads/attention/reordered_keys.hpp>
@@ -98,6 +99,7 @@ class KernelAttention {
   void operator()(const AttentionInput<Scalar>& input, Rows queries, MatrixSpan<Scalar> out) {
     TWOHEADS_ASSERT(plan_);
     detail::require_shape("the output of a part", out, queries.size(), input.spec.heads * input.spec.value_dim);
+    detail::require_score_terms(input);
     if (plan_->sampled() != nullptr) detail::require_plain_scores(input, "a sample");
     const Rows blocks = plan_->blocks_until(next_block_, queries.end);
     next_block_ = blocks.end;
@@ -167,6 +169,9 @@ class KernelAttention {
         merge_into(sum, found[static_cast<std::size_t>(kv * pieces + piece)]);
       for (Index row = 0; row < group; ++row) {
         const Index head = kv * group + row;
+        // All its scores are -infinity: IEEE evaluation subtracts an infinity from itself.
+        if (seen.size() > 0 && std::isinf(sum.log_weight[row]) && sum.log_weight[row] < 0)
+          sum.value.row(row).setConstant(std::numeric_limits<SumScalar<Scalar>>::quiet_NaN());
         const double sink = input.sink_logit(head);
         const auto share = static_cast<SumScalar<Scalar>>(1.0 / (1.0 + std::exp(sink - sum.log_weight[row])));
         out.row(0).segment(head * spec.value_dim, spec.value_dim) =

@@ -21,9 +21,8 @@ class KeyCache {
   /// For a layer whose tokens come in chunks of at most `chunk`.
   KeyCache(const AttentionSpec& spec, Index chunk) {
     const Mask& mask = spec.mask;
-    if (mask.kind == MaskKind::window || mask.kind == MaskKind::sinks)
-      reach_ = MaskReach{mask.window - 1, 0, mask.kind == MaskKind::sinks ? mask.sinks : 0};
-    else if (mask.kind != MaskKind::causal)
+    reach_ = reach_of(mask);
+    if (!reach_ && mask.kind != MaskKind::causal)
       throw SpecError(detail::text("a session over a ", name(mask.kind),
                                    " mask: expected causal, window or sinks, where tokens see none that follow"));
     k_.resize(0, spec.kv_heads * spec.head_dim);
@@ -31,7 +30,15 @@ class KeyCache {
     // A window beyond what comes is memory for nothing: it is grown into.
     constexpr Index at_once = Index{1} << 16;
     if (reach_ && reach_->left < at_once && reach_->sinks < at_once)
-      reserve(reach_->sinks + reach_->left + std::max(reach_->left, chunk));
+      reserve(reach_->sinks + reach_->left + 1 + std::max(reach_->left, chunk));
+  }
+
+  /// How far back tokens see, where that is less than everything: as reach() of a mask of any length.
+  [[nodiscard]] static std::optional<MaskReach> reach_of(const Mask& mask) {
+    if (mask.kind == MaskKind::window) return MaskReach{mask.window - 1, 0, 0};
+    if (mask.kind == MaskKind::sinks) return MaskReach{mask.window - 1, 0, mask.sinks};
+    if (mask.kind == MaskKind::band && mask.right == 0) return MaskReach{mask.left, 0, 0};
+    return std::nullopt;
   }
 
   /// Positions after the last key, and which rows are held.
@@ -45,7 +52,7 @@ class KeyCache {
   void append(const Matrix<Scalar>& k, const Matrix<Scalar>& v) {
     const Index fresh = k.rows();
     if (rows() + fresh > k_.rows()) drop();
-    if (rows() + fresh > k_.rows()) reserve(std::max(rows() + fresh, 2 * k_.rows()));
+    if (rows() + fresh > k_.rows()) reserve(std::max(rows() + fresh, 2 * rows()));
     k_.middleRows(rows(), fresh) = k;
     v_.middleRows(rows(), fresh) = v;
     tokens_ += fresh;
@@ -69,19 +76,22 @@ class KeyCache {
 
   /// Takes the place of what is held; shapes must fit.
   void restore(Index tokens, Index sinks, Index first_key, const Matrix<Scalar>& k, const Matrix<Scalar>& v) {
+    tokens_ = sinks_ = first_key_ = 0;
+    const Index count = tokens + sinks - first_key;
+    if (count > k_.rows()) reserve(count);
     tokens_ = tokens;
     sinks_ = sinks;
     first_key_ = first_key;
     TWOHEADS_ASSERT(k.rows() == rows() && v.rows() == rows() && k.cols() == k_.cols() && v.cols() == v_.cols());
-    if (rows() > k_.rows()) reserve(rows());
     k_.topRows(rows()) = k;
     v_.topRows(rows()) = v;
   }
 
  private:
-  /// The first position beside the sinks that a token at `tokens` or later sees.
+  /// The first position beside the sinks that is held for a token at `tokens` or later: a tile of a window begins one
+  /// before what its first query sees, as in KeyWindow.
   [[nodiscard]] Index first_needed(Index tokens) const {
-    return reach_ ? std::max<Index>(tokens - reach_->left, 0) : 0;
+    return reach_ ? std::max<Index>(tokens - reach_->left - 1, 0) : 0;
   }
 
   void drop() {
@@ -96,9 +106,14 @@ class KeyCache {
     first_key_ = needed;
   }
 
-  void reserve(Index rows) {
-    k_.conservativeResize(rows, Eigen::NoChange);
-    v_.conservativeResize(rows, Eigen::NoChange);
+  /// Both grow, or none.
+  void reserve(Index capacity) {
+    Matrix<Scalar> k(capacity, k_.cols());
+    Matrix<Scalar> v(capacity, v_.cols());
+    k.topRows(rows()) = k_.topRows(rows());
+    v.topRows(rows()) = v_.topRows(rows());
+    k_.swap(k);
+    v_.swap(v);
   }
 
   std::optional<MaskReach> reach_;

@@ -95,7 +95,10 @@ class Session {
   ///
   ///   Throws   SpecError before the first token
   [[nodiscard]] Matrix<Scalar> next_logits() const {
-    if (last_row_.rows() == 0) throw SpecError("a session of no tokens has no next one: append some first");
+    if (last_row_.rows() == 0)
+      throw SpecError(detail::text("a session of ", tokens_, " tokens, none of them appended ",
+                                   tokens_ == 0 ? "yet" : "since it went back",
+                                   ", has no next one: append some first"));
     return logits(model_, view(last_row_));
   }
 
@@ -144,7 +147,14 @@ class Session {
   /// Forgets all but the first tokens.
   void keep(Index tokens) {
     for (KeyCache<Scalar>& cache : caches_) cache.go_back(tokens);
+    for (Matrix<Scalar>& keys : unrotated_)
+      if (keys.rows() > tokens) keys.conservativeResize(tokens, Eigen::NoChange);
     tokens_ = tokens;
+  }
+
+  /// Keys of a window and its sinks, as far as 64 bits hold them.
+  [[nodiscard]] static Index sum_of(const Mask& mask) {
+    return mask.window + std::min(mask.sinks, std::numeric_limits<Index>::max() - mask.window);
   }
 
   void require_rotary() {
@@ -157,7 +167,7 @@ class Session {
                          "layer, found ",
                          name(spec.mask.kind)));
       unrotated_.emplace_back(0, spec.kv_heads * spec.head_dim);
-      fits_ = std::min(fits_, spec.mask.window + spec.mask.sinks);
+      fits_ = std::min(fits_, sum_of(spec.mask));
     }
   }
 
@@ -215,7 +225,7 @@ class Session {
     caches_[at].append(k, v);
     // Sinks follow the window at the distance that they have among the keys held: those of the window stay as they are.
     // After going back they must come back, too.
-    const Index dropped = std::max<Index>(tokens_ + 1 - spec.mask.window - sinks, 0);
+    const Index dropped = std::max<Index>(tokens_ + 1 - sum_of(spec.mask), 0);
     MatrixSpan<Scalar> rotated = caches_[at].first_keys(kept.rows());
     rotated = kept;
     rotate(rotated, spec.head_dim, *spec.rope, dropped);

@@ -3,14 +3,14 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
-#include <fstream>
 #include <istream>
 #include <limits>
+#include <optional>
 #include <ostream>
 #include <span>
 #include <string>
-#include <system_error>
 #include <twoheads/base/byte_hash.hpp>
+#include <twoheads/base/write_file.hpp>
 #include <twoheads/exec/session.hpp>
 #include <twoheads/model/input_file.hpp>
 #include <twoheads/model/model_hash.hpp>
@@ -146,13 +146,12 @@ void restore_session(std::istream& in, std::uint64_t size, Session<Scalar, A>& s
   std::vector<KeyCache<Scalar>> caches;
   for (Index layer = 0; layer < spec.layers; ++layer) {
     const AttentionSpec a = spec.attention_of(layer);
-    const Index sinks = file.count(a.mask.kind == MaskKind::sinks ? a.mask.sinks : 0, "the number of sinks");
+    const Index sinks = file.count(tokens, "the number of sinks");
     const Index first = file.count(tokens, "the position of the first key");
     // Of windows alone keys are dropped, and none that the next token sees.
-    const bool windowed = a.mask.kind == MaskKind::window || a.mask.kind == MaskKind::sinks;
-    const Index most = windowed ? std::max<Index>(tokens + 1 - a.mask.window, 0) : 0;
-    if (first > most || sinks > first ||
-        (first > 0 && windowed && a.mask.kind == MaskKind::sinks && sinks != a.mask.sinks))
+    const std::optional<MaskReach> reach = KeyCache<Scalar>::reach_of(a.mask);
+    const Index most = reach ? std::max<Index>(tokens - reach->left - 1, 0) : 0;
+    if (first > most || sinks > first || (first > 0 && sinks != reach->sinks))
       file.fail(detail::text("layer ", layer, " holds ", sinks, " sinks and keys from ", first, " on of ", tokens,
                              " tokens: not what a session holds"));
     const Index rows = tokens - first + sinks;
@@ -177,14 +176,7 @@ void restore_session(std::istream& in, std::uint64_t size, Session<Scalar, A>& s
 /// The same by files. A file is written beside its place and moved there, so that none is left half written.
 template <RealScalar Scalar, class A>
 void save_session(const std::filesystem::path& path, const Session<Scalar, A>& session) {
-  const std::filesystem::path part = path.string() + ".part";
-  std::ofstream out(part, std::ios::binary | std::ios::trunc);
-  if (!out) throw FormatError(detail::text(part.string(), ": cannot be opened for writing"));
-  save_session(out, session);
-  out.close();
-  std::error_code error;
-  if (out) std::filesystem::rename(part, path, error);
-  if (!out || error) throw FormatError(detail::text(path.string(), ": writing failed"));
+  detail::write_file(path, [&](std::ostream& out) { save_session(out, session); });
 }
 template <RealScalar Scalar, class A>
 void restore_session(const std::filesystem::path& path, Session<Scalar, A>& session) {

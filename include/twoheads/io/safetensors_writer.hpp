@@ -9,7 +9,6 @@
 #include <fstream>
 #include <ios>
 #include <map>
-#include <random>
 #include <ranges>
 #include <span>
 #include <string>
@@ -18,6 +17,7 @@
 #include <twoheads/base/checked.hpp>
 #include <twoheads/base/errors.hpp>
 #include <twoheads/base/matrix.hpp>
+#include <twoheads/base/write_file.hpp>
 #include <twoheads/io/dtype.hpp>
 #include <twoheads/io/json_scanner.hpp>
 #include <twoheads/io/safetensors_header.hpp>
@@ -36,30 +36,6 @@ struct TensorView {
 };
 
 namespace detail {
-
-/// Writes a file under another name and gives it its own at the end, so that nobody finds half of it: a writer that is
-/// killed leaves the old file, if there was one, and what it had written as `path`.partial-<number>.
-///
-///   Corner   the bytes are left to the system to bring to the disk: a power failure may still lose them
-///   Throws   FormatError that names the path, where it cannot be written; the half file is removed
-template <class Write>
-void write_file(const std::filesystem::path& path, const Write& write) {
-  std::filesystem::path partial = path;
-  partial += text(".partial-", std::random_device{}());
-  std::error_code ignored;
-  try {
-    std::ofstream out(partial, std::ios::binary | std::ios::trunc);
-    write(out);
-    out.close();
-    if (!out) throw FormatError(text(path.string(), ": cannot be written"));
-    std::error_code failed;
-    std::filesystem::rename(partial, path, failed);
-    if (failed) throw FormatError(text(path.string(), ": cannot be written: ", failed.message()));
-  } catch (...) {
-    std::filesystem::remove(partial, ignored);
-    throw;
-  }
-}
 
 /// Throws SpecError or ShapeError unless a file can hold these tensors.
 inline void require_writable(std::span<const TensorView> tensors) {

@@ -132,10 +132,12 @@ struct Mask {
   ///   Throws   SpecError for a block outside the tokens
   template <class Pairs>
   [[nodiscard]] static Mask block_pairs(Index queries, Index keys, Index block, const Pairs& list) {
-    if (block < 1) throw SpecError(detail::text("blocks of ", block, " tokens, expected 1 or more"));
-    std::vector<std::vector<Index>> columns(static_cast<std::size_t>((queries + block - 1) / block));
+    if (block < 1 || queries < 1 || keys < 1)
+      throw SpecError(detail::text("blocks of ", block, " tokens over ", queries, " queries and ", keys,
+                                   " keys, expected 1 or more of each"));
+    std::vector<std::vector<Index>> columns(static_cast<std::size_t>(ceil_div(queries, block)));
     for (const auto& [a, b] : list) {
-      if (a < 0 || a >= static_cast<Index>(columns.size()) || b < 0 || b * block >= keys)
+      if (a < 0 || a >= static_cast<Index>(columns.size()) || b < 0 || b >= ceil_div(keys, block))
         throw SpecError(detail::text("block (", a, ", ", b, ") of ", block, " tokens lies outside ", queries,
                                      " queries and ", keys, " keys"));
       columns[static_cast<std::size_t>(a)].push_back(b);
@@ -145,13 +147,13 @@ struct Mask {
       std::sort(columns[a].begin(), columns[a].end());
       std::vector<Rows> ranges;
       for (const Index b : columns[a]) {
-        const Rows range{b * block, std::min((b + 1) * block, keys)};
+        const Rows range = block_rows(b, block, keys);
         if (!ranges.empty() && ranges.back().end >= range.begin)
           ranges.back().end = range.end;
         else
           ranges.push_back(range);
       }
-      mask.append_rows(std::min((static_cast<Index>(a) + 1) * block, queries), ranges);
+      mask.append_rows(block_rows(static_cast<Index>(a), block, queries).end, ranges);
     }
     return mask;
   }

@@ -10,7 +10,7 @@
 #include <twoheads/model/weights.hpp>
 #include <vector>
 
-// Hashes by which a file knows the model that it was written for.
+// Hashes by which a file knows what it was written for; digest() of base/digest.hpp is for reports.
 
 namespace twoheads::detail {
 
@@ -26,7 +26,8 @@ void add_rows(ByteHash& hash, const MatrixView<Scalar>& rows) {
   ByteHash hash;
   const Mask& mask = spec.mask;
   for (const Index number : {spec.heads, spec.kv_heads, spec.head_dim, spec.value_dim, static_cast<Index>(mask.kind),
-                             mask.window, mask.sinks, mask.left, mask.right, Index{mask.causal_documents}})
+                             mask.window, mask.sinks, mask.left, mask.right, Index{mask.causal_documents},
+                             static_cast<Index>(spec.head_input), Index{spec.output_projection}})
     hash.add(static_cast<std::uint64_t>(number));
   for (const double number : {spec.score_scale, spec.soft_cap}) hash.add(std::bit_cast<std::uint64_t>(number));
   hash.add(std::as_bytes(std::span(mask.ends)));

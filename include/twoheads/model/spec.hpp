@@ -26,6 +26,14 @@ enum class HeadInput { whole, slice };
 /// Which two numbers of a head rotate together: neighbours (2i, 2i + 1), or halves (i, i + head_dim / 2).
 enum class RopePairing { interleaved, halves };
 
+namespace detail {
+
+inline void require_positive(const char* what, Index value) {
+  if (value < 1) throw SpecError(text(what, " is ", value, ", expected 1 or more"));
+}
+
+}  // namespace detail
+
 /// Llama 3's stretch of slow rotations: a pair whose wavelength is longer than positions / low_factor turns `factor` times
 /// slower, one shorter than positions / high_factor as before, between the two by degrees.
 struct RopeStretch {
@@ -46,6 +54,30 @@ struct RopeSpec {
   double ntk_factor = 1.0;     ///< NTK-aware scaling: fast pairs turn as before, the slowest so many times slower
   Index rotated_dim = 0;       ///< first columns of a head that rotate; 0: all
   std::optional<RopeStretch> stretch = {};
+
+  /// Throws SpecError unless heads of so many columns can rotate so.
+  void require_valid(Index head_dim) const {
+    const Index rotated = rotated_dim == 0 ? head_dim : rotated_dim;
+    if (rotated < 2 || rotated % 2 != 0 || rotated > head_dim)
+      throw SpecError(detail::text(rotated_dim == 0 ? "head_dim is " : "rotated_dim is ", rotated,
+                                   ", expected an even number for rotary positions, up to head_dim"));
+    const auto above_zero = [](const char* what, double value) {
+      if (!(value > 0 && std::isfinite(value))) throw SpecError(detail::text(what, " is ", value, ", expected > 0"));
+    };
+    above_zero("rope theta", theta);
+    above_zero("rope linear_factor", linear_factor);
+    above_zero("rope ntk_factor", ntk_factor);
+    if (ntk_factor != 1.0 && rotated == 2)
+      throw SpecError("rope ntk_factor has no meaning for a single pair: expected 1");
+    if (!stretch) return;
+    above_zero("rope stretch factor", stretch->factor);
+    above_zero("rope stretch low_factor", stretch->low_factor);
+    above_zero("rope stretch positions", stretch->positions);
+    if (!(stretch->high_factor > stretch->low_factor && std::isfinite(stretch->high_factor)))
+      throw SpecError(detail::text("rope stretch high_factor is ", stretch->high_factor,
+                                   ", expected more than low_factor ", stretch->low_factor));
+  }
+
   friend bool operator==(const RopeSpec&, const RopeSpec&) = default;
 };
 
@@ -71,6 +103,28 @@ struct AttentionSpec {
   bool output_projection = true;
 
   [[nodiscard]] Index kv_head_of(Index head) const { return head / (heads / kv_heads); }
+
+  /// Throws SpecError that names the first field that contradicts another.
+  void require_valid() const {
+    detail::require_positive("heads", heads);
+    detail::require_positive("kv_heads", kv_heads);
+    detail::require_positive("head_dim", head_dim);
+    detail::require_positive("value_dim", value_dim);
+    if (heads % kv_heads != 0)
+      throw SpecError(detail::text("heads is ", heads, ", expected a multiple of kv_heads ", kv_heads));
+    if (!std::isfinite(score_scale) || score_scale == 0)
+      throw SpecError(detail::text("score_scale is ", score_scale, ", expected a finite number other than 0"));
+    if (!(soft_cap >= 0) || !std::isfinite(soft_cap))
+      throw SpecError(detail::text("soft_cap is ", soft_cap, ", expected 0 (none) or a finite number above 0"));
+    if (rope) rope->require_valid(head_dim);
+    if (!alibi.empty() && static_cast<Index>(alibi.size()) != heads)
+      throw SpecError(detail::text("there are ", alibi.size(), " ALiBi slopes, expected one for each of ", heads,
+                                   " heads, or none"));
+    for (const double slope : alibi)
+      if (!std::isfinite(slope)) throw SpecError(detail::text("an ALiBi slope is ", slope, ", expected a number"));
+    if (head_norm && !(head_norm_epsilon >= 0 && std::isfinite(head_norm_epsilon)))
+      throw SpecError(detail::text("head_norm_epsilon is ", head_norm_epsilon, ", expected 0 or more"));
+  }
 };
 
 /// The large transformer's shape: what is computed, without the weights.
@@ -107,34 +161,16 @@ struct ModelSpec {
 
   /// Throws SpecError that names the first field that contradicts another.
   void require_valid() const {
-    const auto positive = [](const char* what, Index value) {
-      if (value < 1) throw SpecError(detail::text(what, " is ", value, ", expected 1 or more"));
-    };
-    positive("layers", layers);
-    positive("width", width);
-    positive("heads", attention.heads);
-    positive("kv_heads", attention.kv_heads);
-    positive("head_dim", attention.head_dim);
-    positive("value_dim", attention.value_dim);
+    detail::require_positive("layers", layers);
+    detail::require_positive("width", width);
+    attention.require_valid();
     const AttentionSpec& a = attention;
-    if (a.heads % a.kv_heads != 0)
-      throw SpecError(detail::text("heads is ", a.heads, ", expected a multiple of kv_heads ", a.kv_heads));
-    if (!std::isfinite(a.score_scale) || a.score_scale == 0)
-      throw SpecError(detail::text("score_scale is ", a.score_scale, ", expected a finite number other than 0"));
-    if (!(a.soft_cap >= 0) || !std::isfinite(a.soft_cap))
-      throw SpecError(detail::text("soft_cap is ", a.soft_cap, ", expected 0 (none) or a finite number above 0"));
     if (a.head_input == HeadInput::slice && (width % a.heads != 0 || a.kv_heads != a.heads))
       throw SpecError(detail::text("heads that see their own slice need heads (", a.heads, ") to divide the width (",
                                    width, ") and kv_heads (", a.kv_heads, ") equal to heads"));
     if (!a.output_projection && a.heads * a.value_dim != width)
       throw SpecError(detail::text("without an output projection heads * value_dim is ", a.heads * a.value_dim,
                                    ", expected the width ", width));
-    if (a.rope) require_rope(*a.rope, a.head_dim);
-    if (!a.alibi.empty() && static_cast<Index>(a.alibi.size()) != a.heads)
-      throw SpecError(detail::text("there are ", a.alibi.size(), " ALiBi slopes, expected one for each of ", a.heads,
-                                   " heads, or none"));
-    for (const double slope : a.alibi)
-      if (!std::isfinite(slope)) throw SpecError(detail::text("an ALiBi slope is ", slope, ", expected a number"));
     if (!layer_masks.empty() && static_cast<Index>(layer_masks.size()) != layers)
       throw SpecError(
           detail::text("there are ", layer_masks.size(), " masks of layers, expected ", layers, " or none"));
@@ -142,36 +178,11 @@ struct ModelSpec {
       throw SpecError("norms are to stand after the sums, but norm is none");
     if (norm_place == NormPlace::after && !residual)
       throw SpecError("norms are to stand after residual sums, but there are none");
-    if (a.head_norm && !(a.head_norm_epsilon >= 0 && std::isfinite(a.head_norm_epsilon)))
-      throw SpecError(detail::text("head_norm_epsilon is ", a.head_norm_epsilon, ", expected 0 or more"));
     if (norm != NormKind::none && !(norm_epsilon >= 0 && std::isfinite(norm_epsilon)))
       throw SpecError(detail::text("norm_epsilon is ", norm_epsilon, ", expected 0 or more"));
     if (final_norm && norm == NormKind::none) throw SpecError("final_norm is set, but norm is none");
     const bool needs_hidden = mlp != MlpKind::none && mlp != MlpKind::custom;
-    if (needs_hidden) positive("hidden", hidden);
-  }
-
- private:
-  static void require_rope(const RopeSpec& rope, Index head_dim) {
-    const Index rotated = rope.rotated_dim == 0 ? head_dim : rope.rotated_dim;
-    if (rotated < 2 || rotated % 2 != 0 || rotated > head_dim)
-      throw SpecError(detail::text(rope.rotated_dim == 0 ? "head_dim is " : "rotated_dim is ", rotated,
-                                   ", expected an even number for rotary positions, up to head_dim"));
-    const auto above_zero = [](const char* what, double value) {
-      if (!(value > 0 && std::isfinite(value))) throw SpecError(detail::text(what, " is ", value, ", expected > 0"));
-    };
-    above_zero("rope theta", rope.theta);
-    above_zero("rope linear_factor", rope.linear_factor);
-    above_zero("rope ntk_factor", rope.ntk_factor);
-    if (rope.ntk_factor != 1.0 && rotated == 2)
-      throw SpecError("rope ntk_factor has no meaning for a single pair: expected 1");
-    if (!rope.stretch) return;
-    above_zero("rope stretch factor", rope.stretch->factor);
-    above_zero("rope stretch low_factor", rope.stretch->low_factor);
-    above_zero("rope stretch positions", rope.stretch->positions);
-    if (!(rope.stretch->high_factor > rope.stretch->low_factor && std::isfinite(rope.stretch->high_factor)))
-      throw SpecError(detail::text("rope stretch high_factor is ", rope.stretch->high_factor,
-                                   ", expected more than low_factor ", rope.stretch->low_factor));
+    if (needs_hidden) detail::require_positive("hidden", hidden);
   }
 };
 

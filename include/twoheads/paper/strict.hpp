@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <concepts>
 #include <memory>
 #include <twoheads/attention/mlp.hpp>
@@ -108,13 +109,21 @@ template <Machine M>
 }
 
 /// Throws SpecError for a model that is not the paper's.
-inline void require_paper_layer(const ModelSpec& spec) {
+template <RealScalar Scalar>
+void require_paper_layer(const Model<Scalar>& model) {
+  const ModelSpec& spec = model.spec;
   const AttentionSpec& a = spec.attention;
-  if (spec.residual || spec.norm != NormKind::none || a.output_projection || a.rope || a.soft_cap != 0 ||
+  const bool plain = std::all_of(model.layers.begin(), model.layers.end(), [](const LayerWeights<Scalar>& layer) {
+    const AttentionWeights<Scalar>& w = layer.attention;
+    return w.bq.size() + w.bk.size() + w.bv.size() + w.sinks.size() == 0;
+  });
+  if (!plain || spec.residual || spec.norm != NormKind::none || a.output_projection || a.rope || a.soft_cap != 0 ||
       !a.alibi.empty() || a.head_norm || !spec.layer_masks.empty() || a.head_input != HeadInput::slice)
     throw SpecError(
         "the strict model runs the paper's own layer: heads that see their slice, no residual sum, no norm, no output "
-        "projection, no rotary positions, no soft cap (paper_layer)");
+        "projection, no rotary positions, no ALiBi, no norms of heads, no masks of layers, no soft cap, no biases of "
+        "q, k and v, no "
+        "learned sinks (paper_layer)");
 }
 
 }  // namespace detail
@@ -139,7 +148,7 @@ template <Machine M>
   const ModelSpec& spec = model.spec;
   const AttentionSpec& a = spec.attention;
   require_shapes(model);
-  detail::require_paper_layer(spec);
+  detail::require_paper_layer(model);
   if (x.cols() != spec.width) throw ShapeError(detail::text("cells of ", x.cols(), " columns, expected ", spec.width));
   const Index n = x.rows();
   const PaperTask task{a.mask, n, n, a.heads, spec.layers, machine.limits()};
