@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "common/kernel.hpp"
+#include "common/llama_like.hpp"
 #include "common/run_benches.hpp"
 #include "support/instances.hpp"
 #include "support/memory.hpp"
@@ -27,24 +28,6 @@ namespace {
 
 using namespace benches;
 using namespace twoheads;
-
-/// Two layers of the kind that language models are made of today, 6 million weights.
-ModelSpec llama_like() {
-  ModelSpec spec;
-  spec.layers = 2;
-  spec.width = 512;
-  spec.attention.heads = 8;
-  spec.attention.kv_heads = 2;
-  spec.attention.head_dim = spec.attention.value_dim = 64;
-  spec.attention.score_scale = 1.0 / std::sqrt(64.0);
-  spec.attention.mask = Mask::causal();
-  spec.attention.rope = RopeSpec{};
-  spec.norm = NormKind::rms;
-  spec.mlp = MlpKind::swiglu;
-  spec.hidden = 1376;
-  spec.final_norm = true;
-  return spec;
-}
 
 /// A model and as many rows as any benchmark of it takes.
 struct Subject {
@@ -66,8 +49,8 @@ struct Truths {
 };
 
 const Subject& random_subject() {
-  static const Subject made{cast_model<float>(random_model<double>(llama_like(), 1)),
-                            Random(2).matrix<float>(8192, llama_like().width)};
+  static const Subject made{cast_model<float>(random_model<double>(llama_like(2), 1)),
+                            Random(2).matrix<float>(8192, llama_like(2).width)};
   return made;
 }
 

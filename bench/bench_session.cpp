@@ -3,7 +3,6 @@
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
-#include <cmath>
 #include <cstdlib>
 #include <exception>
 #include <filesystem>
@@ -18,6 +17,7 @@
 #include <vector>
 
 #include "common/kernel.hpp"
+#include "common/llama_like.hpp"
 #include "common/run_benches.hpp"
 #include "support/instances.hpp"
 
@@ -26,21 +26,8 @@ namespace {
 using namespace benches;
 using namespace twoheads;
 
-/// Four layers of the kind that language models are made of today, 13 million weights.
-LanguageModel<float> llama_like() {
-  ModelSpec spec;
-  spec.layers = 4;
-  spec.width = 512;
-  spec.attention.heads = 8;
-  spec.attention.kv_heads = 2;
-  spec.attention.head_dim = spec.attention.value_dim = 64;
-  spec.attention.score_scale = 1.0 / std::sqrt(64.0);
-  spec.attention.mask = Mask::causal();
-  spec.attention.rope = RopeSpec{};
-  spec.norm = NormKind::rms;
-  spec.mlp = MlpKind::swiglu;
-  spec.hidden = 1376;
-  spec.final_norm = true;
+LanguageModel<float> random_subject() {
+  const ModelSpec spec = llama_like(4);
   LanguageModel<float> model;
   model.body = random_model<float>(spec, 1);
   model.embedding = Random(2).matrix<float>(512, spec.width, 1.0);
@@ -116,7 +103,7 @@ void add_subject(const std::string& label, const LanguageModel<float>& model) {
 
 int main(int argc, char** argv) {
   try {
-    static const LanguageModel<float> random = llama_like();
+    static const LanguageModel<float> random = random_subject();
     add_subject("llama_like", random);
     const char* folder = std::getenv("TWOHEADS_SHARED_DIR");
     const std::filesystem::path path =

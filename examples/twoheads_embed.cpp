@@ -15,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "support/engine_word.hpp"
 #include "support/executor.hpp"
 #include "support/instances.hpp"
 #include "support/language_text.hpp"
@@ -29,7 +30,7 @@ using twoheads::Matrix;
 using twoheads::Pooling;
 using twoheads::RowVector;
 
-enum class EngineWord { oracle, kernel, direct };
+using programs::EngineWord;
 
 struct Settings {
   std::string model;
@@ -197,11 +198,7 @@ int main(int argc, char** argv) {
       "how a sentence's rows become one vector: their mean, the first one, or the first one through BERT's pooler "
       "(default: as the folder says, else mean)");
   CLI::Option* rows = programs::add_rows(app, settings.rows);
-  programs::add_choice<EngineWord>(
-      app, "--engine", settings.engine,
-      {{"oracle", EngineWord::oracle}, {"kernel", EngineWord::kernel}, {"direct", EngineWord::direct}}, {},
-      "what evaluates attention: calls of an oracle, our own kernel in blocks of --rows, or direct evaluation (default "
-      "oracle)");
+  programs::add_engine(app, settings.engine);
   programs::add_choice<twoheads::OracleKind>(
       app, "--oracle", settings.oracle,
       {{"plain", twoheads::OracleKind::plain}, {"causal", twoheads::OracleKind::causal}}, {},

@@ -264,11 +264,7 @@ int main(int argc, char** argv) {
   programs::add_file(app, "--tokenizer", settings.tokenizer,
                      "llama2.c tokenizer file, or a folder with a tokenizer (default: the model's folder)");
   CLI::Option* rows = programs::add_rows(app, settings.rows);
-  programs::add_choice<EngineWord>(
-      app, "--engine", settings.engine,
-      {{"oracle", EngineWord::oracle}, {"kernel", EngineWord::kernel}, {"direct", EngineWord::direct}}, {},
-      "what evaluates attention: calls of an oracle, our own kernel in blocks of --rows, or direct evaluation (default "
-      "oracle)");
+  programs::add_engine(app, settings.engine);
   programs::add_anchor(app, settings.anchor);
   programs::add_count(app, "--oracle-heads", settings.oracle_heads, 1, "heads of the oracle, H' (default 1)");
   programs::add_threads(app, settings.threads);

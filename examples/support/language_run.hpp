@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "support/any_run.hpp"
+#include "support/engine_word.hpp"
 #include "support/executor.hpp"
 #include "support/instances.hpp"
 #include "support/processes.hpp"
@@ -25,8 +26,6 @@ using twoheads::Matrix;
 template <class Scalar>
 using AttendFunction = std::function<void(const twoheads::AttentionInput<Scalar>&, twoheads::MatrixSpan<Scalar>)>;
 
-/// What evaluates attention.
-enum class EngineWord { oracle, kernel, direct };
 enum class ScalarWord { float32, float64 };
 
 /// What the flags of twoheads_lm say.
