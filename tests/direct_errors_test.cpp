@@ -163,7 +163,7 @@ TEST(ModelSpec, NamesTheFirstFieldThatDoesNotFit) {
   EXPECT_EQ(message([](S& s) { s.attention.output_projection = false; }),
             "without an output projection heads * value_dim is 12, expected the width 6");
   EXPECT_EQ(message([](S& s) { s.attention.rope = RopeSpec{}, s.attention.head_dim = 3; }),
-            "head_dim is 3, expected an even number for rotary positions");
+            "head_dim is 3, expected an even number for rotary positions, up to head_dim");
   EXPECT_EQ(message([](S& s) { s.attention.rope = RopeSpec{0.0, {}}; }), "rope theta is 0, expected > 0");
   EXPECT_EQ(message([](S& s) { s.norm_epsilon = -1; }), "norm_epsilon is -1, expected 0 or more");
   EXPECT_EQ(message([](S& s) { s.norm = NormKind::none; }), "final_norm is set, but norm is none");

@@ -29,7 +29,7 @@ const std::map<std::string, std::set<std::string>> table{
     {"plan", {"base", "model/mask.hpp"}},
     {"oracle", {"base", "model", "attention", "plan/limits.hpp", "plan/precision.hpp"}},
     {"codec", {"base", "attention", "plan", "oracle"}},
-    {"exec", {"base", "attention", "plan", "oracle", "codec"}},
+    {"exec", {"base", "model", "attention", "plan", "oracle", "codec"}},
     {"merge", {"base", "attention", "plan"}},
     {"paper", {"base", "model", "attention", "plan", "oracle", "codec"}},
     {"train", {"base", "model", "attention", "plan", "oracle", "codec", "exec", "merge"}},
