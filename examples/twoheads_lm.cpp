@@ -82,6 +82,9 @@ void generate(const twoheads::LanguageModel<Scalar>& model, programs::LanguageTe
   const bool goes_on = !settings.session.empty() && std::filesystem::exists(settings.session);
   if (goes_on) twoheads::restore_session(std::filesystem::path(settings.session), session);
   ids = session.tokens() > 0 ? text.encode_rest(settings.prompt) : text.encode_prompt(settings.prompt);
+  // A model with learned positions has only so many; what it has written by then is not lost.
+  const Index most =
+      model.positions.size() == 0 ? std::numeric_limits<Index>::max() : model.positions.rows() - model.first_position;
   std::string written_text;
   const auto write = [&](const std::string& piece) {
     written_text += piece;
@@ -101,7 +104,12 @@ void generate(const twoheads::LanguageModel<Scalar>& model, programs::LanguageTe
     ids.push_back(next);
     write(text.add(next));
     // The last token is only for who goes on from the file.
-    if (written < settings.generate || !settings.session.empty()) session.append(std::span(&ids.back(), 1));
+    if (written == settings.generate && settings.session.empty()) break;
+    if (session.tokens() == most) {
+      std::cerr << "the text ends at the last of the model's " << most << " positions\n";
+      break;
+    }
+    session.append(std::span(&ids.back(), 1));
   }
   write(text.finish());
   const double speed = static_cast<double>(written) / watch.seconds();
@@ -241,8 +249,10 @@ void run(Settings settings) {
   };
   if (settings.generate > 0) {
     programs::LanguageText tokenizer = text();
-    const auto prompt = static_cast<Index>(tokenizer.encode_prompt(settings.prompt).size());
-    choose_rows<Scalar>(spec, prompt + settings.generate, settings);
+    if (settings.rows == programs::auto_rows) {
+      const auto prompt = static_cast<Index>(tokenizer.encode_prompt(settings.prompt).size());
+      choose_rows<Scalar>(spec, prompt + settings.generate, settings);
+    }
     generate(model, tokenizer, settings);
     return;
   }
@@ -336,6 +346,8 @@ int main(int argc, char** argv) {
       throw programs::ArgumentError("--top-p", twoheads::detail::text(settings.sampler.top_p), "at most 1");
     settings.sampler.seed = static_cast<std::uint64_t>(seed);
     if (oracle->count() > 0) settings.oracle = oracle_kind;
+    if (settings.rows == programs::auto_rows && !settings.session.empty())
+      throw programs::ArgumentError("--rows auto does not know how long a session is: give --rows a number");
     if (settings.chunk > 0 && !settings.checkpoint.empty())
       throw programs::ArgumentError("--checkpoint is of one pass: leave --chunk out");
     if (settings.tokenizer.empty() && settings.score_ids.empty() && !std::filesystem::is_directory(settings.model))

@@ -1,5 +1,6 @@
 #include "support/language_text.hpp"
 
+#include <cstdint>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -50,15 +51,17 @@ struct LanguageText::Body {
 namespace {
 
 /// The ids that a folder's file calls eos_token_id: a number, or a list of them.
-void add_ends(const fs::path& path, std::set<int>& ends) {
+void add_ends(const fs::path& path, twoheads::Index vocabulary, std::set<int>& ends) {
   if (!fs::exists(path)) return;
   const nlohmann::json settings = nlohmann::json::parse(read_text(path.string()), nullptr, false);
-  if (!settings.is_object() || !settings.contains("eos_token_id")) return;
+  if (!settings.is_object()) throw std::runtime_error(path.string() + ": no JSON object");
+  if (!settings.contains("eos_token_id")) return;
   const nlohmann::json& ids = settings["eos_token_id"];
   const auto add = [&](const nlohmann::json& id) {
     if (id.is_null()) return;
-    if (!id.is_number_integer())
-      throw std::runtime_error(path.string() + ": eos_token_id is " + ids.dump() + ", expected a token id or a list");
+    if (!id.is_number_integer() || id.get<std::int64_t>() < 0 || id.get<std::int64_t>() >= vocabulary)
+      throw std::runtime_error(path.string() + ": eos_token_id is " + ids.dump() + ", expected ids of 0 to " +
+                               std::to_string(vocabulary - 1));
     ends.insert(id.get<int>());
   };
   if (ids.is_array())
@@ -79,7 +82,8 @@ LanguageText LanguageText::read(const std::string& path, twoheads::Index vocabul
     return LanguageText(std::make_unique<Body>(twoheads::Tokenizer::read(fs::path(path), vocabulary)));
 #ifdef TWOHEADS_WITH_TEXT
   auto body = std::make_unique<Body>(twoheads::TextTokenizer::read(path, vocabulary));
-  for (const char* file : {"config.json", "generation_config.json"}) add_ends(fs::path(path) / file, body->ends);
+  for (const char* file : {"config.json", "generation_config.json"})
+    add_ends(fs::path(path) / file, vocabulary, body->ends);
   return LanguageText(std::move(body));
 #else
   throw std::runtime_error(path +

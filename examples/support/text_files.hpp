@@ -15,8 +15,10 @@ namespace programs {
 
 /// All bytes of a file. Throws std::runtime_error that names it if it cannot be read.
 [[nodiscard]] inline std::string read_text(const std::string& path) {
+  // Opening a pipe would wait for its other end.
+  if (!std::filesystem::is_regular_file(path)) throw std::runtime_error(path + ": cannot be read");
   std::ifstream in(path, std::ios::binary);
-  if (!in || !std::filesystem::is_regular_file(path)) throw std::runtime_error(path + ": cannot be read");
+  if (!in) throw std::runtime_error(path + ": cannot be read");
   return {std::istreambuf_iterator<char>(in), {}};
 }
 

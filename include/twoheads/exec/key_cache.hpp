@@ -27,10 +27,10 @@ class KeyCache {
                                    " mask: expected causal, window or sinks, where tokens see none that follow"));
     k_.resize(0, spec.kv_heads * spec.head_dim);
     v_.resize(0, spec.kv_heads * spec.value_dim);
-    // A window beyond what comes is memory for nothing: it is grown into.
+    // A window or a chunk beyond what comes is memory for nothing: it is grown into.
     constexpr Index at_once = Index{1} << 16;
     if (reach_ && reach_->left < at_once && reach_->sinks < at_once)
-      reserve(reach_->sinks + reach_->left + 1 + std::max(reach_->left, chunk));
+      reserve(reach_->sinks + reach_->left + 1 + std::max(reach_->left, std::min(chunk, at_once)));
   }
 
   /// How far back tokens see, where that is less than everything: as reach() of a mask of any length.

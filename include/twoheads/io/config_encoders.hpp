@@ -33,7 +33,7 @@ inline void read_bert(ConfigFields& fields, ModelConfig& config) {
   set_encoder(fields, config, width, fields.size("num_attention_heads"));
   config.spec.hidden = fields.size("intermediate_size");
   config.spec.mlp = activation(fields, "hidden_act", fields.word_or("hidden_act", "gelu"), false);
-  config.spec.norm_epsilon = fields.positive_or("layer_norm_eps", 1e-12);
+  config.spec.norm_epsilon = fields.epsilon_or("layer_norm_eps", 1e-12);
   const std::string kind = fields.word_or("position_embedding_type", "absolute");
   if (kind != "absolute")
     throw SpecError(text(fields.where(), ": position_embedding_type is '", excerpt(kind), "', expected absolute"));

@@ -92,6 +92,12 @@ class ConfigFields {
   [[nodiscard]] double positive_or(std::string_view name, double otherwise) {
     return has(name) ? positive(name) : otherwise;
   }
+  /// The epsilon of a norm: 0 is one, too.
+  [[nodiscard]] double epsilon_or(std::string_view name, double otherwise) {
+    const double value = number_or(name, otherwise);
+    if (!(value >= 0)) refuse_value(name, take(name), "a number of 0 or more");
+    return value;
+  }
 
   [[nodiscard]] bool flag_or(std::string_view name, bool otherwise) {
     if (!has(name)) return otherwise;

@@ -28,7 +28,7 @@ inline void read_gated(ConfigFields& fields, ModelConfig& config, Index head_dim
   spec.attention.mask = Mask::causal();
   spec.attention.rope = read_rope(fields);
   spec.norm = NormKind::rms;
-  spec.norm_epsilon = fields.positive_or("rms_norm_eps", epsilon);
+  spec.norm_epsilon = fields.epsilon_or("rms_norm_eps", epsilon);
   spec.final_norm = true;
   fields.pass({"max_position_embeddings", "attention_dropout", "hidden_dropout"});
 }
@@ -107,7 +107,8 @@ inline void read_gemma(ConfigFields& fields, ModelConfig& config) {
   config.embedding_scale = std::sqrt(static_cast<double>(spec.width));
   spec.mlp = activation(fields, "hidden_activation", fields.word_or("hidden_activation", "gelu_pytorch_tanh"), true);
   const std::string old = fields.word_or("hidden_act", "gelu");
-  if (old != "gelu") static_cast<void>(activation(fields, "hidden_act", old, true));
+  if (old != "gelu" && activation(fields, "hidden_act", old, true) != MlpKind::geglu)
+    throw SpecError(text(fields.where(), ": hidden_act is ", old, ", expected a GELU: the models have no other"));
   fields.expect_flag("use_bidirectional_attention", false, "only causal attention is read for this family");
   if (!second) return;
   spec.norm_place = NormPlace::both;

@@ -28,7 +28,7 @@ inline void read_gpt2(ConfigFields& fields, ModelConfig& config) {
   set_gpt(fields, config, width, fields.size({"n_head", "num_attention_heads"}));
   config.spec.hidden = fields.size_or("n_inner", checked_product("the inner width", 4, width));
   config.spec.mlp = activation(fields, "activation_function", fields.word_or("activation_function", "gelu_new"), false);
-  config.spec.norm_epsilon = fields.positive_or("layer_norm_epsilon", 1e-5);
+  config.spec.norm_epsilon = fields.epsilon_or("layer_norm_epsilon", 1e-5);
   config.tied_output = fields.flag_or("tie_word_embeddings", true);
   if (!fields.flag_or("scale_attn_weights", true)) config.spec.attention.score_scale = 1.0;
   fields.expect_flag("scale_attn_by_inverse_layer_idx", false, "all layers have the same score scale here");
@@ -49,7 +49,7 @@ inline void read_bloom(ConfigFields& fields, ModelConfig& config) {
   if (fields.size_or("n_inner", config.spec.hidden) != config.spec.hidden)
     throw SpecError(text(fields.where(), ": n_inner is ", fields.size("n_inner"), ", expected null or ",
                          config.spec.hidden, ", 4 times the width"));
-  config.spec.norm_epsilon = fields.positive_or("layer_norm_epsilon", 1e-5);
+  config.spec.norm_epsilon = fields.epsilon_or("layer_norm_epsilon", 1e-5);
   config.tied_output = fields.flag_or("tie_word_embeddings", true);
   fields.expect_flag("apply_residual_connection_post_layernorm", false, "residual sums take the rows before the norm");
   // How products are split or fused, which changes rounding alone; what offset_alibi adds, softmax takes away.
