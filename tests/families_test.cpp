@@ -222,7 +222,7 @@ TEST(ModelConfig, WhatMayChangeTheResultAndIsNotReadIsRefused) {
       {"llama", {{"vocab_size", "64"}}, "vocab_size is \"64\", expected a whole number"},
       {"llama", {{"attention_bias", 1}}, "attention_bias is 1, expected true or false"},
       {"llama", {{"rms_norm_eps", "small"}}, "rms_norm_eps is \"small\", expected a number"},
-      {"llama", {{"rms_norm_eps", -1e-5}}, "expected a number above 0"},
+      {"llama", {{"rms_norm_eps", -1e-5}}, "expected a number of 0 or more"},
       {"llama", {{"num_key_value_heads", 3}}, "num_attention_heads is 4, expected a multiple of num_key_value_heads 3"},
       {"qwen2", {{"num_attention_heads", 5}, {"num_key_value_heads", 5}}, "5 heads do not divide the width 24"},
       {"mistral", {{"num_key_value_heads", "absent"}}, "num_key_value_heads is not there"},
