@@ -70,7 +70,8 @@ class GridAttention {
   void operator()(const AttentionInput<Scalar>& input, MatrixSpan<Scalar> out) {
     require_shapes(input, out);
     // A sequence of one token is an input like others, planned as such.
-    const bool as_it_is = input.key_positions() == 1 || options_.encoding == TokenEncoding::raw || options_.sampling.samples > 0;
+    const bool as_it_is =
+        input.key_positions() == 1 || options_.encoding == TokenEncoding::raw || options_.sampling.samples > 0;
     if (!as_it_is && options_.error_bar_level == 0 && GroupedQuery<Scalar>::fits(input))
       return evaluate_one(input, out);
     const bool log_weights = input.sink_logits.size() > 0;
