@@ -338,7 +338,7 @@ TEST(Normalizer, DoesEachStep) {
 TEST(ByteLevelBpe, AddsASpaceBeforeEachPartOfTheText) {
   json document = document_of(byte_model());
   document["pre_tokenizer"]["add_prefix_space"] = true;
-  document["added_tokens"] = {added_token("<x>", 256)};
+  document["added_tokens"] = json::array({added_token("<x>", 256)});
   const ByteLevelBpe tokenizer = bpe_of(document);
   EXPECT_EQ(tokenizer.encode("a"), (Ids{' ', 'a'}));
   EXPECT_EQ(tokenizer.encode(" a"), (Ids{' ', 'a'}));
