@@ -4,7 +4,6 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <set>
-#include <span>
 #include <stdexcept>
 #include <twoheads/io/model_folder.hpp>
 #include <twoheads/model/llama2c.hpp>
@@ -122,13 +121,6 @@ std::vector<int> LanguageText::encode_prompt(const std::string& text) const {
   }
 #endif
   return ids;
-}
-
-std::string LanguageText::decode(const std::vector<int>& ids) const {
-#ifdef TWOHEADS_WITH_TEXT
-  if (const auto* folder = body_->folder()) return folder->decode(ids);
-#endif
-  return body_->llama2c()->decode(ids);
 }
 
 bool LanguageText::ends(int token) const {

@@ -28,7 +28,6 @@ class LanguageText {
   [[nodiscard]] std::vector<int> encode_rest(const std::string& text) const;
   /// The ids of a text that is to be gone on from: no token that ends one, and at least one.
   [[nodiscard]] std::vector<int> encode_prompt(const std::string& text) const;
-  [[nodiscard]] std::string decode(const std::vector<int>& ids) const;
   /// Whether a token ends the text.
   [[nodiscard]] bool ends(int token) const;
 

@@ -51,10 +51,12 @@ template <RealScalar Scalar>
   return result;
 }
 
-/// Norms each head of each row by the same gain, and rotates it.
+/// What scores are made of: tokens projected, each head normed by the same gain and rotated, as far as the spec says so.
 template <RealScalar Scalar>
-void norm_and_rotate(Matrix<Scalar>& rows, const AttentionSpec& spec, const RowVector<Scalar>& gain,
-                     Index first_position) {
+[[nodiscard]] Matrix<Scalar> project_for_scores(const AttentionSpec& spec, const MatrixView<Scalar>& tokens,
+                                                const Matrix<Scalar>& weights, const RowVector<Scalar>& bias,
+                                                const RowVector<Scalar>& gain, Index first_position) {
+  Matrix<Scalar> rows = project(tokens, weights, bias, spec.head_input, spec.heads);
   if (spec.head_norm) {
     // Heads lie one after the other: as rows of one head they are a matrix of the same numbers.
     const MatrixView<Scalar> by_head(rows.data(), rows.size() / spec.head_dim, spec.head_dim,
@@ -64,6 +66,7 @@ void norm_and_rotate(Matrix<Scalar>& rows, const AttentionSpec& spec, const RowV
     std::copy_n(normed_heads.data(), rows.size(), rows.data());
   }
   if (spec.rope) rotate(span(rows), spec.head_dim, *spec.rope, first_position);
+  return rows;
 }
 
 }  // namespace detail
@@ -76,16 +79,12 @@ void norm_and_rotate(Matrix<Scalar>& rows, const AttentionSpec& spec, const RowV
 template <RealScalar Scalar>
 [[nodiscard]] Matrix<Scalar> queries_of(const AttentionSpec& spec, const AttentionWeights<Scalar>& weights,
                                         const MatrixView<Scalar>& tokens, Index first_position = 0) {
-  Matrix<Scalar> q = detail::project(tokens, weights.wq, weights.bq, spec.head_input, spec.heads);
-  detail::norm_and_rotate(q, spec, weights.q_norm, first_position);
-  return q;
+  return detail::project_for_scores(spec, tokens, weights.wq, weights.bq, weights.q_norm, first_position);
 }
 template <RealScalar Scalar>
 [[nodiscard]] Matrix<Scalar> keys_of(const AttentionSpec& spec, const AttentionWeights<Scalar>& weights,
                                      const MatrixView<Scalar>& tokens, Index first_position = 0) {
-  Matrix<Scalar> k = detail::project(tokens, weights.wk, weights.bk, spec.head_input, spec.heads);
-  detail::norm_and_rotate(k, spec, weights.k_norm, first_position);
-  return k;
+  return detail::project_for_scores(spec, tokens, weights.wk, weights.bk, weights.k_norm, first_position);
 }
 template <RealScalar Scalar>
 [[nodiscard]] Matrix<Scalar> values_of(const AttentionSpec& spec, const AttentionWeights<Scalar>& weights,

@@ -21,8 +21,8 @@ class KeyCache {
   /// For a layer whose tokens come in chunks of at most `chunk`.
   KeyCache(const AttentionSpec& spec, Index chunk) {
     const Mask& mask = spec.mask;
-    reach_ = reach_of(mask);
-    if (!reach_ && mask.kind != MaskKind::causal)
+    reach_ = mask.reach();
+    if (reach_ ? reach_->right > 0 : mask.kind != MaskKind::causal)
       throw SpecError(detail::text("a session over a ", name(mask.kind),
                                    " mask: expected causal, window or sinks, where tokens see none that follow"));
     k_.resize(0, spec.kv_heads * spec.head_dim);
@@ -31,14 +31,6 @@ class KeyCache {
     constexpr Index at_once = Index{1} << 16;
     if (reach_ && reach_->left < at_once && reach_->sinks < at_once)
       reserve(reach_->sinks + reach_->left + 1 + std::max(reach_->left, std::min(chunk, at_once)));
-  }
-
-  /// How far back tokens see, where that is less than everything: as reach() of a mask of any length.
-  [[nodiscard]] static std::optional<MaskReach> reach_of(const Mask& mask) {
-    if (mask.kind == MaskKind::window) return MaskReach{mask.window - 1, 0, 0};
-    if (mask.kind == MaskKind::sinks) return MaskReach{mask.window - 1, 0, mask.sinks};
-    if (mask.kind == MaskKind::band && mask.right == 0) return MaskReach{mask.left, 0, 0};
-    return std::nullopt;
   }
 
   /// Positions after the last key, and which rows are held.

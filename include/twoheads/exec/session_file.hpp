@@ -149,7 +149,7 @@ void restore_session(std::istream& in, std::uint64_t size, Session<Scalar, A>& s
     const Index sinks = file.count(tokens, "the number of sinks");
     const Index first = file.count(tokens, "the position of the first key");
     // Of windows alone keys are dropped, and none that the next token sees.
-    const std::optional<MaskReach> reach = KeyCache<Scalar>::reach_of(a.mask);
+    const std::optional<MaskReach> reach = a.mask.reach();
     const Index most = reach ? std::max<Index>(tokens - reach->left - 1, 0) : 0;
     if (first > most || sinks > first || (first > 0 && sinks != reach->sinks))
       file.fail(detail::text("layer ", layer, " holds ", sinks, " sinks and keys from ", first, " on of ", tokens,

@@ -229,11 +229,12 @@ struct Mask {
   }
 
   /// How far queries see, where that is less than everything on some side.
-  [[nodiscard]] std::optional<MaskReach> reach(Index tokens) const {
-    const Mask plain = simplified(tokens);
-    if (plain.kind == MaskKind::window || plain.kind == MaskKind::sinks)
-      return MaskReach{plain.window - 1, 0, plain.sinks};
-    if (plain.kind == MaskKind::band) return MaskReach{plain.left, plain.right, 0};
+  [[nodiscard]] std::optional<MaskReach> reach(Index tokens) const { return simplified(tokens).reach(); }
+  /// The same for any number of tokens, however few.
+  [[nodiscard]] std::optional<MaskReach> reach() const {
+    if (kind == MaskKind::window) return MaskReach{window - 1, 0, 0};
+    if (kind == MaskKind::sinks) return MaskReach{window - 1, 0, sinks};
+    if (kind == MaskKind::band) return MaskReach{left, right, 0};
     return std::nullopt;
   }
 
