@@ -17,6 +17,7 @@
 #include <twoheads/merge/error_bars.hpp>
 #include <twoheads/merge/merger.hpp>
 #include <twoheads/plan/plan.hpp>
+#include <twoheads/plan/shares.hpp>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -90,13 +91,7 @@ class GridAttention {
   /// The first end of a query block from first + least on at which no call is left half full.
   [[nodiscard]] Index part_end(Index first, Index least) const {
     TWOHEADS_ASSERT(plan_);
-    Index slots = 0;
-    for (Index block = next_block_; block < plan_->query_blocks(); ++block) {
-      plan_->for_each_slot(block, [&](std::span<const Tile>) { slots += plan_->request().heads; });
-      const Index end = plan_->queries_of(block).end;
-      if (end - first >= least && slots % plan_->slots_per_call() == 0) return end;
-    }
-    return plan_->queries().end;
+    return detail::part_end(*plan_, next_block_, first, least);
   }
 
   /// In place of the evaluation of a part whose rows are known already.

@@ -47,6 +47,7 @@
 #include <twoheads/attention/row_kernel.hpp>
 #include <twoheads/attention/average_case.hpp>
 
+#include <twoheads/plan/shares.hpp>
 #include <twoheads/plan/precision.hpp>
 #include <twoheads/plan/limits.hpp>
 #include <twoheads/plan/packing.hpp>
