@@ -111,6 +111,7 @@
 #include <twoheads/exec/pool_work.hpp>
 #include <twoheads/exec/pool_worker.hpp>
 #include <twoheads/exec/pool.hpp>
+#include <twoheads/exec/block_kernel.hpp>
 #include <twoheads/exec/kernel_engine.hpp>
 #include <twoheads/exec/kernel_attention.hpp>
 #include <twoheads/exec/plan_choice.hpp>
