@@ -8,6 +8,7 @@
 #include <twoheads/mpi/kernel_on_ranks.hpp>
 #include <vector>
 
+#include "support/own_rows.hpp"
 #include "support/seed.hpp"
 
 namespace {
@@ -59,16 +60,6 @@ AttentionSpec spec_of(const Case& c) {
   return spec;
 }
 
-/// The rows of a rank, of a matrix that all have.
-template <class Scalar>
-Matrix<Scalar> own_rows(const Matrix<Scalar>& all, const RowShares& shares, Index rank) {
-  Matrix<Scalar> own(shares.size(rank), all.cols());
-  shares.for_each_own(rank, [&](const RowShare& share) {
-    own.middleRows(share.place, share.rows.size()) = all.middleRows(share.rows.begin, share.rows.size());
-  });
-  return own;
-}
-
 template <class Scalar, class Exec>
 void expect_bits_of_one_rank(const Case& c, const Exec& exec, const RankOptions& rank_options) {
   SCOPED_TRACE(c.name);
@@ -101,6 +92,10 @@ void expect_bits_of_one_rank(const Case& c, const Exec& exec, const RankOptions&
 
 TEST(KernelOnRanks, HasTheBitsOfOneRankForEveryMaskInFloat) {
   for (const Case& c : cases()) expect_bits_of_one_rank<float>(c, Serial(), {});
+}
+
+TEST(KernelOnRanks, HasTheBitsOfOneRankForEveryMaskInDoubleOnThreadsAndInSmallPieces) {
+  for (const Case& c : cases()) expect_bits_of_one_rank<double>(c, Threads(3), {.piece_keys = 100, .work_bytes = 1});
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 // The whole library in the order of the data. Needs Eigen alone.
 
 // clang-format off
+#include <twoheads/base/version.hpp>
 #include <twoheads/base/index.hpp>
 #include <twoheads/base/errors.hpp>
 #include <twoheads/base/checked.hpp>

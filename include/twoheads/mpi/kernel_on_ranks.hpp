@@ -43,6 +43,21 @@ class KernelOnRanks {
     return share_rows(Plan(kernel_request(options_, spec, 0, {0, queries}, keys)), ranks_.size());
   }
 
+  /// What decides the bits, in words that ranks compare.
+  [[nodiscard]] std::string words() const {
+    const Sampling& sampling = options_.sampling;
+    return detail::text("the kernel, blocks of ", options_.rows, " rows, plan for ",
+                        options_.plan_for ? name(*options_.plan_for) : "itself", ", ", sampling.samples,
+                        " samples, near ", sampling.near, ", sinks ", sampling.sinks, ", seed ", sampling.seed);
+  }
+
+  /// Where KernelAttention ends the parts of a layer: see AttendInParts.
+  [[nodiscard]] std::vector<Index> part_ends(const AttentionSpec& spec, Index layer, Index tokens, Index least,
+                                             bool log_weights) const {
+    return detail::part_ends_of(KernelAttention<Scalar, Serial, Simd>(options_), spec, layer, tokens, least,
+                                log_weights);
+  }
+
   void operator()(const RankInput<Scalar>& input, MatrixSpan<Scalar> out) {
     std::optional<Plan> plan;
     bool finite = true;
@@ -57,7 +72,12 @@ class KernelOnRanks {
     });
     finite = ranks_.largest(finite ? std::uint64_t{0} : std::uint64_t{1}) == 0;
     const SharedKeys<Scalar> keys(ranks_, input.key_shares, input.spec.kv_heads, input.k, input.v);
-    ranks_.together([&] { evaluate(*plan, input, keys, finite, out); });
+    ranks_.together([&] {
+      if (input.query_shares.rows() == 1)
+        detail::attend_alone(input, keys, KernelAttention<Scalar, Exec, Simd>(options_, exec_), out, counts_.moved);
+      else
+        evaluate(*plan, input, keys, finite, out);
+    });
   }
 
   [[nodiscard]] const RankCounts& counts() const { return counts_; }

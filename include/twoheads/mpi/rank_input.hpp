@@ -1,6 +1,8 @@
 #pragma once
 
 #include <twoheads/attention/input.hpp>
+#include <twoheads/attention/parts.hpp>
+#include <twoheads/base/byte_hash.hpp>
 #include <twoheads/base/matrix.hpp>
 #include <twoheads/model/weights.hpp>
 #include <twoheads/mpi/ranks.hpp>
@@ -51,6 +53,26 @@ template <RealScalar Scalar>
   return result;
 }
 
+[[nodiscard]] inline std::uint64_t digest_of(const RowShares& shares) {
+  ByteHash hash(static_cast<std::uint64_t>(shares.ranks()));
+  for (const RowShare& share : shares.shares())
+    for (const Index number : {share.rows.end, share.rank}) hash.add(static_cast<std::uint64_t>(number));
+  return hash.value();
+}
+
+/// Where the parts of a layer end that attention on one rank would cut.
+template <class A>
+[[nodiscard]] std::vector<Index> part_ends_of(A&& serial, const AttentionSpec& spec, Index layer, Index tokens,
+                                              Index least, bool log_weights) {
+  begin_layer(serial, spec, layer, Rows{0, tokens}, tokens, log_weights);
+  std::vector<Index> ends;
+  for (Index begin = 0; begin < tokens; begin = ends.back()) {
+    ends.push_back(serial.part_end(begin, least));
+    serial.skip_part({begin, ends.back()});
+  }
+  return ends;
+}
+
 /// Checks that a rank's rows fit the spec and the shares.
 template <RealScalar Scalar>
 void require_rank_rows(const Ranks& ranks, const RankInput<Scalar>& input, const MatrixSpan<Scalar>& out) {
@@ -78,6 +100,38 @@ template <RealScalar Scalar>
   const MatrixView<Scalar> none = no_rows<Scalar>();
   const HeldRows held{share.rows.begin - share.place, 0, input.key_shares.rows()};
   return {input.spec, input.layer, input.q, none, none, none, none, no_weights, held, false, input.sink_logits};
+}
+
+/// Evaluates the only query there is where it lies, by attention that wants all keys in one place.
+template <RealScalar Scalar, class AttendFn>
+void attend_alone(const RankInput<Scalar>& input, const SharedKeys<Scalar>& keys, AttendFn&& attend,
+                  MatrixSpan<Scalar>& out, MovedBytes& moved) {
+  if (input.q.rows() == 0) return;
+  const AttentionSpec& spec = input.spec;
+  const Index count = input.key_shares.rows();
+  Matrix<Scalar> k(count, spec.kv_heads * spec.head_dim);
+  Matrix<Scalar> v(count, spec.kv_heads * spec.value_dim);
+  KeyPiece<Scalar> piece(keys);
+  for (Index head = 0; head < spec.kv_heads; ++head) {
+    const KeyRange range{head, {0, count}};
+    piece.start(std::span<const KeyRange>(&range, 1), moved);
+    piece.wait();
+    k.middleCols(head * spec.head_dim, spec.head_dim) = piece.key_rows(range);
+    v.middleCols(head * spec.value_dim, spec.value_dim) = piece.value_rows(range);
+  }
+  AttentionInput<Scalar> whole = projected_input(spec, input.q, view(k), view(v));
+  attend(AttentionInput<Scalar>{spec,
+                                input.layer,
+                                whole.q,
+                                whole.k,
+                                whole.v,
+                                whole.query_tokens,
+                                whole.key_tokens,
+                                whole.weights,
+                                {},
+                                false,
+                                input.sink_logits},
+         out);
 }
 
 }  // namespace detail

@@ -93,6 +93,7 @@ class SharedKeys {
         v_window_(ranks, v.data(), bytes_of(v)) {}
 
   [[nodiscard]] Ranks& ranks() const { return ranks_; }
+  [[nodiscard]] Index kv_heads() const { return kv_heads_; }
   [[nodiscard]] const RowShares& shares() const { return shares_; }
   [[nodiscard]] Index head_dim() const { return k_.cols(); }
   [[nodiscard]] Index value_dim() const { return v_.cols(); }
