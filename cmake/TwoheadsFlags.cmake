@@ -18,6 +18,11 @@ if(CMAKE_CXX_COMPILER_ID MATCHES "GNU|Clang")
   endif()
 endif()
 
+# MPI's libraries take tens of milliseconds to load: only programs that call them do.
+if(TARGET MPI::MPI_CXX AND UNIX AND NOT APPLE)
+  target_link_options(twoheads_private_flags INTERFACE LINKER:--as-needed)
+endif()
+
 if(TWOHEADS_NATIVE)
   include(CheckCXXCompilerFlag)
   check_cxx_compiler_flag(-march=native TWOHEADS_HAS_MARCH_NATIVE)
