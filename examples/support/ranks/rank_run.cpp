@@ -49,7 +49,7 @@ RankRun<Scalar> run_on_ranks(twoheads::Ranks& ranks, const twoheads::Model<Scala
   run.bytes_moved = ranks.sum(counts.moved.bytes);
   run.simulation.counts.calls = sum(counts.calls);
   run.simulation.counts.repeats = sum(counts.repeats);
-  run.simulation.counts.jobs = sum(counts.tiles);
+  run.simulation.counts.jobs = counts.tiles;
   run.simulation.counts.rounds = static_cast<Index>(ranks.largest(static_cast<std::uint64_t>(counts.rounds)));
   run.simulation.rows = twoheads::gather_rows(ranks, shares, own);
   return run;

@@ -1,5 +1,8 @@
 #pragma once
 
+#include <functional>
+#include <span>
+#include <string>
 #include <twoheads/attention/input.hpp>
 #include <twoheads/attention/parts.hpp>
 #include <twoheads/base/byte_hash.hpp>
@@ -8,6 +11,7 @@
 #include <twoheads/mpi/ranks.hpp>
 #include <twoheads/mpi/shared_keys.hpp>
 #include <twoheads/plan/shares.hpp>
+#include <vector>
 
 namespace twoheads {
 
