@@ -23,7 +23,7 @@ namespace twoheads {
 ///
 ///   Units    bytes a second that a rank receives, seconds a message costs, floating-point operations a second, seconds
 ///            an oracle's call takes (0: its operations at `flops`)
-struct Machine {
+struct RankMachine {
   double bandwidth = 1.25e9;
   double latency = 5e-6;
   double flops = 5e10;
@@ -39,7 +39,7 @@ struct ScaleRequest {
   Index scalar_bytes = 4;
   Index piece = 1024;   ///< key rows that are fetched at once
   bool memory = false;  ///< keys are another sequence's, also where they are as many as the queries
-  Machine machine;
+  RankMachine machine;
   Index most_slots = Index{1} << 23;  ///< slots of an oracle's layer that are walked one by one, see predict_scale
 
   /// Throws SpecError for what makes no sense.
@@ -255,7 +255,7 @@ class ScaleModel {
   /// Bytes, memory and times from what has been counted.
   void finish(Index number) {
     RankScale& rank = at(number);
-    const Machine& machine = request_.machine;
+    const RankMachine& machine = request_.machine;
     const Fetched& fetched = fetched_[static_cast<std::size_t>(number)];
     rank.rows = shares_.size(number);
     rank.key_rows = key_shares_.size(number);
