@@ -2,18 +2,13 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <optional>
-#include <span>
-#include <tuple>
 #include <twoheads/base/checked.hpp>
 #include <twoheads/base/errors.hpp>
 #include <twoheads/base/index.hpp>
-#include <twoheads/plan/fit.hpp>
 #include <twoheads/plan/limits.hpp>
 #include <twoheads/plan/other_splits.hpp>
 #include <twoheads/plan/plan.hpp>
 #include <twoheads/plan/shares.hpp>
-#include <twoheads/plan/tile.hpp>
 #include <twoheads/plan/visits.hpp>
 #include <vector>
 
@@ -40,7 +35,7 @@ struct ScaleRequest {
   Index piece = 1024;   ///< key rows that are fetched at once
   bool memory = false;  ///< keys are another sequence's, also where they are as many as the queries
   RankMachine machine;
-  Index most_slots = Index{1} << 23;  ///< slots of an oracle's layer that are walked one by one, see predict_scale
+  Index most_slots = Index{1} << 23;  ///< of an oracle's layer that are walked one by one, see predict_scale
 
   /// Throws SpecError for what makes no sense.
   void require_valid(Index heads) const {
@@ -99,58 +94,6 @@ struct ScalePrediction {
 
 namespace detail {
 
-/// Counts what the ranks fetch for the calls of an oracle.
-class BatchCounter {
- public:
-  struct Sum {
-    Fetched fetched;
-    Index slots = 0;
-    Index most_rows = 0;  ///< that a batch fetches
-  };
-
-  BatchCounter(const Plan& plan, const FetchCounter& counter, Index kv_heads)
-      : plan_(plan), counter_(counter), group_(plan.request().heads / kv_heads), keys_(size(kv_heads)) {}
-
-  /// All batches of a rank's query blocks, or those that one block would have if it were the first.
-  template <class Blocks>
-  [[nodiscard]] Sum count(Index rank, const Blocks& blocks) {
-    Sum sum;
-    Index filled = 0;
-    const auto close = [&] {
-      Index rows = 0;
-      for (std::vector<Rows>& keys : keys_) {
-        if (keys.empty()) continue;
-        join_ranges(keys);
-        const Fetched found = counter_.fetched(rank, keys);
-        sum.fetched += found;
-        rows += found.rows;
-        keys.clear();
-      }
-      sum.most_rows = std::max(sum.most_rows, rows);
-      filled = 0;
-    };
-    for (const Index block : blocks)
-      for (Index head = 0; head < plan_.request().heads; ++head)
-        plan_.for_each_slot(block, head, [&](std::span<const Tile> slot) {
-          std::vector<Rows>& keys = keys_[size(head / group_)];
-          if (!slot.front().sinks.empty()) keys.push_back(slot.front().sinks);
-          for (const Tile& tile : slot) keys.push_back(tile.keys);
-          ++sum.slots;
-          if (++filled == plan_.slots_per_batch()) close();
-        });
-    close();
-    return sum;
-  }
-
- private:
-  [[nodiscard]] static std::size_t size(Index count) { return static_cast<std::size_t>(count); }
-
-  const Plan& plan_;
-  const FetchCounter& counter_;
-  Index group_;
-  std::vector<std::vector<Rows>> keys_;  ///< of the open batch, by key/value head
-};
-
 /// The model: who does what, summed over kinds of work.
 class ScaleModel {
  public:
@@ -201,55 +144,69 @@ class ScaleModel {
     }
   }
 
+  /// What a rank has to do for its query blocks.
+  struct Calls {
+    std::vector<Index> blocks;
+    Index slots = 0;
+    Index asking = 0;  ///< slots of blocks that need another's keys
+    BatchCounter::Sum walked;
+  };
+
   void count_calls() {
-    std::vector<std::vector<Index>> blocks(ranks_.size());
+    std::vector<Calls> all(ranks_.size());
+    BatchCounter counter(plan_, counter_, kv_heads_);
+    Index asking = 0;
     for (const RowShare& share : shares_.shares())
       for_each_visit(plan_, share.rows, [&](const Visit& visit) {
-        blocks[static_cast<std::size_t>(share.rank)].push_back(visit.query_block);
+        Calls& calls = all[static_cast<std::size_t>(share.rank)];
+        const Index slots = counter.slots(visit.query_block);
+        calls.blocks.push_back(visit.query_block);
+        calls.slots += slots;
+        if (counter.asks(share.rank, visit.query_block)) calls.asking += slots;
       });
-    BatchCounter counter(plan_, counter_, kv_heads_);
-    exact_ = plan_.slots_per_layer() <= request_.most_slots;
-    const Index step = ceil_div(plan_.slots_per_layer(), request_.most_slots);
+    for (const Calls& calls : all) asking += calls.asking;
+    exact_ = asking <= request_.most_slots;
+    if (exact_)
+      for (std::size_t rank = 0; rank < all.size(); ++rank)
+        all[rank].walked = counter.count(static_cast<Index>(rank), all[rank].blocks);
+    else
+      walk_some(all, counter, asking);
+    for (std::size_t rank = 0; rank < all.size(); ++rank) finish_calls(all[rank], rank);
+  }
+
+  /// Walks one asking block of `step`, and puts what all would fetch in place of what these do.
+  void walk_some(std::vector<Calls>& all, BatchCounter& counter, Index asking) const {
+    const Index step = ceil_div(asking, request_.most_slots);
     BatchCounter::Sum everywhere;
-    std::vector<std::optional<BatchCounter::Sum>> sums(ranks_.size());
     Index number = 0;
-    for (std::size_t rank = 0; rank < ranks_.size(); ++rank) {
-      const auto add = [&](const auto& some) {
-        const BatchCounter::Sum sum = counter.count(static_cast<Index>(rank), some);
-        if (!sums[rank]) sums[rank].emplace();
-        for (BatchCounter::Sum* to : {&*sums[rank], &everywhere}) {
-          to->fetched += sum.fetched;
-          to->slots += sum.slots;
-          to->most_rows = std::max(to->most_rows, sum.most_rows);
-        }
-      };
-      if (exact_) {
-        add(blocks[rank]);
-        continue;
+    for (std::size_t rank = 0; rank < all.size(); ++rank)
+      for (const Index& block : all[rank].blocks) {
+        if (!counter.asks(static_cast<Index>(rank), block) || number++ % step != step / 2) continue;
+        const BatchCounter::Sum sum = counter.count(static_cast<Index>(rank), {&block, 1});
+        for (BatchCounter::Sum* to : {&all[rank].walked, &everywhere}) *to += sum;
       }
-      for (const Index block : blocks[rank])
-        if (number++ % step == step / 2) add(std::span<const Index>(&block, 1));
+    for (Calls& calls : all) {
+      if (calls.walked.slots == 0) calls.walked = everywhere;
+      BatchCounter::Sum& sum = calls.walked;
+      const double times = sum.slots == 0 ? 0 : static_cast<double>(calls.asking) / static_cast<double>(sum.slots);
+      for (Index* count : {&sum.fetched.rows, &sum.fetched.ranges})
+        *count = static_cast<Index>(static_cast<double>(*count) * times + 0.5);
     }
+  }
+
+  void finish_calls(const Calls& calls, std::size_t number) {
+    RankScale& rank = ranks_[number];
+    fetched_[number] = calls.walked.fetched;
+    if (calls.slots == 0) return;
     const Index call_rows = plan_.oracle().call_rows(plan_.block() + (plan_.straight() ? 0 : 1));
     const Index in_call = std::min(plan_.slots_per_call(), plan_.slots_per_layer());
-    SlotCounter slots(plan_);
-    for (std::size_t rank = 0; rank < ranks_.size(); ++rank) {
-      Index all = 0;
-      for (const Index block : blocks[rank]) all += slots.slots(block) * plan_.request().heads;
-      const BatchCounter::Sum& sum = sums[rank] && sums[rank]->slots > 0 ? *sums[rank] : everywhere;
-      const double times = sum.slots == 0 || exact_ ? 1 : static_cast<double>(all) / static_cast<double>(sum.slots);
-      const auto scaled = [&](Index found) { return static_cast<Index>(static_cast<double>(found) * times + 0.5); };
-      fetched_[rank] = exact_ ? sums[rank]->fetched : Fetched{scaled(sum.fetched.rows), scaled(sum.fetched.ranges)};
-      RankScale& found = ranks_[rank];
-      found.calls = in_call == 0 ? 0 : ceil_div(all, plan_.slots_per_call()) * plan_.rounds_per_layer();
-      // Scores and weighted values of all rows.
-      found.operations = 2.0 * static_cast<double>(found.calls * in_call) * static_cast<double>(call_rows) *
-                         static_cast<double>(call_rows) * static_cast<double>(columns());
-      if (all == 0) continue;
-      // Keys of two batches, and the rows of one with their answers.
-      const Index batch = std::min(plan_.slots_per_batch(), all);
-      found.rank_bytes = (2 * sum.most_rows * columns() + batch * call_rows * 2 * columns()) * request_.scalar_bytes;
-    }
+    rank.calls = ceil_div(calls.slots, in_call) * plan_.rounds_per_layer();
+    // Scores and weighted values of all rows.
+    const auto rows = static_cast<double>(call_rows);
+    rank.operations = 2 * static_cast<double>(rank.calls * in_call) * rows * rows * static_cast<double>(columns());
+    // Keys of two batches, and the rows of one with their answers.
+    const Index batch = std::min(plan_.slots_per_batch(), calls.slots);
+    rank.rank_bytes = 2 * (calls.walked.most_rows + batch * call_rows) * columns() * request_.scalar_bytes;
   }
 
   /// Bytes, memory and times from what has been counted.
@@ -316,8 +273,8 @@ inline void require_scalable(const Plan& plan, const ScaleRequest& request) {
 ///            a message for keys and one for values for each range of a share that a piece holds. The first piece is
 ///            waited for, the others are hidden as far as there is something to compute.
 ///            seconds = layers * max over ranks of (compute + exposed)
-///   Laws     bytes are exact, but for oracles with more than most_slots slots a layer: there some query blocks are
-///            walked, each as if it began a batch, and a rank has their bytes a slot (those of all ranks where it has
+///   Laws     bytes are exact, but for oracles with more than most_slots slots a layer in query blocks that need others'
+///            keys: there some of these blocks are walked, each as if it began a batch, and a rank has their bytes a slot (those of all ranks where it has
 ///            none of them): exact_bytes tells. Bytes and messages do not depend on the machine.
 ///   Corner   attention alone: projections, norms and MLPs are local and not counted. One rank moves nothing
 ///   Throws   SpecError for ranks, columns or a machine that make no sense, for a plan of a chunk or of a sample, or

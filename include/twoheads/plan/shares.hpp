@@ -60,7 +60,8 @@ class RowShares {
   /// Rows of one rank.
   [[nodiscard]] Index size(Index rank) const { return sizes_[static_cast<std::size_t>(rank)]; }
   /// All rows, in order; neighbours differ in rank.
-  [[nodiscard]] const std::vector<RowShare>& shares() const { return shares_; }
+  [[nodiscard]] const std::vector<RowShare>& shares() const& { return shares_; }
+  void shares() const&& = delete;  // a loop over them would outlive them
 
   /// Calls visit(share) for what the ranks have of a range of positions, in order.
   template <class Visit>

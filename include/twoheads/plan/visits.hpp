@@ -2,11 +2,13 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <span>
 #include <twoheads/base/errors.hpp>
 #include <twoheads/base/index.hpp>
 #include <twoheads/model/mask.hpp>
 #include <twoheads/plan/plan.hpp>
 #include <twoheads/plan/shares.hpp>
+#include <twoheads/plan/tile.hpp>
 #include <vector>
 
 namespace twoheads {
@@ -162,4 +164,87 @@ class FetchCounter {
   std::vector<Sums> own_;
 };
 
+namespace detail {
+
+/// Counts what the ranks fetch for the calls of an oracle.
+class BatchCounter {
+ public:
+  struct Sum {
+    Fetched fetched;
+    Index slots = 0;
+    Index most_rows = 0;  ///< that a batch fetches
+
+    Sum& operator+=(const Sum& other) {
+      fetched += other.fetched;
+      slots += other.slots;
+      most_rows = std::max(most_rows, other.most_rows);
+      return *this;
+    }
+  };
+
+  BatchCounter(const Plan& plan, const FetchCounter& counter, Index kv_heads)
+      : plan_(plan), counter_(counter), group_(plan.request().heads / kv_heads), slots_(plan), keys_(size(kv_heads)) {}
+
+  /// Whether a query block of a rank needs a key that another rank has.
+  [[nodiscard]] bool asks(Index rank, Index block) const {
+    for (Rows keys : keys_seen(plan_.request().mask, plan_.queries_of(block), plan_.keys())) {
+      // A strict upper triangle has a key before those that it shows.
+      keys.begin = std::max<Index>(keys.begin - 1, 0);
+      if (counter_.fetched(rank, keys).rows > 0) return true;
+    }
+    return false;
+  }
+  [[nodiscard]] Index slots(Index block) { return slots_.slots(block) * plan_.request().heads; }
+
+  /// The batches that some query blocks of a rank fill in their order, or would fill if they were all that it has.
+  [[nodiscard]] Sum count(Index rank, std::span<const Index> blocks) {
+    Sum sum;
+    Index filled = 0;
+    for (const Index block : blocks) {
+      if (!asks(rank, block)) {
+        filled += slots(block);
+        if (filled >= plan_.slots_per_batch()) close(rank, sum);
+        filled %= plan_.slots_per_batch();
+        continue;
+      }
+      for (Index head = 0; head < plan_.request().heads; ++head)
+        plan_.for_each_slot(block, head, [&](std::span<const Tile> slot) {
+          std::vector<Rows>& keys = keys_[size(head / group_)];
+          if (!slot.front().sinks.empty()) keys.push_back(slot.front().sinks);
+          for (const Tile& tile : slot) keys.push_back(tile.keys);
+          ++sum.slots;
+          if (++filled < plan_.slots_per_batch()) return;
+          close(rank, sum);
+          filled = 0;
+        });
+    }
+    close(rank, sum);
+    return sum;
+  }
+
+ private:
+  /// Ends a batch.
+  void close(Index rank, Sum& sum) {
+    Index rows = 0;
+    for (std::vector<Rows>& keys : keys_) {
+      if (keys.empty()) continue;
+      join_ranges(keys);
+      const Fetched found = counter_.fetched(rank, keys);
+      sum.fetched += found;
+      rows += found.rows;
+      keys.clear();
+    }
+    sum.most_rows = std::max(sum.most_rows, rows);
+  }
+
+  [[nodiscard]] static std::size_t size(Index count) { return static_cast<std::size_t>(count); }
+
+  const Plan& plan_;
+  const FetchCounter& counter_;
+  Index group_;
+  SlotCounter slots_;
+  std::vector<std::vector<Rows>> keys_;  ///< of the open batch, by key/value head
+};
+
+}  // namespace detail
 }  // namespace twoheads
