@@ -174,14 +174,20 @@ class ScaleModel {
     for (std::size_t rank = 0; rank < all.size(); ++rank) finish_calls(all[rank], rank);
   }
 
-  /// Walks one asking block of `step`, and puts what all would fetch in place of what these do.
+  /// Walks one asking block in `step`, and puts what all would fetch in place of what these do.
   void walk_some(std::vector<Calls>& all, BatchCounter& counter, Index asking) const {
     const Index step = ceil_div(asking, request_.most_slots);
     BatchCounter::Sum everywhere;
     Index number = 0;
+    constexpr double golden_ratio = 1.6180339887498949;
     for (std::size_t rank = 0; rank < all.size(); ++rank)
       for (const Index& block : all[rank].blocks) {
-        if (!counter.asks(static_cast<Index>(rank), block) || number++ % step != step / 2) continue;
+        if (!counter.asks(static_cast<Index>(rank), block)) continue;
+        const Index place = number % step;
+        // Always the same place would meet the same block of each rank.
+        const Index walked = static_cast<Index>(static_cast<double>(number / step) * golden_ratio) % step;
+        ++number;
+        if (place != walked) continue;
         const BatchCounter::Sum sum = counter.count(static_cast<Index>(rank), {&block, 1});
         for (BatchCounter::Sum* to : {&all[rank].walked, &everywhere}) *to += sum;
       }
