@@ -461,6 +461,26 @@ TEST(ScaleModel, CountsBytesOfBatchesMemoriesAndManyRanks) {
     }
 }
 
+TEST(ScaleModel, CountsKeysAgainThatAnotherBatchAsksForAgain) {
+  // Blocks of 10 queries see themselves, some of them the first keys too: blocks that ask for nothing lie between.
+  std::vector<std::pair<Index, Index>> pairs;
+  for (Index block = 0; block < 20; ++block) {
+    pairs.push_back({block, block});
+    if (block % 3 == 2) pairs.push_back({block, 0});
+  }
+  for (const OracleKind kind : {OracleKind::plain, OracleKind::causal})
+    for (const Index batch : {1, 2, 3, 5, 100}) {
+      PlanRequest plan = plan_for(Mask::block_pairs(200, 200, 10, pairs), 200, kind, 17, 2).request();
+      plan.oracle.batch = batch;
+      ScaleRequest request;
+      request.kv_heads = 1;
+      for (const Index ranks : {2, 3}) {
+        request.ranks = ranks;
+        expect_bytes(Plan(plan), request);
+      }
+    }
+}
+
 TEST(ScaleModel, OneRankMovesNothing) {
   for (const OracleKind kind : kinds) {
     const ScalePrediction found = predict_scale(plan_for(Mask::causal(), 300, kind, 33), {});

@@ -78,10 +78,11 @@ inline void join_ranges(std::vector<Rows>& ranges) {
     for (std::size_t group = mask.group_of(queries.begin); group <= last; ++group)
       seen.insert(seen.end(), mask.shown[group].begin(), mask.shown[group].end());
   } else {
-    // Neither end of what a query sees lies before that of the query before it, and nothing lies between them.
+    // Neither end of what a query sees lies before that of the query before it, and nothing lies between them. Where the
+    // first query has no sinks apart, it sees keys from 0 on, or there are none.
     const VisibleKeys first = mask.visible_keys(queries.begin, keys);
     const VisibleKeys last = mask.visible_keys(queries.end - 1, keys);
-    seen = {first.sinks, last.sinks, {first.keys.begin, last.keys.end}};
+    seen = {first.sinks, {first.keys.begin, last.keys.end}};
   }
   detail::join_ranges(seen);
   return seen;
