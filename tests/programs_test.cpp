@@ -329,9 +329,10 @@ TEST(RowsAuto, SaysHowManyAndWhy) {
 TEST(PlanProgram, PredictsWhatRanksTakeAndMove) {
   const std::set<std::string> own{"calls", "rounds", "jobs", "tiles", "rows_used", "exact", "theorem", "paper_calls"};
   std::set<std::string> all = own;
-  for (const char* key : {"ranks", "predicted_seconds", "compute_seconds", "communication_seconds", "exposed_seconds",
-                          "bytes_moved", "most_received", "messages", "rank_bytes", "excess_work", "exact_bytes",
-                          "bytes_moved_ring", "rank_bytes_ring", "bytes_moved_ulysses", "rank_bytes_ulysses"})
+  for (const char* key :
+       {"ranks", "predicted_seconds", "compute_seconds", "communication_seconds", "exposed_seconds",
+        "contended_seconds", "bytes_moved", "most_received", "messages", "rank_bytes", "excess_work", "exact_bytes",
+        "bytes_moved_ring", "rank_bytes_ring", "bytes_moved_ulysses", "rank_bytes_ulysses"})
     all.insert(key);
   const std::string line = "--mask causal --tokens 16384 --rows 2048 --heads 8 --layers 2 --engine kernel --ranks 4";
   const ProgramRun run =

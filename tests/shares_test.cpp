@@ -551,6 +551,11 @@ TEST(ScaleModel, AddsUpWhatARankComputesAndWaitsFor) {
   const ScalePrediction slow = predict_scale(plan, request);
   EXPECT_GT(slow.exposed_seconds, 0.9 * 384 * 2 * 32 * 4 / 1e3);
   EXPECT_DOUBLE_EQ(slow.seconds, slow.compute_seconds + slow.exposed_seconds);
+  // Ranks that keep step ask the same owner: two pieces lie in one share. Of a window neighbours alone ask.
+  EXPECT_DOUBLE_EQ(slow.contended_seconds, 4 * 384 * 2 * 32 * 4 / 1e3);
+  const ScalePrediction window =
+      predict_scale(plan_for(Mask::sliding_window(20), 512, OracleKind::kernel, 128, 2), request);
+  EXPECT_DOUBLE_EQ(window.contended_seconds, window.seconds);
 }
 
 TEST(ScaleModel, CallsTakeTheSecondsThatTheyAreSaidToTake) {

@@ -16,7 +16,7 @@ namespace twoheads {
 
 /// What a rank of a cluster can do; all ranks are alike.
 ///
-///   Units    bytes a second that a rank receives, seconds a message costs, floating-point operations a second, seconds
+///   Units    bytes a second that a rank receives, and as many that it sends; seconds a message costs, floating-point operations a second, seconds
 ///            an oracle's call takes (0: its operations at `flops`)
 struct RankMachine {
   double bandwidth = 1.25e9;
@@ -89,6 +89,8 @@ struct ScalePrediction {
   Index messages = 0;
   Index rank_bytes = 0;    ///< memory of the rank that needs most
   double excess_work = 0;  ///< of the rank that has most beyond the mean, as a share of it
+  /// Where all ranks keep step and ask the same few owners at the same time: no less than seconds.
+  double contended_seconds = 0;
   bool exact_bytes = true;
 };
 
@@ -106,7 +108,8 @@ class ScaleModel {
                                                                    : shares_),
         counter_(key_shares_, request.piece),
         ranks_(static_cast<std::size_t>(request.ranks)),
-        fetched_(ranks_.size()) {
+        fetched_(ranks_.size()),
+        stretch_(request.piece) {
     if (plan.oracle().kind == OracleKind::kernel)
       count_kernel();
     else
@@ -116,6 +119,22 @@ class ScaleModel {
 
   [[nodiscard]] const std::vector<RankScale>& ranks() const { return ranks_; }
   [[nodiscard]] bool exact() const { return exact_; }
+
+  /// Seconds of one layer where all ranks keep step. They then ask for the same keys at the same time, and the owners
+  /// of the next two pieces send to all of them. Where queries see few keys, neighbours ask and there is no crowd.
+  [[nodiscard]] double contended_seconds() const {
+    const MaskKind kind = plan_.request().mask.simplified(plan_.tokens()).kind;
+    const bool crowd = kind == MaskKind::full || kind == MaskKind::causal || kind == MaskKind::blocks;
+    const auto shares = static_cast<double>(key_shares_.shares().size());
+    const double owners = std::clamp(2 * static_cast<double>(stretch_) * shares / static_cast<double>(plan_.keys()),
+                                     1.0, static_cast<double>(request_.ranks));
+    double bytes = 0;
+    for (const RankScale& rank : ranks_) bytes += static_cast<double>(rank.bytes);
+    const double sending = crowd ? bytes / (request_.machine.bandwidth * owners) : 0;
+    double most = 0;
+    for (const RankScale& rank : ranks_) most = std::max({most, rank.seconds(), sending});
+    return most;
+  }
 
  private:
   [[nodiscard]] Index columns() const { return request_.head_dim + request_.value_dim; }
@@ -171,6 +190,7 @@ class ScaleModel {
         all[rank].walked = counter.count(static_cast<Index>(rank), all[rank].blocks);
     else
       walk_some(all, counter, asking);
+    stretch_ = 1;
     for (std::size_t rank = 0; rank < all.size(); ++rank) finish_calls(all[rank], rank);
   }
 
@@ -203,6 +223,7 @@ class ScaleModel {
   void finish_calls(const Calls& calls, std::size_t number) {
     RankScale& rank = ranks_[number];
     fetched_[number] = calls.walked.fetched;
+    stretch_ = std::max(stretch_, calls.walked.most_rows);
     if (calls.slots == 0) return;
     const Index call_rows = plan_.oracle().call_rows(plan_.block() + (plan_.straight() ? 0 : 1));
     const Index in_call = std::min(plan_.slots_per_call(), plan_.slots_per_layer());
@@ -236,7 +257,7 @@ class ScaleModel {
     const double all = transfer(static_cast<double>(rank.bytes), static_cast<double>(rank.messages));
     if (fetched.rows == 0) return;
     // Nothing is computed before the first piece is there.
-    const auto piece = static_cast<double>(std::min(request_.piece, fetched.rows));
+    const auto piece = static_cast<double>(std::min(stretch_, fetched.rows));
     const double share = piece / static_cast<double>(fetched.rows);
     const double first = all * share;
     rank.exposed_seconds = first + std::max(all - first - rank.compute_seconds, 0.0);
@@ -251,6 +272,7 @@ class ScaleModel {
   FetchCounter counter_;
   std::vector<RankScale> ranks_;
   std::vector<Fetched> fetched_;
+  Index stretch_;  ///< key rows that are fetched at once
   bool exact_ = true;
 };
 
@@ -278,10 +300,12 @@ inline void require_scalable(const Plan& plan, const ScaleRequest& request) {
 ///            rows^2 (head_dim + value_dim) operations a slot. Communication: bytes / bandwidth + messages * latency,
 ///            a message for keys and one for values for each range of a share that a piece holds. The first piece is
 ///            waited for, the others are hidden as far as there is something to compute.
-///            seconds = layers * max over ranks of (compute + exposed)
+///            seconds = layers * max over ranks of (compute + exposed); contended_seconds takes all bytes over what
+///            the owners of two pieces send, where that is more
 ///   Laws     bytes are exact, but for oracles with more than most_slots slots a layer in query blocks that need others'
-///            keys: there some of these blocks are walked, each as if it began a batch, and a rank has their bytes a slot (those of all ranks where it has
-///            none of them): exact_bytes tells. Bytes and messages do not depend on the machine.
+///            keys: there some of these blocks are walked, each as if it began a batch, and a rank has their bytes a
+///            slot (those of all ranks where it has none of them): exact_bytes tells. Bytes and messages do not depend
+///            on the machine.
 ///   Corner   attention alone: projections, norms and MLPs are local and not counted. One rank moves nothing
 ///   Throws   SpecError for ranks, columns or a machine that make no sense, for a plan of a chunk or of a sample, or
 ///            counts beyond 64 bits
@@ -311,6 +335,7 @@ inline void require_scalable(const Plan& plan, const ScaleRequest& request) {
   found.hidden_seconds = times * slowest->hidden_seconds;
   found.exposed_seconds = times * slowest->exposed_seconds;
   found.seconds = found.compute_seconds + found.exposed_seconds;
+  found.contended_seconds = times * model.contended_seconds();
   if (work > 0) found.excess_work = most_work * static_cast<double>(request.ranks) / work - 1;
   return found;
 }

@@ -317,7 +317,7 @@ struct Excess {
   const bool few_keys = planned.kind != MaskKind::full && planned.kind != MaskKind::causal;
   if (few_keys) consider(atoms, detail::deal_in_order);
   const bool in_order = few_keys && best->excess.work <= 0.05 && best->excess.rows <= 0.25;
-  for (Index units = 2 * ranks; !in_order; units *= 2) {
+  for (Index units = ranks; !in_order; units *= 2) {
     const detail::DealtUnits joined = atoms.joined(std::min(units, atoms.size()));
     // Rows that follow each other are worth some imbalance there.
     const double handicap = few_keys ? 0.02 : 0;
