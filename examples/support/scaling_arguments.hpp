@@ -104,8 +104,8 @@ class ScalingArguments {
     out << "\n  on " << twoheads::detail::counted(found.ranks, "rank") << ", attention alone\n  predicted  "
         << found.seconds << " s: " << found.compute_seconds << " s of computing, "
         << found.hidden_seconds + found.exposed_seconds << " s of communication, of which " << found.exposed_seconds
-        << " s are waited for; up to " << found.contended_seconds
-        << " s where all ranks ask the same ones at the same time\n  excess     " << rounded(100 * found.excess_work)
+        << " s are waited for\n  crowded    " << found.contended_seconds
+        << " s where all ranks ask the same owners at the same time\n  excess     " << rounded(100 * found.excess_work)
         << " % more work for the rank that has most than in the mean\n  moved      "
         << (found.exact_bytes ? "" : "about ") << bytes(found.bytes_moved) << " in "
         << twoheads::detail::counted(found.messages, "message") << ", " << bytes(found.most_received)
