@@ -159,7 +159,8 @@ class ScaleModel {
       Fetched& fetched = fetched_[rank];
       fetched = {checked_product("the rows fetched", fetched.rows, kv_heads_),
                  checked_product("the messages", fetched.ranges, kv_heads_)};
-      ranks_[rank].rank_bytes += 2 * std::min(request_.piece, plan_.keys()) * columns() * request_.scalar_bytes;
+      if (fetched.rows > 0)
+        ranks_[rank].rank_bytes += 2 * std::min(request_.piece, plan_.keys()) * columns() * request_.scalar_bytes;
     }
   }
 
