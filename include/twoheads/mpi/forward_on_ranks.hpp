@@ -68,9 +68,10 @@ template <RealScalar Scalar, class AttendFn>
   const Index rank = ranks.rank();
   const Index tokens = shares.rows();
   const RowShares& key_shares = memory == nullptr ? shares : memory->shares;
-  ranks.require_same(detail::text("(twoheads ", version, ") evaluates ", 8 * sizeof(Scalar), "-bit rows of ", tokens, " tokens and ",
-                                  key_shares.rows(), " keys on ", shares.ranks(), " ranks, ", attend.words(),
-                                  ", shares ", detail::digest_of(shares), ", model ", detail::digest_of(model)));
+  ranks.require_same(detail::text("(twoheads ", version, ") evaluates ", 8 * sizeof(Scalar), "-bit rows of ", tokens,
+                                  " tokens and ", key_shares.rows(), " keys on ", shares.ranks(), " ranks, ",
+                                  attend.words(), ", shares ", detail::digest_of(shares), ", model ",
+                                  detail::digest_of(model)));
   ranks.together([&] {
     require_shapes(model);
     detail::require_shape("the rank's input", x, shares.size(rank), spec.width);

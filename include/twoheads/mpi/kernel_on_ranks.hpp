@@ -59,6 +59,11 @@ class KernelOnRanks {
   }
 
   void operator()(const RankInput<Scalar>& input, MatrixSpan<Scalar> out) {
+    (*this)(input, out, RankWork::all(input.query_shares, ranks_.rank()));
+  }
+
+  /// The same for some of the rank's rows; the others stay as they are.
+  void operator()(const RankInput<Scalar>& input, MatrixSpan<Scalar> out, const RankWork& work) {
     std::optional<Plan> plan;
     bool finite = true;
     ranks_.together([&] {
@@ -73,11 +78,15 @@ class KernelOnRanks {
     finite = ranks_.largest(finite ? std::uint64_t{0} : std::uint64_t{1}) == 0;
     const SharedKeys<Scalar> keys(ranks_, input.key_shares, input.spec.kv_heads, input.k, input.v);
     ranks_.together([&] {
-      if (input.query_shares.rows() == 1)
+      if (input.query_shares.rows() == 1) {
+        if (work.wanted.empty()) return;
         detail::attend_alone(input, keys, KernelAttention<Scalar, Exec, Simd>(options_, exec_), out, counts_.moved);
-      else
-        evaluate(*plan, input, keys, finite, out);
+        if (work.finished) work.finished(work.wanted.front());
+      } else {
+        evaluate(*plan, input, work, keys, finite, out);
+      }
     });
+    counts_.tiles += plan->jobs();
   }
 
   [[nodiscard]] const RankCounts& counts() const { return counts_; }
@@ -108,10 +117,10 @@ class KernelOnRanks {
     return rank_options_.work_bytes * exec_.threads() / (numbers * static_cast<Index>(sizeof(Scalar)) * group);
   }
 
-  void evaluate(const Plan& plan, const RankInput<Scalar>& input, const SharedKeys<Scalar>& keys, bool finite,
-                MatrixSpan<Scalar>& out) {
+  void evaluate(const Plan& plan, const RankInput<Scalar>& input, const RankWork& wanted,
+                const SharedKeys<Scalar>& keys, bool finite, MatrixSpan<Scalar>& out) {
     const AttentionSpec& spec = input.spec;
-    detail::KernelWork work(plan, detail::visits_of(plan, input.query_shares, ranks_.rank(), rows_of_a_visit(spec)),
+    detail::KernelWork work(plan, detail::visits_of(plan, wanted.wanted, rows_of_a_visit(spec)),
                             spec.heads / spec.kv_heads, rank_options_.piece_keys,
                             ranks_.rank() * spec.kv_heads / ranks_.size());
     KeyPiece<Scalar> rooms[2] = {KeyPiece<Scalar>(keys), KeyPiece<Scalar>(keys)};
@@ -125,6 +134,7 @@ class KernelOnRanks {
       if (portion->first) begin(pieces, input, work.visits()[portion->visit], portion->heads, finite, plan);
       add(pieces, *portion, rooms[room]);
       if (portion->last) finish(pieces, spec, out);
+      if (portion->ends_visit && wanted.finished) wanted.finished(work.visits()[portion->visit].own);
       portion = std::move(next);
     }
   }
@@ -154,7 +164,6 @@ class KernelOnRanks {
     }
     const Rows block = plan.queries_of(visit.block);
     for_each(pieces, [&](Piece& piece) { piece.kernel->begin(piece.head, block, piece.own.rows); });
-    counts_.tiles += static_cast<Index>(count);
   }
 
   void add(std::deque<Piece>& pieces, const detail::KernelPortion& portion, const KeyPiece<Scalar>& room) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <optional>
+#include <span>
 #include <twoheads/base/index.hpp>
 #include <twoheads/exec/block_kernel.hpp>
 #include <twoheads/mpi/shared_keys.hpp>
@@ -18,21 +19,20 @@ struct Visit {
   RowShare own;  ///< of the block's rows
 };
 
-/// What a rank evaluates of a plan: for each query block, the rows that follow each other there and are the rank's, at
-/// most `most_rows` of them at a time, in whole panels.
-[[nodiscard]] inline std::vector<Visit> visits_of(const Plan& plan, const RowShares& shares, Index rank,
-                                                  Index most_rows) {
+/// What a rank evaluates of a plan: for each query block, the rows that follow each other there and are wanted, at most
+/// `most_rows` of them at a time, in whole panels.
+[[nodiscard]] inline std::vector<Visit> visits_of(const Plan& plan, std::span<const RowShare> wanted, Index most_rows) {
   const Index step = std::max<Index>(most_rows / rows_of_a_kernel_atom, 1) * rows_of_a_kernel_atom;
   std::vector<Visit> visits;
   Index block = 0;
-  shares.for_each_own(rank, [&](const RowShare& share) {
+  for (const RowShare& share : wanted) {
     for (Index begin = share.rows.begin; begin < share.rows.end;) {
       while (plan.queries_of(block).end <= begin) ++block;
       const Rows rows{begin, std::min({share.rows.end, plan.queries_of(block).end, begin + step})};
-      visits.push_back({block, {rows, rank, share.place + begin - share.rows.begin}});
+      visits.push_back({block, {rows, share.rank, share.place + begin - share.rows.begin}});
       begin = rows.end;
     }
-  });
+  }
   return visits;
 }
 
@@ -50,6 +50,7 @@ struct KernelPortion {
   Index kv_head = 0;
   Rows heads;                        ///< query heads that read it
   bool first = false, last = false;  ///< of the visit's steps for these heads
+  bool ends_visit = false;           ///< the last of all heads
   std::vector<KernelStep> steps;
   std::vector<KeyRange> ranges;
 };
@@ -120,6 +121,7 @@ class KernelWork {
       add_range(result, next.seen);
     }
     result.last = step_ == steps_.size();
+    result.ends_visit = result.last && turn_ == turns();
     return result;
   }
 

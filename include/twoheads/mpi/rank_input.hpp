@@ -1,5 +1,8 @@
 #pragma once
 
+#include <functional>
+#include <span>
+#include <string>
 #include <twoheads/attention/input.hpp>
 #include <twoheads/attention/parts.hpp>
 #include <twoheads/base/byte_hash.hpp>
@@ -8,6 +11,7 @@
 #include <twoheads/mpi/ranks.hpp>
 #include <twoheads/mpi/shared_keys.hpp>
 #include <twoheads/plan/shares.hpp>
+#include <vector>
 
 namespace twoheads {
 
@@ -32,10 +36,23 @@ struct RankOptions {
   Index work_bytes = Index{4} << 20;  ///< memory for blocks of queries that are worked on, for each thread
 };
 
+/// Which of a rank's rows are to be evaluated, and who is told of those that are finished.
+struct RankWork {
+  std::vector<RowShare> wanted;                        ///< of the rank's own rows, in order, cut at atoms
+  std::function<void(const RowShare&)> finished = {};  ///< with rows of the output that will not change any more
+
+  /// All rows of a rank.
+  [[nodiscard]] static RankWork all(const RowShares& shares, Index rank) {
+    RankWork work;
+    shares.for_each_own(rank, [&](const RowShare& share) { work.wanted.push_back(share); });
+    return work;
+  }
+};
+
 /// What attention on ranks took so far, on this rank.
 struct RankCounts {
   MovedBytes moved;  ///< keys and values taken from others
-  Index tiles = 0;   ///< of single heads, or parts of them
+  Index tiles = 0;   ///< of single heads, of all ranks
   Index calls = 0;   ///< of an oracle, repeats included
   Index repeats = 0;
   Index rounds = 0;  ///< the most of any rank
