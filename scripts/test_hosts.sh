@@ -13,7 +13,7 @@ hosts=2
 while [ $# -gt 0 ]; do
   case $1 in
     --hosts)
-      [ $# -ge 2 ] && [[ $2 =~ ^[1-9][0-9]?$ ]] || { echo "test_hosts.sh: --hosts takes 1 to 99" >&2; exit 2; }
+      [[ ${2:-} =~ ^[1-9][0-9]?$ ]] || { echo "test_hosts.sh: --hosts takes 1 to 99" >&2; exit 2; }
       hosts=$2
       shift 2
       ;;
@@ -26,7 +26,7 @@ done
 
 launcher=$(command -v mpirun.openmpi || command -v mpirun) || { echo "test_hosts.sh: there is no mpirun" >&2; exit 1; }
 case $("$launcher" --version 2>/dev/null) in
-  *"Open MPI"*) ;;
+  *"Open MPI"* | *OpenRTE*) ;;
   *) echo "test_hosts.sh: $launcher is not Open MPI's, whose options it needs" >&2; exit 1 ;;
 esac
 
@@ -46,7 +46,6 @@ clean_up() {
 }
 trap clean_up EXIT
 
-# A bridge in the first namespace's place would be a host that works more than the others: it is the machine's own.
 make_hosts() {
   local host
   ip link add "${name}b" type bridge && ip link set "${name}b" up || return 1
