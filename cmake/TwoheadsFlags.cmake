@@ -3,6 +3,16 @@
 
 set(CMAKE_CXX_EXTENSIONS OFF)
 
+# Two ways to build sooner, for machines that build everything often.
+set(TWOHEADS_LITTLE_OPTIMISED "" CACHE STRING "Regular expression of our tests and benchmarks that are built with -O1")
+option(TWOHEADS_PRECOMPILED_HEADERS "Build the tests with precompiled headers" OFF)
+
+function(twoheads_optimise target)
+  if(TWOHEADS_LITTLE_OPTIMISED AND target MATCHES "${TWOHEADS_LITTLE_OPTIMISED}")
+    target_compile_options(${target} PRIVATE -O1)
+  endif()
+endfunction()
+
 add_library(twoheads_private_flags INTERFACE)
 
 if(CMAKE_CXX_COMPILER_ID MATCHES "GNU|Clang")
