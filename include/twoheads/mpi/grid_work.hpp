@@ -1,0 +1,173 @@
+#pragma once
+
+#include <algorithm>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <twoheads/attention/input.hpp>
+#include <twoheads/base/errors.hpp>
+#include <twoheads/base/index.hpp>
+#include <twoheads/exec/execute.hpp>
+#include <twoheads/mpi/ranks.hpp>
+#include <twoheads/mpi/shared_keys.hpp>
+#include <twoheads/plan/plan.hpp>
+#include <twoheads/plan/shares.hpp>
+#include <utility>
+#include <vector>
+
+namespace twoheads::detail {
+
+/// Throws SpecError unless no call of a plan has rows of two shares.
+inline void require_whole_calls(const Plan& plan, const RowShares& shares, Index layer) {
+  Index block = 0;
+  Index slots = 0;
+  const Index call = plan.slots_per_call();
+  for (const RowShare& share : shares.shares()) {
+    Index end = share.rows.begin;
+    for (; block < plan.query_blocks() && plan.queries_of(block).end <= share.rows.end; ++block) {
+      end = plan.queries_of(block).end;
+      if (call == 1) continue;
+      plan.for_each_slot(block, [&](std::span<const Tile>) { slots += plan.request().heads; });
+    }
+    if (end == plan.queries().end) return;
+    if (end == share.rows.end && slots % call == 0) continue;
+    throw SpecError(text("layer ", layer, ": rows up to ", share.rows.end,
+                         " are one rank's and those after are another's, which would cut a call of the ",
+                         name(plan.request().mask.kind),
+                         " mask in two: expected layers whose calls end at the same rows, or an oracle of other rows "
+                         "or of one head and layer"));
+  }
+}
+
+/// The keys that some jobs read, each once, by key/value head and position.
+[[nodiscard]] inline std::vector<KeyRange> keys_of(const std::vector<std::vector<Job>>& batches,
+                                                   const AttentionSpec& spec) {
+  std::vector<KeyRange> ranges;
+  for (const std::vector<Job>& jobs : batches)
+    for (const Job& job : jobs)
+      for (const Rows keys : {job.tile.sinks, job.tile.keys})
+        if (!keys.empty()) ranges.push_back({spec.kv_head_of(job.head), keys});
+  std::sort(ranges.begin(), ranges.end(), [](const KeyRange& a, const KeyRange& b) {
+    return a.kv_head != b.kv_head ? a.kv_head < b.kv_head : a.keys.begin < b.keys.begin;
+  });
+  std::vector<KeyRange> merged;
+  for (const KeyRange& range : ranges) {
+    if (!merged.empty() && merged.back().kv_head == range.kv_head && range.keys.begin <= merged.back().keys.end)
+      merged.back().keys.end = std::max(merged.back().keys.end, range.keys.end);
+    else
+      merged.push_back(range);
+  }
+  return merged;
+}
+
+/// Batches of calls for the rows of one share that a thread takes at once, and the keys that they read.
+template <RealScalar Scalar>
+struct GridPortion {
+  RowShare share;
+  std::vector<std::vector<Job>> batches;
+  std::unique_ptr<KeyPiece<Scalar>> keys;
+  std::vector<LentKeys<Scalar>> lent;
+};
+
+/// A portion has so many keys, each counted as often as it is read, and so many batches, or more, if the share has.
+struct GridPortionSize {
+  Index keys = 0;
+  Index batches = 1;
+};
+
+/// The calls of a plan that are a rank's, share by share, in the plan's order; the keys of a portion are fetched while
+/// the one before it is evaluated.
+///
+///   Laws     each portion holds the keys that it reads; beside those that were given out and have not come back, one
+///            portion is held
+///   Corner   next() calls MPI, in Ranks::together(); give_back() does not, and may run beside it
+template <RealScalar Scalar>
+class GridWork {
+ public:
+  GridWork(const Plan& plan, const RowShares& shares, const SharedKeys<Scalar>& keys, const AttentionSpec& spec,
+           const GridPortionSize& size, MovedBytes& moved)
+      : plan_(plan), shares_(shares), keys_(keys), spec_(spec), size_(size), moved_(moved) {}
+
+  /// The next portion, its keys at hand; none after the last.
+  [[nodiscard]] std::optional<GridPortion<Scalar>> next() {
+    keys_.ranks().poll();
+    if (!begun_) ahead_ = begin_next();
+    begun_ = true;
+    if (!ahead_) return std::nullopt;
+    GridPortion<Scalar> portion = std::move(*ahead_);
+    ahead_.reset();
+    portion.keys->wait();
+    portion.keys->lend(portion.lent);
+    ahead_ = begin_next();
+    return portion;
+  }
+
+  /// Takes back the memory of keys that nobody reads any more.
+  void give_back(GridPortion<Scalar>& portion) {
+    const std::lock_guard lock(mutex_);
+    free_.push_back(std::move(portion.keys));
+  }
+
+ private:
+  [[nodiscard]] std::optional<GridPortion<Scalar>> begin_next() {
+    GridPortion<Scalar> portion;
+    Index keys = 0;
+    while (portion.batches.empty()) {
+      if (!batches_ && !find_share()) return std::nullopt;
+      portion.share = *share_;
+      while (static_cast<Index>(portion.batches.size()) < size_.batches || keys < size_.keys) {
+        std::vector<Job> batch = batches_->next();
+        if (batch.empty()) {
+          batches_.reset();
+          break;
+        }
+        for (const Job& job : batch) keys += job.tile.keys.size();
+        portion.batches.push_back(std::move(batch));
+      }
+    }
+    portion.keys = room();
+    portion.keys->start(keys_of(portion.batches, spec_), moved_);
+    return portion;
+  }
+
+  /// The rank's next share, and the query blocks that are its.
+  [[nodiscard]] bool find_share() {
+    const std::vector<RowShare>& all = shares_.shares();
+    for (; next_share_ < all.size(); ++next_share_) {
+      const RowShare& share = all[next_share_];
+      const Rows blocks = plan_.blocks_until(block_, share.rows.end);
+      block_ = blocks.end;
+      if (share.rank != keys_.ranks().rank()) continue;
+      share_ = share;
+      batches_.emplace(plan_, blocks);
+      ++next_share_;
+      return true;
+    }
+    return false;
+  }
+
+  [[nodiscard]] std::unique_ptr<KeyPiece<Scalar>> room() {
+    const std::lock_guard lock(mutex_);
+    if (free_.empty()) return std::make_unique<KeyPiece<Scalar>>(keys_);
+    std::unique_ptr<KeyPiece<Scalar>> room = std::move(free_.back());
+    free_.pop_back();
+    return room;
+  }
+
+  const Plan& plan_;
+  const RowShares& shares_;
+  const SharedKeys<Scalar>& keys_;
+  const AttentionSpec& spec_;
+  GridPortionSize size_;
+  MovedBytes& moved_;
+  std::size_t next_share_ = 0;
+  Index block_ = 0;  ///< of the plan: the first one of the shares from next_share_ on
+  std::optional<RowShare> share_;
+  std::optional<Batches> batches_;  ///< of share_
+  bool begun_ = false;
+  std::optional<GridPortion<Scalar>> ahead_;
+  std::mutex mutex_;  ///< of free_
+  std::vector<std::unique_ptr<KeyPiece<Scalar>>> free_;
+};
+
+}  // namespace twoheads::detail
