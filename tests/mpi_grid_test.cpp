@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdint>
 #include <limits>
 #include <string>
 #include <twoheads/base/digest.hpp>
@@ -175,10 +176,12 @@ SimulationOptions options_of(const Case& c) {
 
 /// Rows of a layer, as all ranks know them.
 template <class Scalar>
-struct Rows_ {
-  explicit Rows_(const Case& c) : spec(spec_of(c)), sinks(1, c.learned_sinks ? spec.heads : 0) {
+struct Layer {
+  explicit Layer(const Case& c) : spec(spec_of(c)), sinks(1, c.learned_sinks ? spec.heads : 0) {
     Random random(seed_or(5));
-    q = random.matrix<Scalar>(c.queries, spec.heads * spec.head_dim) * static_cast<Scalar>(c.scale);
+    // Weights of float end where logits reach a hundred, those of double at seven times that.
+    const double scale = sizeof(Scalar) == sizeof(float) ? c.scale : 8 * c.scale;
+    q = random.matrix<Scalar>(c.queries, spec.heads * spec.head_dim) * static_cast<Scalar>(scale);
     k = random.matrix<Scalar>(c.keys, spec.kv_heads * spec.head_dim);
     v = random.matrix<Scalar>(c.keys, spec.kv_heads * spec.value_dim);
     if (c.learned_sinks) sinks = random.matrix<Scalar>(1, spec.heads);
@@ -199,7 +202,7 @@ Matrix<Scalar> own_rows(const Matrix<Scalar>& all, const RowShares& shares, Inde
 
 /// Evaluates a layer, and returns the rank's own rows.
 template <class Scalar, class Attend>
-Matrix<Scalar> run(const Rows_<Scalar>& all, Attend& attend, const RowShares& queries, Index layer = 0) {
+Matrix<Scalar> run(const Layer<Scalar>& all, Attend& attend, const RowShares& queries, Index layer = 0) {
   const Ranks& ranks = attend.ranks();
   const RowShares keys = all.q.rows() == all.k.rows() ? queries : share_evenly(all.k.rows(), ranks.size());
   const Matrix<Scalar> q = own_rows(all.q, queries, ranks.rank());
@@ -212,6 +215,12 @@ Matrix<Scalar> run(const Rows_<Scalar>& all, Attend& attend, const RowShares& qu
   return out;
 }
 
+/// The ranks of all tests: a communicator for each case would take longer than the case.
+Ranks& all_ranks() {
+  static Ranks ranks;
+  return ranks;
+}
+
 template <class Scalar>
 AnyOracle<Scalar> oracle_of(const Case& c) {
   return AnyOracle<Scalar>([limits = limits_of(c)] { return SmallTransformer<Scalar>(limits); });
@@ -220,8 +229,8 @@ AnyOracle<Scalar> oracle_of(const Case& c) {
 template <class Scalar, class Exec = Serial>
 void expect_as_on_one_rank(const Case& c, const Exec& exec = Exec(), Index piece_keys = 4096) {
   SCOPED_TRACE(c.name);
-  Ranks ranks;
-  const Rows_<Scalar> all(c);
+  Ranks& ranks = all_ranks();
+  const Layer<Scalar> all(c);
   AnyOracle<Scalar> oracle = oracle_of<Scalar>(c);
   GridAttention<AnyOracle<Scalar>> serial(oracle, options_of(c));
   Matrix<Scalar> expected(c.queries, all.spec.heads * all.spec.value_dim);
@@ -254,10 +263,6 @@ void expect_as_on_one_rank(const Case& c, const Exec& exec = Exec(), Index piece
   if (c.name.find("repeats") == 0) {
     EXPECT_GT(attend.totals().repeats, 0);
   }
-  if (std::getenv("SHOW") && ranks.rank() == 0)
-    std::cout << c.name << ": " << serial.counts().calls << " " << serial.counts().repeats << " shares "
-              << queries.shares().size() << " moved " << attend.counts().moved.bytes << " "
-              << attend.counts().moved.messages << "\n";
 }
 
 TEST(GridOnRanks, HasTheBitsAndCallsOfOneRankForEveryMaskInFloat) {
@@ -277,6 +282,126 @@ TEST(GridOnRanks, HasTheBitsAndCallsOfOneRankOnThreadsInsideRanks) {
   const Threads threads(3);
   for (const Case& c : masks()) expect_as_on_one_rank<float>(c, threads);
   for (const Case& c : calls()) expect_as_on_one_rank<float>(c, threads);
+}
+
+/// The error of a layer, which is the same on every rank.
+template <class ErrorType, class Scalar, class Attend>
+std::string error_of(const Layer<Scalar>& all, Attend& attend, const RowShares& queries) {
+  std::string message = message_of<ErrorType>([&] { static_cast<void>(run(all, attend, queries, 3)); });
+  EXPECT_TRUE(attend.ranks().all_failed());
+  attend.ranks().require_same(message);
+  return message;
+}
+
+/// The words of an error without the rank that stands before them.
+std::string without_rank(const std::string& message) {
+  return message.find("rank ") == 0 ? message.substr(message.find(": ") + 2) : message;
+}
+
+const Case plain_case{"", Mask::causal(), OracleKind::plain, 9, 149, 149, 4, 2};
+
+/// Fails at a call of one rank.
+struct FailingOracle {
+  using Scalar = float;
+  Index calls_left;
+  SmallTransformer<float> inner{limits_of(plain_case)};
+
+  [[nodiscard]] OracleLimits limits() const { return inner.limits(); }
+  [[nodiscard]] Matrix<float> run(const OracleCall<float>& call) {
+    if (--calls_left == 0) throw OracleError("the oracle has left");
+    return inner.run(call);
+  }
+};
+
+template <class Exec>
+void expect_the_error_everywhere(const Exec& exec) {
+  Ranks& ranks = all_ranks();
+  const Index failing = ranks.size() > 1 ? 1 : 0;
+  for (const Index call : {1, 17}) {
+    FailingOracle oracle{ranks.rank() == failing ? call : Index{1} << 40};
+    GridOnRanks<FailingOracle, Exec> attend(ranks, oracle, options_of(plain_case), {}, exec);
+    const Layer<float> all(plain_case);
+    const RowShares queries = attend.share(all.spec, plain_case.queries, plain_case.keys);
+    EXPECT_EQ(without_rank(error_of<OracleError>(all, attend, queries)), "the oracle has left");
+    // The ranks can go on together.
+    EXPECT_EQ(attend.totals().calls, 0);
+    EXPECT_EQ(ranks.sum(1), static_cast<std::uint64_t>(ranks.size()));
+  }
+}
+
+TEST(GridOnRanks, AnOracleThatFailsOnOneRankFailsAll) {
+  expect_the_error_everywhere(Serial());
+  expect_the_error_everywhere(Threads(2));
+}
+
+TEST(GridOnRanks, NumbersThatAreNoneAreTheSameErrorAsOnOneRank) {
+  constexpr auto nan = std::numeric_limits<float>::quiet_NaN();
+  Ranks& ranks = all_ranks();
+  AnyOracle<float> oracle = oracle_of<float>(plain_case);
+  for (Matrix<float> Layer<float>::*rows : {&Layer<float>::q, &Layer<float>::k, &Layer<float>::v}) {
+    Layer<float> all(plain_case);
+    (all.*rows)(101, (all.*rows).cols() - 1) = nan;
+    (all.*rows)(140, (all.*rows).cols() - 1) = nan;
+    GridAttention<AnyOracle<float>> serial(oracle, options_of(plain_case));
+    Matrix<float> out(149, all.spec.heads * all.spec.value_dim);
+    AttentionInput<float> input = projected_input(all.spec, view(all.q), view(all.k), view(all.v));
+    input.layer = 3;
+    const std::string expected = message_of<InputError>([&] { serial(input, span(out)); });
+    GridOnRanks<AnyOracle<float>> attend(ranks, oracle, options_of(plain_case));
+    EXPECT_EQ(without_rank(error_of<InputError>(all, attend, attend.share(all.spec, 149, 149))), expected);
+  }
+}
+
+/// What is refused, with the words of the refusal.
+std::string refusal(const Case& c, const SimulationOptions& options, const RankOptions& rank_options = {}) {
+  Ranks& ranks = all_ranks();
+  AnyOracle<float> oracle = oracle_of<float>(c);
+  GridOnRanks<AnyOracle<float>> attend(ranks, oracle, options, rank_options);
+  return error_of<SpecError>(Layer<float>(c), attend, share_evenly(c.queries, ranks.size()));
+}
+
+TEST(GridOnRanks, RefusesWhatIsNotEvaluatedOnRanks) {
+  const auto expect_refused = [](const std::string& message, const char* words) {
+    EXPECT_NE(message.find(words), std::string::npos) << message;
+  };
+  SimulationOptions options = options_of(plain_case);
+  options.encoding = TokenEncoding::raw;
+  expect_refused(refusal(plain_case, options), "expected projected tokens");
+  options = options_of(plain_case);
+  options.error_bar_level = 0.9;
+  expect_refused(refusal(plain_case, options), "expected error_bar_level 0");
+  RankOptions rank_options;
+  rank_options.piece_keys = 0;
+  expect_refused(refusal(plain_case, options_of(plain_case), rank_options), "a piece has 0 keys");
+  Case sampled = plain_case;
+  sampled.mask = Mask::full();
+  sampled.sampling = {2, 0, 0, 5, true};
+  expect_refused(refusal(sampled, options_of(sampled)), "samples of single keys");
+}
+
+TEST(GridOnRanks, RefusesSharesThatCutACall) {
+  Ranks& ranks = all_ranks();
+  if (ranks.size() == 1) GTEST_SKIP() << "one rank cuts nothing";
+  Case c = plain_case;
+  c.heads = c.kv_heads = 1;
+  c.oracle_heads = 5;
+  AnyOracle<float> oracle = oracle_of<float>(c);
+  GridOnRanks<AnyOracle<float>> attend(ranks, oracle, options_of(c));
+  const Layer<float> all(c);
+  const Plan plan({c.mask, c.queries, c.keys, c.heads, 1, limits_of(c)});
+  const std::vector<Index> atoms = atoms_of(plan);
+  // One row too few; and the end of a query block whose last call has room for another.
+  const Index block = plan.queries_of(0).end;
+  ASSERT_GT(atoms.front(), block);
+  const std::vector<Index> owners{0, 1};
+  for (const Index end : {atoms.front() - 1, block}) {
+    const std::vector<Index> ends{end, c.queries};
+    const std::string message = error_of<SpecError>(all, attend, RowShares(ends, owners, ranks.size()));
+    EXPECT_NE(message.find(detail::text("layer 3: rows up to ", end, " ")), std::string::npos) << message;
+    EXPECT_NE(message.find("cut a call of the causal mask"), std::string::npos) << message;
+  }
+  const std::vector<Index> ends{atoms.front(), c.queries};
+  EXPECT_NO_THROW(static_cast<void>(run(all, attend, RowShares(ends, owners, ranks.size()))));
 }
 
 }  // namespace

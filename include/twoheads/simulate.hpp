@@ -65,14 +65,9 @@ namespace detail {
           options.packing, sampling,       options.block, queries.begin, log_weights};
 }
 
-/// Throws InputError unless the rows of one head are finite; `position(row)` is where a row stands in the sequence.
-template <RealScalar Scalar, class Position>
-void require_finite_head(Index layer, Index head, const char* what, const MatrixView<Scalar>& rows,
-                         const Position& position) {
-  const Index row = first_row_not_finite(rows);
-  if (row >= 0)
-    throw InputError(
-        text("layer ", layer, ", head ", head, ", row ", position(row), ": the ", what, " is NaN or infinite"));
+/// What is thrown for a row of a head that holds NaN or infinity; it stands at a position in the sequence.
+[[nodiscard]] inline InputError not_finite(Index layer, Index head, Index position, const char* what) {
+  return InputError(text("layer ", layer, ", head ", head, ", row ", position, ": the ", what, " is NaN or infinite"));
 }
 
 /// The oracle of each thread of an executor: a copy, made when it is first asked for and kept. Where there is one thread,
@@ -257,12 +252,14 @@ class GridAttention {
     require_finite(input, "value", input.v, input.spec.value_dim, key_at);
   }
 
+  /// `position(row)` is where a row of the held rows stands in the sequence.
   template <class Position>
   static void require_finite(const AttentionInput<Scalar>& input, const char* what, const MatrixView<Scalar>& rows,
                              Index dim, const Position& position) {
-    for (Index head = 0; head < rows.cols() / dim; ++head)
-      detail::require_finite_head(input.layer, head, what, block_view(rows, {0, rows.rows()}, head * dim, dim),
-                                  position);
+    for (Index head = 0; head < rows.cols() / dim; ++head) {
+      const Index row = detail::first_row_not_finite(rows.middleCols(head * dim, dim));
+      if (row >= 0) throw detail::not_finite(input.layer, head, position(row), what);
+    }
   }
 
   detail::OracleCopies<O, Exec> oracles_;

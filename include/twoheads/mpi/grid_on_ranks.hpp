@@ -51,12 +51,13 @@ class GridOnRanks {
 
   void operator()(const RankInput<Scalar>& input, MatrixSpan<Scalar> out) {
     std::optional<Plan> plan;
+    detail::NotFinite fault;
     const bool one_query = input.query_shares.rows() == 1;
     ranks_.together([&] {
       detail::require_rank_rows(ranks_, input, out);
       require_options();
       detail::require_score_terms(detail::input_of_share(input, RowShare{}));
-      require_finite(input);
+      fault = detail::first_not_finite(input, ranks_.rank());
       if (one_query) return;
       plan.emplace(request(input.spec, input.layer, input.query_shares.rows(), input.key_shares.rows(),
                            input.sink_logits.size() > 0));
@@ -64,6 +65,11 @@ class GridOnRanks {
         throw SpecError(
             "samples of single keys are not drawn on ranks: expected Sampling::permute false, or no samples");
       detail::require_whole_calls(*plan, input.query_shares, input.layer);
+    });
+    const std::uint64_t first_fault = ~ranks_.largest(~fault.order);
+    ranks_.together([&] {
+      if (first_fault == fault.order && first_fault != detail::NotFinite::none)
+        throw detail::not_finite(input.layer, fault.head, fault.position, fault.what);
     });
     const SharedKeys<Scalar> keys(ranks_, input.key_shares, input.spec.kv_heads, input.k, input.v);
     SimulationCounts taken;
@@ -103,33 +109,6 @@ class GridOnRanks {
     if (rank_options_.piece_keys < 1)
       throw SpecError(detail::text("a piece has ", rank_options_.piece_keys, " keys, expected 1 or more"));
     if (exec_.threads() > 1) ranks_.require_serialized("oracle calls");
-  }
-
-  void require_finite(const RankInput<Scalar>& input) const {
-    const AttentionSpec& spec = input.spec;
-    const auto position_in = [&](const RowShares& shares) {
-      return [&](Index row) {
-        Index position = 0;
-        shares.for_each_own(ranks_.rank(), [&](const RowShare& share) {
-          if (row >= share.place && row < share.place + share.rows.size())
-            position = share.rows.begin + row - share.place;
-        });
-        return position;
-      };
-    };
-    for (Index head = 0; head < spec.heads; ++head)
-      detail::require_finite_head(input.layer, head, "query",
-                                  block_view(input.q, {0, input.q.rows()}, head * spec.head_dim, spec.head_dim),
-                                  position_in(input.query_shares));
-    const Index own = input.key_shares.size(ranks_.rank());
-    const auto require_keys = [&](const char* what, const MatrixView<Scalar>& rows) {
-      for (Index head = 0; head < spec.kv_heads; ++head)
-        detail::require_finite_head(input.layer, head, what,
-                                    block_view(rows, {head * own, (head + 1) * own}, 0, rows.cols()),
-                                    position_in(input.key_shares));
-    };
-    require_keys("key", input.k);
-    require_keys("value", input.v);
   }
 
   /// One query, by the rank that has it: all its keys as GridAttention takes them.

@@ -1,13 +1,18 @@
 #pragma once
 
 #include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <span>
 #include <twoheads/attention/input.hpp>
 #include <twoheads/base/errors.hpp>
 #include <twoheads/base/index.hpp>
 #include <twoheads/exec/execute.hpp>
+#include <twoheads/mpi/rank_input.hpp>
 #include <twoheads/mpi/ranks.hpp>
 #include <twoheads/mpi/shared_keys.hpp>
 #include <twoheads/plan/plan.hpp>
@@ -37,6 +42,41 @@ inline void require_whole_calls(const Plan& plan, const RowShares& shares, Index
                          " mask in two: expected layers whose calls end at the same rows, or an oracle of other rows "
                          "or of one head and layer"));
   }
+}
+
+/// The first row of a rank that holds NaN or infinity, in the order in which one rank would find it.
+struct NotFinite {
+  static constexpr std::uint64_t none = std::numeric_limits<std::uint64_t>::max();
+  std::uint64_t order = none;
+  const char* what = "";
+  Index head = 0;
+  Index position = 0;
+};
+
+template <RealScalar Scalar>
+[[nodiscard]] NotFinite first_not_finite(const RankInput<Scalar>& input, Index rank) {
+  const AttentionSpec& spec = input.spec;
+  std::uint64_t order = 0;
+  NotFinite found;
+  const auto look = [&](const char* what, Index head, const MatrixView<Scalar>& rows, const RowShares& shares) {
+    if (found.order != NotFinite::none) return;
+    if (const Index row = first_row_not_finite(rows); row >= 0)
+      shares.for_each_own(rank, [&](const RowShare& share) {
+        if (row < share.place || row >= share.place + share.rows.size()) return;
+        const Index position = share.rows.begin + row - share.place;
+        found = {order + static_cast<std::uint64_t>(position), what, head, position};
+      });
+    order += static_cast<std::uint64_t>(shares.rows());
+  };
+  for (Index head = 0; head < spec.heads; ++head)
+    look("query", head, block_view(input.q, {0, input.q.rows()}, head * spec.head_dim, spec.head_dim),
+         input.query_shares);
+  const Index own = input.key_shares.size(rank);
+  for (Index head = 0; head < spec.kv_heads; ++head)
+    look("key", head, block_view(input.k, {head * own, (head + 1) * own}, 0, spec.head_dim), input.key_shares);
+  for (Index head = 0; head < spec.kv_heads; ++head)
+    look("value", head, block_view(input.v, {head * own, (head + 1) * own}, 0, spec.value_dim), input.key_shares);
+  return found;
 }
 
 /// The keys that some jobs read, each once, by key/value head and position.
