@@ -8,6 +8,7 @@
 #include <twoheads/base/digest.hpp>
 #include <twoheads/exec/threads.hpp>
 #include <twoheads/model/random.hpp>
+#include <twoheads/mpi/forward_on_ranks.hpp>
 #include <twoheads/mpi/grid_on_ranks.hpp>
 #include <twoheads/oracle/any_oracle.hpp>
 #include <twoheads/oracle/small_transformer.hpp>
@@ -15,6 +16,7 @@
 #include <vector>
 
 #include "support/message_of.hpp"
+#include "support/own_rows.hpp"
 #include "support/seed.hpp"
 
 namespace {
@@ -190,16 +192,6 @@ struct Layer {
   Matrix<Scalar> q, k, v, sinks;
 };
 
-/// The rows of a rank, of a matrix that all have.
-template <class Scalar>
-Matrix<Scalar> own_rows(const Matrix<Scalar>& all, const RowShares& shares, Index rank) {
-  Matrix<Scalar> own(shares.size(rank), all.cols());
-  shares.for_each_own(rank, [&](const RowShare& share) {
-    own.middleRows(share.place, share.rows.size()) = all.middleRows(share.rows.begin, share.rows.size());
-  });
-  return own;
-}
-
 /// Evaluates a layer, and returns the rank's own rows.
 template <class Scalar, class Attend>
 Matrix<Scalar> run(const Layer<Scalar>& all, Attend& attend, const RowShares& queries, Index layer = 0) {
@@ -282,6 +274,116 @@ TEST(GridOnRanks, HasTheBitsAndCallsOfOneRankOnThreadsInsideRanks) {
   const Threads threads(3);
   for (const Case& c : masks()) expect_as_on_one_rank<float>(c, threads);
   for (const Case& c : calls()) expect_as_on_one_rank<float>(c, threads);
+}
+
+/// Two layers of few columns in attention, so that they are evaluated in parts where queries see few keys.
+ModelSpec model_spec(const Mask& mask) {
+  ModelSpec spec;
+  spec.layers = 2;
+  spec.width = 1024;
+  spec.attention.heads = 2;
+  spec.attention.head_dim = spec.attention.value_dim = 4;
+  spec.attention.score_scale = 0.5;
+  spec.attention.mask = mask;
+  spec.norm = NormKind::rms;
+  return spec;
+}
+
+TEST(GridOnRanks, ModelsHaveTheBitsAndCallsOfOneRank) {
+  Ranks& ranks = all_ranks();
+  struct Run {
+    Mask mask;
+    Index tokens;
+  };
+  for (const Run& run : {Run{Mask::causal(), 149}, Run{Mask::window_and_sinks(6, 3), 1101}}) {
+    Case c;
+    c.kind = OracleKind::causal;
+    c.rows = 33;
+    c.oracle_heads = 3;
+    AnyOracle<float> oracle = oracle_of<float>(c);
+    const Model<float> model = random_model<float>(model_spec(run.mask), seed_or(3));
+    const Matrix<float> x = Random(seed_or(4)).matrix<float>(run.tokens, model.spec.width);
+    const Simulation<float> expected = simulate(model, x, oracle);
+    GridOnRanks<AnyOracle<float>> attend(ranks, oracle);
+    const RowShares shares = attend.share(model.spec.attention_of(0), run.tokens, run.tokens);
+    const Matrix<float> found = forward_on_ranks(model, own_rows(x, shares, ranks.rank()), shares, attend);
+    EXPECT_EQ(digest(found), digest(own_rows(expected.rows, shares, ranks.rank())));
+    EXPECT_EQ(attend.totals().calls, expected.counts.calls);
+    EXPECT_EQ(attend.totals().repeats, expected.counts.repeats);
+    EXPECT_EQ(attend.totals().rounds, expected.counts.rounds);
+    EXPECT_EQ(attend.totals().jobs, expected.counts.jobs);
+    EXPECT_EQ(ranks.sum(static_cast<std::uint64_t>(attend.counts().calls)),
+              static_cast<std::uint64_t>(expected.counts.calls));
+    if (ranks.size() == 1) {
+      EXPECT_EQ(attend.counts().moved.bytes, 0U);
+    }
+  }
+}
+
+TEST(GridOnRanks, RanksOfDifferentOraclesRefuseEachOther) {
+  Ranks& ranks = all_ranks();
+  if (ranks.size() == 1) GTEST_SKIP() << "one rank has one oracle";
+  Case c;
+  c.rows = ranks.rank() == 1 ? 16 : 17;
+  AnyOracle<float> oracle = oracle_of<float>(c);
+  GridOnRanks<AnyOracle<float>> attend(ranks, oracle);
+  const Model<float> model = random_model<float>(model_spec(Mask::full()), seed_or(3));
+  const RowShares shares = share_evenly(100, ranks.size());
+  const Matrix<float> x = Matrix<float>::Zero(shares.size(ranks.rank()), model.spec.width);
+  const std::string message =
+      message_of<SpecError>([&] { static_cast<void>(forward_on_ranks(model, x, shares, attend)); });
+  EXPECT_NE(message.find("oracle of 17 rows"), std::string::npos) << message;
+  EXPECT_NE(message.find("oracle of 16 rows"), std::string::npos) << message;
+}
+
+/// Evaluates the rank's parts number 1, 3, 5 ... of the least that can be wanted, and compares what it is told.
+template <class Exec>
+void expect_wanted_rows_alone(Case c, const Exec& exec) {
+  SCOPED_TRACE(c.name);
+  Ranks& ranks = all_ranks();
+  const Layer<float> all(c);
+  AnyOracle<float> oracle = oracle_of<float>(c);
+  GridOnRanks<AnyOracle<float>, Exec> attend(ranks, oracle, options_of(c), {}, exec);
+  const RowShares queries = attend.share(all.spec, c.queries, c.keys);
+  const Matrix<float> whole = run(all, attend, queries);
+  const std::vector<Index> atoms = atoms_of(Plan({c.mask, c.queries, c.keys, c.heads, 1, limits_of(c)}));
+  RankWork work;
+  Matrix<float> wanted = Matrix<float>::Constant(whole.rows(), whole.cols(), 7.F);
+  for (std::size_t atom = 1; atom < atoms.size(); atom += 2)
+    queries.for_each_share({atoms[atom - 1], atoms[atom]}, [&](const RowShare& share) {
+      if (share.rank != ranks.rank()) return;
+      work.wanted.push_back(share);
+      wanted.middleRows(share.place, share.rows.size()) = whole.middleRows(share.place, share.rows.size());
+    });
+  std::vector<RowShare> finished;
+  Matrix<float> out = Matrix<float>::Constant(whole.rows(), whole.cols(), 7.F);
+  work.finished = [&](const RowShare& share) {
+    finished.push_back(share);
+    EXPECT_EQ(digest(Matrix<float>(out.middleRows(share.place, share.rows.size()))),
+              digest(Matrix<float>(whole.middleRows(share.place, share.rows.size()))));
+  };
+  const Matrix<float> q = own_rows(all.q, queries, ranks.rank());
+  const Matrix<float> k =
+      detail::rows_by_head(view(own_rows(all.k, queries, ranks.rank())), all.spec.kv_heads, all.spec.head_dim);
+  const Matrix<float> v =
+      detail::rows_by_head(view(own_rows(all.v, queries, ranks.rank())), all.spec.kv_heads, all.spec.value_dim);
+  attend(RankInput<float>{all.spec, 0, queries, queries, view(q), view(k), view(v)}, span(out), work);
+  EXPECT_EQ(digest(out), digest(wanted));
+  ASSERT_EQ(finished.size(), work.wanted.size());
+  for (std::size_t i = 0; i < finished.size(); ++i) {
+    EXPECT_EQ(finished[i].rows, work.wanted[i].rows);
+    EXPECT_EQ(finished[i].place, work.wanted[i].place);
+  }
+}
+
+TEST(GridOnRanks, EvaluatesTheRowsThatAreWantedAndTellsWhenTheyAreFinished) {
+  const std::vector<std::pair<Index, Index>> pairs = {{0, 3}, {1, 1}, {2, 7}, {5, 8}, {7, 4}, {8, 0}};
+  for (Case c : {Case{"one slot a call", Mask::causal()}, Case{"blocks", Mask::block_pairs(149, 149, 16, pairs)},
+                 Case{"several slots a call", Mask::sliding_window(5)}}) {
+    if (c.name == "several slots a call") c.oracle_heads = 4;
+    expect_wanted_rows_alone(c, Serial());
+    expect_wanted_rows_alone(c, Threads(2));
+  }
 }
 
 /// The error of a layer, which is the same on every rank.

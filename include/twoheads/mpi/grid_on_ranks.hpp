@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <cstdint>
 #include <deque>
+#include <iomanip>
 #include <mutex>
 #include <optional>
+#include <string>
 #include <twoheads/exec/execute.hpp>
 #include <twoheads/exec/executor.hpp>
 #include <twoheads/exec/oracle_engine.hpp>
@@ -49,7 +51,37 @@ class GridOnRanks {
     return share_rows(Plan(request(spec, 0, queries, keys, false)), ranks_.size());
   }
 
+  /// What decides plan and bits, in words that ranks compare.
+  [[nodiscard]] std::string words() const {
+    const OracleLimits limits = oracles_.limits();
+    const Sampling& sampling = options_.sampling;
+    std::string counts;
+    for (const Index rows : limits.row_counts) counts += detail::text(" ", rows);
+    return detail::text("a ", name(limits.kind), " oracle of ", limits.rows, limits.fixed_rows ? " fixed" : "", " rows",
+                        counts, ", ", limits.heads, " heads (", options_.oracle_heads, "), ", limits.layers,
+                        " layers (", options_.oracle_layers, "), width ", limits.width, ", columns ", limits.key_cols,
+                        " ", limits.value_cols, ", scale ", std::setprecision(17), limits.score_scale, ", scores to ",
+                        limits.largest_score, ", ", name(limits.precision.tokens), " ", name(limits.precision.scores),
+                        " ", name(limits.precision.weights), " ", name(limits.precision.answers),
+                        limits.residual ? ", residual" : "", ", packing ", name(options_.packing), ", anchor ",
+                        name(options_.anchor), ", blocks of ", options_.block,
+                        options_.checksums ? ", checksums, " : ", ", sampling.samples, " samples, near ", sampling.near,
+                        ", sinks ", sampling.sinks, ", seed ", sampling.seed, sampling.permute ? ", permuted" : "");
+  }
+
+  /// Where GridAttention ends the parts of a layer: see AttendInParts.
+  [[nodiscard]] std::vector<Index> part_ends(const AttentionSpec& spec, Index layer, Index tokens, Index least,
+                                             bool log_weights) const {
+    return detail::part_ends_of(GridAttention<O>(oracle_, options_), spec, layer, tokens, least, log_weights);
+  }
+
   void operator()(const RankInput<Scalar>& input, MatrixSpan<Scalar> out) {
+    (*this)(input, out, RankWork::all(input.query_shares, ranks_.rank()));
+  }
+
+  /// The same for some of the rank's rows, cut where no call is; the others stay as they are. `work.finished` must leave
+  /// MPI alone.
+  void operator()(const RankInput<Scalar>& input, MatrixSpan<Scalar> out, const RankWork& work) {
     std::optional<Plan> plan;
     detail::NotFinite fault;
     const bool one_query = input.query_shares.rows() == 1;
@@ -64,7 +96,8 @@ class GridOnRanks {
       if (!plan->key_order().empty())
         throw SpecError(
             "samples of single keys are not drawn on ranks: expected Sampling::permute false, or no samples");
-      detail::require_whole_calls(*plan, input.query_shares, input.layer);
+      detail::require_whole_calls(*plan, input.query_shares.shares(), input.layer);
+      detail::require_whole_calls(*plan, work.wanted, input.layer);
     });
     const std::uint64_t first_fault = ~ranks_.largest(~fault.order);
     ranks_.together([&] {
@@ -73,7 +106,8 @@ class GridOnRanks {
     });
     const SharedKeys<Scalar> keys(ranks_, input.key_shares, input.spec.kv_heads, input.k, input.v);
     SimulationCounts taken;
-    ranks_.together([&] { taken = one_query ? evaluate_one(input, keys, out) : evaluate(*plan, input, keys, out); });
+    ranks_.together(
+        [&] { taken = one_query ? evaluate_one(input, work, keys, out) : evaluate(*plan, input, work, keys, out); });
     count(taken);
   }
 
@@ -111,40 +145,27 @@ class GridOnRanks {
     if (exec_.threads() > 1) ranks_.require_serialized("oracle calls");
   }
 
-  /// One query, by the rank that has it: all its keys as GridAttention takes them.
-  [[nodiscard]] SimulationCounts evaluate_one(const RankInput<Scalar>& input, const SharedKeys<Scalar>& keys,
-                                              MatrixSpan<Scalar>& out) {
-    if (input.q.rows() == 0) return {};
-    const AttentionSpec& spec = input.spec;
-    const Index count = input.key_shares.rows();
-    // Keys that the query does not see stay 0: nobody reads them.
-    Matrix<Scalar> k = Matrix<Scalar>::Zero(count, spec.kv_heads * spec.head_dim);
-    Matrix<Scalar> v = Matrix<Scalar>::Zero(count, spec.kv_heads * spec.value_dim);
-    KeyPiece<Scalar> piece(keys);
-    for (Index head = 0; head < spec.kv_heads; ++head) {
-      std::vector<KeyRange> ranges;
-      spec.mask.for_each_range(0, count, [&](Rows seen) {
-        if (!seen.empty()) ranges.push_back({head, seen});
-      });
-      piece.start(ranges, counts_.moved);
-      piece.wait();
-      for (const KeyRange& range : ranges) {
-        k.block(range.keys.begin, head * spec.head_dim, range.keys.size(), spec.head_dim) = piece.key_rows(range);
-        v.block(range.keys.begin, head * spec.value_dim, range.keys.size(), spec.value_dim) = piece.value_rows(range);
-      }
-    }
-    const MatrixView<Scalar> none = no_rows<Scalar>();
-    const AttentionInput<Scalar> own = detail::input_of_share(input, RowShare{});
+  /// One query, by the rank that has it.
+  [[nodiscard]] SimulationCounts evaluate_one(const RankInput<Scalar>& input, const RankWork& work,
+                                              const SharedKeys<Scalar>& keys, MatrixSpan<Scalar>& out) {
+    if (work.wanted.empty()) return {};
     GridAttention<O, Exec> attend(oracle_, options_, exec_);
-    attend({spec, input.layer, input.q, view(k), view(v), none, none, own.weights, {}, false, input.sink_logits}, out);
+    detail::attend_alone(input, keys, attend, out, counts_.moved);
+    detail::FinishedRows(work).all();
     return attend.counts();
   }
 
-  [[nodiscard]] SimulationCounts evaluate(const Plan& plan, const RankInput<Scalar>& input,
+  [[nodiscard]] SimulationCounts evaluate(const Plan& plan, const RankInput<Scalar>& input, const RankWork& wanted,
                                           const SharedKeys<Scalar>& keys, MatrixSpan<Scalar>& out) {
     // Queries that see no key have no job.
-    if (input.spec.mask.kind == MaskKind::blocks) out.setZero();
-    if (plan.tiles() == 0) return {};
+    if (input.spec.mask.kind == MaskKind::blocks)
+      for (const RowShare& share : wanted.wanted)
+        block_span(out, {share.place, share.place + share.rows.size()}, 0, out.cols()).setZero();
+    detail::FinishedRows finished(wanted);
+    if (plan.tiles() == 0) {
+      finished.all();
+      return {};
+    }
     const AttentionInput<Scalar> rows = detail::input_of_share(input, RowShare{});
     // Workers live until their calls are counted.
     std::mutex mutex;
@@ -158,10 +179,11 @@ class GridOnRanks {
     // A rank has its part of the plan's batches. Threads are not to wait for a piece to be full.
     const detail::GridPortionSize size{alone ? rank_options_.piece_keys : 0,
                                        alone ? 1 : detail::batches_at_once(plan, exec_.threads() * ranks_.size())};
-    detail::GridWork<Scalar> work(plan, input.query_shares, keys, input.spec, size, counts_.moved);
+    detail::GridWork<Scalar> work(plan, wanted.wanted, keys, input.spec, size, counts_.moved);
     SimulationCounts taken;
     std::optional<Merger<Scalar>> merger;
-    Index first_row = 0;  // of the merger's share
+    Index first_row = 0;  // of the merger
+    Index block = -1;     // of the last job
     const auto evaluate_portion = [&, alone](Worker* worker, const Portion& portion) {
       worker->input.held.first_query = first_row_of(portion.share);
       worker->input.lent = portion.lent;
@@ -182,12 +204,22 @@ class GridOnRanks {
       }
       for (std::size_t batch = 0; batch < found.size(); ++batch) {
         taken.jobs += static_cast<Index>(found[batch].size());
-        for (std::size_t i = 0; i < found[batch].size(); ++i) (*merger)(portion.batches[batch][i], found[batch][i]);
+        for (std::size_t i = 0; i < found[batch].size(); ++i) {
+          const Job& job = portion.batches[batch][i];
+          // Slots of a share are counted from 0: the calls before this one's are complete.
+          if (job.query_block != block && job.slot % plan.slots_per_call() == 0) {
+            merger->finish();
+            finished.until(job.block_queries.begin);
+          }
+          block = job.query_block;
+          (*merger)(job, found[batch][i]);
+        }
       }
     };
     exec_.in_order(
         make_worker, [&] { return work.next(); }, evaluate_portion, take);
     if (merger) merger->finish();
+    finished.all();
     for (const Worker& worker : workers) {
       taken.calls += worker.engine.calls();
       taken.repeats += worker.engine.repeats();
@@ -208,7 +240,6 @@ class GridOnRanks {
 
   void count(const SimulationCounts& taken) {
     const auto sum = [&](Index number) { return static_cast<Index>(ranks_.sum(static_cast<std::uint64_t>(number))); };
-    counts_.tiles += taken.jobs;
     counts_.calls += taken.calls;
     counts_.repeats += taken.repeats;
     const auto rounds = static_cast<Index>(ranks_.largest(static_cast<std::uint64_t>(taken.rounds)));
@@ -216,7 +247,9 @@ class GridOnRanks {
     totals_.calls += sum(taken.calls);
     totals_.repeats += sum(taken.repeats);
     totals_.rounds += rounds;
-    totals_.jobs += sum(taken.jobs);
+    const Index jobs = sum(taken.jobs);
+    counts_.tiles += jobs;
+    totals_.jobs += jobs;
   }
 
   Ranks& ranks_;

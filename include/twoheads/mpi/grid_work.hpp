@@ -22,27 +22,53 @@
 
 namespace twoheads::detail {
 
-/// Throws SpecError unless no call of a plan has rows of two shares.
-inline void require_whole_calls(const Plan& plan, const RowShares& shares, Index layer) {
+/// Throws SpecError unless no call of a plan has rows inside a share and rows outside of it. Shares in order, gaps allowed.
+inline void require_whole_calls(const Plan& plan, std::span<const RowShare> shares, Index layer) {
   Index block = 0;
   Index slots = 0;
   const Index call = plan.slots_per_call();
-  for (const RowShare& share : shares.shares()) {
-    Index end = share.rows.begin;
-    for (; block < plan.query_blocks() && plan.queries_of(block).end <= share.rows.end; ++block) {
-      end = plan.queries_of(block).end;
-      if (call == 1) continue;
-      plan.for_each_slot(block, [&](std::span<const Tile>) { slots += plan.request().heads; });
-    }
-    if (end == plan.queries().end) return;
-    if (end == share.rows.end && slots % call == 0) continue;
-    throw SpecError(text("layer ", layer, ": rows up to ", share.rows.end,
-                         " are one rank's and those after are another's, which would cut a call of the ",
+  const auto require_end = [&](Index position) {
+    for (; block < plan.query_blocks() && plan.queries_of(block).end <= position; ++block)
+      if (call > 1) plan.for_each_slot(block, [&](std::span<const Tile>) { slots += plan.request().heads; });
+    if (block == plan.query_blocks()) return;
+    if (plan.queries_of(block).begin == position && slots % call == 0) return;
+    throw SpecError(text("layer ", layer, ": rows up to ", position,
+                         " are one rank's and those after are another's, or not wanted, which would cut a call of the ",
                          name(plan.request().mask.kind),
                          " mask in two: expected layers whose calls end at the same rows, or an oracle of other rows "
                          "or of one head and layer"));
+  };
+  for (const RowShare& share : shares) {
+    require_end(share.rows.begin);
+    require_end(share.rows.end);
   }
 }
+
+/// Tells whoever wants to know which rows are finished, once each and in order.
+class FinishedRows {
+ public:
+  explicit FinishedRows(const RankWork& work) : work_(work) {}
+
+  /// The wanted rows up to a position are finished.
+  void until(Index position) {
+    for (; at_ < work_.wanted.size(); ++at_) {
+      const RowShare& share = work_.wanted[at_];
+      const Rows rows{std::max(done_, share.rows.begin), std::min(position, share.rows.end)};
+      if (!rows.empty() && work_.finished)
+        work_.finished({rows, share.rank, share.place + rows.begin - share.rows.begin});
+      if (!rows.empty()) done_ = rows.end;
+      if (position < share.rows.end) return;
+    }
+  }
+  void all() {
+    if (!work_.wanted.empty()) until(work_.wanted.back().rows.end);
+  }
+
+ private:
+  const RankWork& work_;
+  std::size_t at_ = 0;
+  Index done_ = 0;
+};
 
 /// The first row of a rank that holds NaN or infinity, in the order in which one rank would find it.
 struct NotFinite {
@@ -124,9 +150,10 @@ struct GridPortionSize {
 template <RealScalar Scalar>
 class GridWork {
  public:
-  GridWork(const Plan& plan, const RowShares& shares, const SharedKeys<Scalar>& keys, const AttentionSpec& spec,
-           const GridPortionSize& size, MovedBytes& moved)
-      : plan_(plan), shares_(shares), keys_(keys), spec_(spec), size_(size), moved_(moved) {}
+  /// `wanted`: of the rank's own rows; see require_whole_calls().
+  GridWork(const Plan& plan, std::span<const RowShare> wanted, const SharedKeys<Scalar>& keys,
+           const AttentionSpec& spec, const GridPortionSize& size, MovedBytes& moved)
+      : plan_(plan), wanted_(wanted), keys_(keys), spec_(spec), size_(size), moved_(moved) {}
 
   /// The next portion, its keys at hand; none after the last.
   [[nodiscard]] std::optional<GridPortion<Scalar>> next() {
@@ -154,7 +181,7 @@ class GridWork {
     Index keys = 0;
     while (portion.batches.empty()) {
       if (!batches_ && !find_share()) return std::nullopt;
-      portion.share = *share_;
+      portion.share = share_;
       while (static_cast<Index>(portion.batches.size()) < size_.batches || keys < size_.keys) {
         std::vector<Job> batch = batches_->next();
         if (batch.empty()) {
@@ -170,20 +197,15 @@ class GridWork {
     return portion;
   }
 
-  /// The rank's next share, and the query blocks that are its.
+  /// The next share, and the query blocks that are its.
   [[nodiscard]] bool find_share() {
-    const std::vector<RowShare>& all = shares_.shares();
-    for (; next_share_ < all.size(); ++next_share_) {
-      const RowShare& share = all[next_share_];
-      const Rows blocks = plan_.blocks_until(block_, share.rows.end);
-      block_ = blocks.end;
-      if (share.rank != keys_.ranks().rank()) continue;
-      share_ = share;
-      batches_.emplace(plan_, blocks);
-      ++next_share_;
-      return true;
-    }
-    return false;
+    if (next_share_ == wanted_.size()) return false;
+    share_ = wanted_[next_share_++];
+    block_ = plan_.blocks_until(block_, share_.rows.begin).end;
+    const Rows blocks = plan_.blocks_until(block_, share_.rows.end);
+    block_ = blocks.end;
+    batches_.emplace(plan_, blocks);
+    return true;
   }
 
   [[nodiscard]] std::unique_ptr<KeyPiece<Scalar>> room() {
@@ -195,14 +217,14 @@ class GridWork {
   }
 
   const Plan& plan_;
-  const RowShares& shares_;
+  std::span<const RowShare> wanted_;
   const SharedKeys<Scalar>& keys_;
   const AttentionSpec& spec_;
   GridPortionSize size_;
   MovedBytes& moved_;
   std::size_t next_share_ = 0;
-  Index block_ = 0;  ///< of the plan: the first one of the shares from next_share_ on
-  std::optional<RowShare> share_;
+  Index block_ = 0;  ///< of the plan: the first one that does not end before them
+  RowShare share_;
   std::optional<Batches> batches_;  ///< of share_
   bool begun_ = false;
   std::optional<GridPortion<Scalar>> ahead_;
