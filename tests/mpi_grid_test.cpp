@@ -105,7 +105,7 @@ std::vector<Case> calls() {
     change(c);
     cases.push_back(c);
   };
-  const Case wide{"", Mask::causal(), causal, 17, 149, 149, 4, 2};
+  const Case wide{"", Mask::causal(), causal, 17, 101, 101, 4, 2};
   add("batches", wide, [](Case& c) { c.batch = 5; });
   add("one batch", wide, [](Case& c) { c.batch = 100000; });
   add("Gibbs", wide, [](Case& c) { c.anchor = Anchor::gibbs; });
@@ -291,21 +291,18 @@ ModelSpec model_spec(const Mask& mask) {
 
 TEST(GridOnRanks, ModelsHaveTheBitsAndCallsOfOneRank) {
   Ranks& ranks = all_ranks();
-  struct Run {
-    Mask mask;
-    Index tokens;
-  };
-  for (const Run& run : {Run{Mask::causal(), 149}, Run{Mask::window_and_sinks(6, 3), 1101}}) {
+  for (const Mask& mask : {Mask::causal(), Mask::window_and_sinks(6, 3)}) {
+    const Index tokens = mask.kind == MaskKind::causal ? 149 : 1101;
     Case c;
     c.kind = OracleKind::causal;
     c.rows = 33;
     c.oracle_heads = 3;
     AnyOracle<float> oracle = oracle_of<float>(c);
-    const Model<float> model = random_model<float>(model_spec(run.mask), seed_or(3));
-    const Matrix<float> x = Random(seed_or(4)).matrix<float>(run.tokens, model.spec.width);
+    const Model<float> model = random_model<float>(model_spec(mask), seed_or(3));
+    const Matrix<float> x = Random(seed_or(4)).matrix<float>(tokens, model.spec.width);
     const Simulation<float> expected = simulate(model, x, oracle);
     GridOnRanks<AnyOracle<float>> attend(ranks, oracle);
-    const RowShares shares = attend.share(model.spec.attention_of(0), run.tokens, run.tokens);
+    const RowShares shares = attend.share(model.spec.attention_of(0), tokens, tokens);
     const Matrix<float> found = forward_on_ranks(model, own_rows(x, shares, ranks.rank()), shares, attend);
     EXPECT_EQ(digest(found), digest(own_rows(expected.rows, shares, ranks.rank())));
     EXPECT_EQ(attend.totals().calls, expected.counts.calls);
@@ -379,8 +376,8 @@ void expect_wanted_rows_alone(Case c, const Exec& exec) {
 TEST(GridOnRanks, EvaluatesTheRowsThatAreWantedAndTellsWhenTheyAreFinished) {
   const std::vector<std::pair<Index, Index>> pairs = {{0, 3}, {1, 1}, {2, 7}, {5, 8}, {7, 4}, {8, 0}};
   for (Case c : {Case{"one slot a call", Mask::causal()}, Case{"blocks", Mask::block_pairs(149, 149, 16, pairs)},
-                 Case{"several slots a call", Mask::sliding_window(5)}}) {
-    if (c.name == "several slots a call") c.oracle_heads = 4;
+                 Case{"calls of several blocks", Mask::causal(), OracleKind::plain, 9, 149, 149, 1}}) {
+    if (c.name == "calls of several blocks") c.oracle_heads = 5;
     expect_wanted_rows_alone(c, Serial());
     expect_wanted_rows_alone(c, Threads(2));
   }
