@@ -575,6 +575,9 @@ TEST(ScaleModel, CallsTakeTheSecondsThatTheyAreSaidToTake) {
   Index calls = 0;
   for (const twoheads::RankScale& rank : predict_ranks(Plan(plan), request)) calls += rank.calls;
   EXPECT_EQ(calls * 3, Plan(plan).calls());
+  // Without seconds a call takes its operations: of one call for all, 20 rows in each of 2 heads.
+  const twoheads::RankScale straight = predict_ranks(plan_for(Mask::full(), 20, OracleKind::plain, 33, 2), {}).front();
+  EXPECT_DOUBLE_EQ(straight.operations, 2.0 * 2 * 20 * 20 * 128);
 }
 
 TEST(ScaleModel, RefusesWhatMakesNoSense) {

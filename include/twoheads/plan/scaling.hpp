@@ -226,7 +226,8 @@ class ScaleModel {
     fetched_[number] = calls.walked.fetched;
     stretch_ = std::max(stretch_, calls.walked.most_rows);
     if (calls.slots == 0) return;
-    const Index call_rows = plan_.oracle().call_rows(plan_.block() + (plan_.straight() ? 0 : 1));
+    const Index call_rows =
+        plan_.oracle().call_rows(plan_.straight() ? std::max(plan_.tokens(), plan_.keys()) : plan_.block() + 1);
     const Index in_call = std::min(plan_.slots_per_call(), plan_.slots_per_layer());
     rank.calls = ceil_div(calls.slots, in_call) * plan_.rounds_per_layer();
     // Scores and weighted values of all rows.
