@@ -34,6 +34,11 @@ if(TARGET twoheads_text)
   install(EXPORT twoheadsTextTargets NAMESPACE twoheads:: DESTINATION "${twoheads_package_dir}")
 endif()
 
+if(TARGET twoheads_mpi)
+  install(TARGETS twoheads_mpi EXPORT twoheadsMpiTargets FILE_SET HEADERS)
+  install(EXPORT twoheadsMpiTargets NAMESPACE twoheads:: DESTINATION "${twoheads_package_dir}")
+endif()
+
 configure_package_config_file(
   "${CMAKE_CURRENT_LIST_DIR}/twoheadsConfig.cmake.in" "${PROJECT_BINARY_DIR}/twoheadsConfig.cmake"
   INSTALL_DESTINATION "${twoheads_package_dir}"

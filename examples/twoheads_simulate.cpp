@@ -18,12 +18,17 @@
 #include "support/any_run.hpp"
 #include "support/executor.hpp"
 #include "support/instances.hpp"
+#include "support/launch.hpp"
 #include "support/memory.hpp"
 #include "support/plan_arguments.hpp"
 #include "support/processes.hpp"
 #include "support/random_run.hpp"
 #include "support/rows_choice.hpp"
 #include "support/stopwatch.hpp"
+
+#ifdef TWOHEADS_WITH_MPI
+#include "support/ranks/rank_run.hpp"
+#endif
 
 namespace {
 
@@ -60,6 +65,7 @@ struct Outcome {
   double seconds = 0;
   double direct_seconds = 0;
   std::int64_t peak_bytes = 0;
+  std::uint64_t bytes_moved = 0;  ///< between ranks
 };
 
 twoheads::ModelSpec make_spec(const Settings& settings) {
@@ -91,16 +97,20 @@ twoheads::ModelSpec make_spec(const Settings& settings) {
   return spec;
 }
 
+twoheads::KernelOptions kernel_options(const twoheads::PlanRequest& request) {
+  twoheads::KernelOptions options;
+  options.rows = request.oracle.rows;
+  options.plan_for = request.oracle.kind;
+  options.sampling = request.sampling;
+  return options;
+}
+
 /// The tiles of the plan by the kernel: no oracle is called.
 template <class Scalar>
 twoheads::Simulation<Scalar> by_kernel(const twoheads::Model<Scalar>& model, Matrix<Scalar> x,
                                        const twoheads::PlanRequest& request, Index threads,
                                        const Matrix<Scalar>* memory) {
-  twoheads::KernelOptions options;
-  options.rows = request.oracle.rows;
-  options.plan_for = request.oracle.kind;
-  options.sampling = request.sampling;
-  twoheads::KernelAttention<Scalar, programs::Executor> attend(options, programs::Executor(threads));
+  twoheads::KernelAttention<Scalar, programs::Executor> attend(kernel_options(request), programs::Executor(threads));
   twoheads::Simulation<Scalar> result{twoheads::forward(model, std::move(x), attend, memory), {}};
   result.counts.jobs = attend.tiles();
   return result;
@@ -129,9 +139,25 @@ twoheads::Simulation<Scalar> by_oracle(const twoheads::Model<Scalar>& model, Mat
   return twoheads::simulate(model, std::move(x), oracle, options, memory, programs::Executor(settings.threads));
 }
 
+#ifdef TWOHEADS_WITH_MPI
+
+/// The simulation on several ranks: its rows on rank 0.
+template <class Scalar>
+twoheads::Simulation<Scalar> on_ranks(twoheads::Ranks& ranks, const twoheads::Model<Scalar>& model, Matrix<Scalar> x,
+                                      const Settings& settings, const Matrix<Scalar>& memory, Outcome& outcome) {
+  programs::RankRun<Scalar> run =
+      programs::kernel_on_ranks(ranks, model, std::move(x), kernel_options(settings.request), settings.threads, memory);
+  outcome.seconds = run.seconds;
+  outcome.peak_bytes = run.peak_bytes;
+  outcome.bytes_moved = run.bytes_moved;
+  return std::move(run.simulation);
+}
+
+#endif
+
 /// Simulation, direct evaluation in the same scalar, and the reference in a wider one.
 template <class Scalar>
-Outcome run(const Settings& settings, programs::Processes<Scalar>* processes) {
+Outcome run(const Settings& settings, programs::Processes<Scalar>* processes, programs::Launch& launch) {
   using Wider = std::conditional_t<std::is_same_v<Scalar, float>, double, long double>;
   const twoheads::PlanRequest& request = settings.request;
   const auto seed = static_cast<std::uint64_t>(settings.seed);
@@ -151,23 +177,32 @@ Outcome run(const Settings& settings, programs::Processes<Scalar>* processes) {
   }
 
   Outcome outcome;
-  Matrix<Scalar> rows = x;  // becomes the output
-  const programs::PeakMemory peak;
-  const programs::Stopwatch watch;
+  twoheads::Simulation<Scalar> simulation;
   const Matrix<Scalar>* const sources = cross ? &memory : nullptr;
-  const twoheads::Simulation<Scalar> simulation =
-      settings.engine == EngineWord::kernel ? by_kernel(model, std::move(rows), request, settings.threads, sources)
-                                            : by_oracle(model, std::move(rows), settings, sources, processes);
-  outcome.seconds = watch.seconds();
-  outcome.peak_bytes = peak.bytes();
+#ifdef TWOHEADS_WITH_MPI
+  if (launch.ranks() != nullptr)
+    simulation = on_ranks(*launch.ranks(), model, x, settings, memory, outcome);
+  else
+#endif
+  {
+    Matrix<Scalar> rows = x;  // becomes the output
+    const programs::PeakMemory peak;
+    const programs::Stopwatch watch;
+    simulation = settings.engine == EngineWord::kernel
+                     ? by_kernel(model, std::move(rows), settings.request, settings.threads, sources)
+                     : by_oracle(model, std::move(rows), settings, sources, processes);
+    outcome.seconds = watch.seconds();
+    outcome.peak_bytes = peak.bytes();
+  }
   outcome.counts = simulation.counts;
+  // The rows are there, and what they are compared with.
+  if (!launch.first()) return outcome;
   if (processes != nullptr) outcome.processes = processes->counts();
   outcome.digest = twoheads::digest(simulation.rows);
   outcome.bad_rows = programs::bad_rows(simulation.rows);
 
   const programs::Stopwatch direct_watch;
-  const Matrix<Scalar> direct =
-      twoheads::forward(model, x, twoheads::DirectAttention<Scalar>(), cross ? &memory : nullptr);
+  const Matrix<Scalar> direct = twoheads::forward(model, x, twoheads::DirectAttention<Scalar>(), sources);
   outcome.direct_seconds = direct_watch.seconds();
 
   const Matrix<Wider> wide_memory = memory.template cast<Wider>();
@@ -219,12 +254,23 @@ std::optional<programs::Processes<Scalar>> start_processes(Settings& settings) {
   return processes;
 }
 
+/// Refuses what a run on several ranks cannot do.
+void require_shared(const Settings& settings) {
+  if (settings.method != programs::Method::stable)
+    throw programs::ArgumentError("--method paper and --method strict run on one rank: leave the launcher out");
+  if (settings.request.oracle.rows == programs::auto_rows)
+    throw programs::ArgumentError("--rows auto measures one machine, and ranks would choose differently: give --rows");
+  if (settings.engine != EngineWord::kernel)
+    throw programs::ArgumentError("--engine oracle runs on one rank: expected --engine kernel");
+}
+
 /// JSON has no infinity: it is written as null by the library, so as a large number by us.
 double json_number(double value) { return std::isfinite(value) ? value : std::numeric_limits<double>::max(); }
 
 }  // namespace
 
 int main(int argc, char** argv) {
+  programs::Launch launch(argc, argv);
   CLI::App app("Simulates a random transformer through small calls and checks it against direct evaluation.",
                "twoheads_simulate");
   programs::PlanArguments arguments(app, twoheads::Anchor::adaptive);
@@ -255,7 +301,7 @@ int main(int argc, char** argv) {
       "what the rows of a call hold: projected q, k, v, or tokens (default projected)");
   app.add_flag("--json", json, "print one JSON object and nothing else");
 
-  return programs::run(app, argc, argv, [&] {
+  return launch.run(app, argc, argv, [&] {
     settings.request = arguments.request();
     settings.request.sampling.seed = static_cast<std::uint64_t>(settings.seed);
     settings.kv_heads = arguments.kv_heads();
@@ -290,6 +336,7 @@ int main(int argc, char** argv) {
       throw programs::ArgumentError("--oracle-command runs on as many threads as --processes: leave --threads out");
     if (!settings.processes.command.empty() && settings.request.oracle.rows == programs::auto_rows)
       throw programs::ArgumentError("--oracle-command takes the rows that its process has: --rows auto has no choice");
+    if (launch.size() > 1) require_shared(settings);
     const bool single = scalar == ScalarWord::float32;
     const auto choice = single ? programs::choose_rows_if_auto<float>(settings.request, spec.attention, kernel)
                                : programs::choose_rows_if_auto<double>(settings.request, spec.attention, kernel);
@@ -298,9 +345,9 @@ int main(int argc, char** argv) {
     const std::optional<twoheads::Plan> plan =
         stable ? std::optional(programs::make_plan(settings.request)) : std::nullopt;
     const std::string cover = stable ? arguments.cover(*plan) : "";
-    if (stable) arguments.draw(*plan);
-    const Outcome outcome = single ? run<float>(settings, single_processes ? &*single_processes : nullptr)
-                                   : run<double>(settings, double_processes ? &*double_processes : nullptr);
+    if (stable && launch.first()) arguments.draw(*plan);
+    const Outcome outcome = single ? run<float>(settings, single_processes ? &*single_processes : nullptr, launch)
+                                   : run<double>(settings, double_processes ? &*double_processes : nullptr, launch);
     if (json) {
       nlohmann::ordered_json result{{"calls", outcome.counts.calls},
                                     {"repeats", outcome.counts.repeats},
@@ -322,11 +369,16 @@ int main(int argc, char** argv) {
       }
       if (settings.request.sampling.samples > 0) result["samples"] = settings.request.sampling.samples;
       if (!cover.empty()) result["cover"] = cover;
+      if (launch.size() > 1) result["ranks"] = launch.size();
+      if (launch.size() > 1) result["bytes_moved"] = outcome.bytes_moved;
       if (choice) result["rows"] = choice->chosen.rows;
       if (choice) result["rows_reason"] = choice->reason();
       std::cout << result.dump() << "\n";
     } else {
       print(settings, outcome, single ? 6e-8 : 1.2e-16, single ? 1e-6 : 1e-12);
+      if (launch.size() > 1)
+        std::cout << "  ranks          " << launch.size() << ", " << outcome.bytes_moved / 1024
+                  << " KiB of keys and values moved between them\n";
       if (!cover.empty()) std::cout << "  cover          " << cover << "\n";
       if (choice) std::cout << "  rows           " << choice->reason() << "\n";
     }

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Checks for the tools and libraries that building twoheads needs, and installs what is missing with apt-get where that
 # is possible. Where everything is there it changes nothing and asks no network. Where it cannot install, it says what
-# is missing and how to get it, and exits 1.
+# is missing and how to get it, and exits 1; without MPI alone, which has packages of its own on many clusters, all else
+# can be built, and it exits 0.
 set -euo pipefail
 
 work=$(mktemp -d)
@@ -37,12 +38,14 @@ libraries_missing() {
   cat >"$work/find/CMakeLists.txt" <<'CMAKE'
 cmake_minimum_required(VERSION 3.24)
 project(find LANGUAGES CXX)
-foreach(package IN ITEMS Eigen3 GTest benchmark CLI11 nlohmann_json TBB Boost ICU)
+foreach(package IN ITEMS Eigen3 GTest benchmark CLI11 nlohmann_json TBB Boost ICU MPI)
   # Boost by its own package file: CMake's module for it is on its way out.
   if(package STREQUAL "Boost")
     find_package(Boost 1.74 CONFIG QUIET)
   elseif(package STREQUAL "ICU")
     find_package(ICU COMPONENTS uc i18n QUIET)
+  elseif(package STREQUAL "MPI")
+    find_package(MPI 3.1 COMPONENTS CXX QUIET)
   else()
     find_package(${package} QUIET)
   endif()
@@ -68,7 +71,7 @@ missing() {
   compiler_knows_cxx20 || tools+=" compiler"
   command -v ninja >/dev/null 2>&1 || tools+=" ninja"
   if [ -n "$tools" ]; then
-    printf '%s' "${tools# } Eigen3 GTest benchmark CLI11 nlohmann_json TBB Boost ICU"
+    printf '%s' "${tools# } Eigen3 GTest benchmark CLI11 nlohmann_json TBB Boost ICU MPI"
   else
     libraries=$(libraries_missing) || return 1
     printf '%s' "$libraries"
@@ -88,6 +91,7 @@ describe() {
     TBB) echo "oneTBB" ;;
     Boost) echo "Boost 1.74 or later, headers" ;;
     ICU) echo "ICU" ;;
+    MPI) echo "MPI 3.1 or later (Open MPI, MPICH)" ;;
   esac
 }
 
@@ -104,22 +108,29 @@ debian_package() {
     TBB) echo libtbb-dev ;;
     Boost) echo libboost-dev ;;
     ICU) echo libicu-dev ;;
+    MPI) echo libopenmpi-dev openmpi-bin ;;
   esac
 }
 
 explain_and_stop() {
   local name
+  if [ "$1" = MPI ]; then
+    echo "no MPI 3.1 or later was found (Debian: libopenmpi-dev openmpi-bin): nothing will run on several ranks" >&2
+    exit 0
+  fi
   {
     echo "Missing for twoheads (the libraries can only be looked for once the tools are there):"
     for name in $1; do echo "  - $(describe "$name")"; done
     cat <<'TEXT'
 How to get everything it builds with:
   Debian 12, Ubuntu 24.04   sudo apt-get install g++ cmake ninja-build libeigen3-dev libgtest-dev \
-                              libbenchmark-dev libcli11-dev nlohmann-json3-dev libtbb-dev libboost-dev libicu-dev
+                              libbenchmark-dev libcli11-dev nlohmann-json3-dev libtbb-dev libboost-dev libicu-dev \
+                              libopenmpi-dev openmpi-bin
   Fedora                    sudo dnf install gcc-c++ cmake ninja-build eigen3-devel gtest-devel \
-                              google-benchmark-devel cli11-devel json-devel tbb-devel boost-devel libicu-devel
+                              google-benchmark-devel cli11-devel json-devel tbb-devel boost-devel libicu-devel \
+                              openmpi-devel; then module load mpi
   macOS, Homebrew           brew install cmake ninja eigen googletest google-benchmark cli11 nlohmann-json tbb \
-                              boost icu4c
+                              boost icu4c open-mpi
 Older systems have an older CMake: https://cmake.org/download
 TEXT
   } >&2
@@ -141,7 +152,11 @@ fi
 command -v apt-get >/dev/null 2>&1 || explain_and_stop "$names"
 
 packages=()
-for name in $names; do packages+=("$(debian_package "$name")"); done
+for name in $names; do
+  # A name may stand for two packages.
+  read -r -a of_name <<<"$(debian_package "$name")"
+  packages+=("${of_name[@]}")
+done
 echo "Installing ${packages[*]}" >&2
 apt=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get)
 { "${apt[@]}" update -q && "${apt[@]}" install -y -q --no-install-recommends "${packages[@]}"; } >&2 ||

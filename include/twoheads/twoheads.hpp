@@ -3,6 +3,7 @@
 // The whole library in the order of the data. Needs Eigen alone.
 
 // clang-format off
+#include <twoheads/base/version.hpp>
 #include <twoheads/base/index.hpp>
 #include <twoheads/base/errors.hpp>
 #include <twoheads/base/checked.hpp>
@@ -114,6 +115,7 @@
 #include <twoheads/exec/pool_work.hpp>
 #include <twoheads/exec/pool_worker.hpp>
 #include <twoheads/exec/pool.hpp>
+#include <twoheads/exec/block_kernel.hpp>
 #include <twoheads/exec/kernel_engine.hpp>
 #include <twoheads/exec/kernel_attention.hpp>
 #include <twoheads/exec/plan_choice.hpp>

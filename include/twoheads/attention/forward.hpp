@@ -85,15 +85,14 @@ template <RealScalar Scalar, class AttendFn>
   return mixed;
 }
 
-/// A layer part by part, for masks that reach so many keys to each side: beside x, memory for one part of `least`
-/// queries or a few more.
+/// A layer part by part: beside x, memory for one part.
 template <RealScalar Scalar, AttendInParts<Scalar> AttendFn>
 void layer_in_parts(const ModelSpec& spec, const AttentionSpec& a, const LayerWeights<Scalar>& layer, Index index,
-                    const MaskReach& reach, Index least, Matrix<Scalar>& x, AttendFn& attend) {
-  KeyWindow<Scalar> window(spec, a, layer, reach);
+                    const PartRule& rule, Matrix<Scalar>& x, AttendFn& attend) {
+  KeyWindow<Scalar> window(spec, a, layer, rule.reach);
   begin_layer(attend, a, index, Rows{0, x.rows()}, x.rows(), layer.attention.sinks.size() > 0);
   for (Index begin = 0; begin < x.rows();) {
-    const Rows part{begin, attend.part_end(begin, least)};
+    const Rows part{begin, attend.part_end(begin, rule.least)};
     window.move_to(part, x);
     const MatrixView<Scalar> tokens = window.tokens_of(part);
     const Matrix<Scalar> q = queries_of(a, layer.attention, tokens, part.begin);
@@ -159,13 +158,10 @@ template <RealScalar Scalar, Attend<Scalar> AttendFn>
   for (Index index = 0; index < spec.layers; ++index) {
     const LayerWeights<Scalar>& layer = model.layers[static_cast<std::size_t>(index)];
     const AttentionSpec a = spec.attention_of(index);
-    // Where queries see few keys of many, a layer needs no more than a part of q, k and v at a time.
-    const std::optional<MaskReach> reach = a.mask.reach(x.rows());
-    const Index part_rows = reach ? detail::rows_of_a_part(*reach, spec.width) : x.rows();
-    const bool in_parts = memory == nullptr && bias.empty() && x.rows() / 4 > part_rows;
     if constexpr (AttendInParts<AttendFn, Scalar>) {
-      if (in_parts) {
-        detail::layer_in_parts(spec, a, layer, index, *reach, part_rows, x, attend);
+      const std::optional<detail::PartRule> parts = detail::part_rule(a.mask, x.rows(), spec.width);
+      if (parts && memory == nullptr && bias.empty()) {
+        detail::layer_in_parts(spec, a, layer, index, *parts, x, attend);
         continue;
       }
     }

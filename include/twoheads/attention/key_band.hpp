@@ -23,10 +23,12 @@ struct KeyBand {
     const Index begin = std::clamp<Index>(i + from, 0, keys);
     return {begin, std::clamp<Index>(i + to, begin, keys)};
   }
-  /// Of a range of keys, those between the first and the last that one of `rows` rows sees.
-  [[nodiscard]] constexpr Rows seen_by_some(Index rows, Rows keys) const {
-    return {std::max(keys.begin, from), std::min(keys.end, rows - 1 + to)};
+  /// Of a range of keys, those between the first and the last that one of some rows sees.
+  [[nodiscard]] constexpr Rows seen_by_some(Rows rows, Rows keys) const {
+    return {std::max(keys.begin, rows.begin + from), std::min(keys.end, rows.end - 1 + to)};
   }
+  /// The same band with keys counted from a later one.
+  [[nodiscard]] constexpr KeyBand from_key(Index first) const { return {from - first, to - first}; }
 };
 
 }  // namespace twoheads

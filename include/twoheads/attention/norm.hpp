@@ -11,6 +11,7 @@ namespace twoheads {
 ///   Shapes   rows, result (N, width)
 ///   Math     rms:    gain * x / sqrt(mean(x^2) + epsilon)
 ///            layer:  gain * (x - mean(x)) / sqrt(var(x) + epsilon) + shift
+///   Laws     a row's bits depend on that row alone, not on where it lies
 ///   Corner   a zero row stays zero (plus the shift); NormKind::none copies
 template <RealScalar Scalar>
 [[nodiscard]] Matrix<Scalar> normed(const MatrixView<Scalar>& rows, const NormWeights<Scalar>& weights, NormKind kind,
@@ -20,8 +21,10 @@ template <RealScalar Scalar>
   if (kind == NormKind::none) return result;
   detail::require_shape("the gain of a norm", weights.gain, 1, rows.cols());
   const Scalar width = static_cast<Scalar>(rows.cols());
+  // Eigen sums a row in an order that depends on its address: here each has the same.
+  RowVector<Scalar> x(rows.cols());
   for (Index row = 0; row < result.rows(); ++row) {
-    auto x = result.row(row);
+    x = result.row(row);
     if (kind == NormKind::layer) x.array() -= x.sum() / width;
     // Squares of floats leave their range long before the row does.
     const Sum mean_square = x.template cast<Sum>().squaredNorm() / static_cast<Sum>(width) + static_cast<Sum>(epsilon);
@@ -29,6 +32,7 @@ template <RealScalar Scalar>
     if (mean_square > Sum(0) || mean_square != mean_square) x /= static_cast<Scalar>(std::sqrt(mean_square));
     x.array() *= weights.gain.array();
     if (kind == NormKind::layer && weights.shift.size() > 0) x += weights.shift;
+    result.row(row) = x;
   }
   return result;
 }

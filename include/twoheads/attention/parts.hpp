@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <concepts>
+#include <optional>
 #include <twoheads/attention/input.hpp>
 #include <twoheads/attention/norm.hpp>
 #include <twoheads/attention/project.hpp>
@@ -44,10 +45,21 @@ void begin_layer(A& attend, const AttentionSpec& spec, Index layer, Rows queries
     attend.begin_layer(spec, layer, queries, keys);
 }
 
-/// Rows of a part: a few MiB of tokens, and long beside the reach, so that few keys are held twice.
-[[nodiscard]] inline Index rows_of_a_part(const MaskReach& reach, Index width) {
+/// How a layer is cut in parts.
+struct PartRule {
+  MaskReach reach;  ///< of its mask
+  Index least = 0;  ///< rows of a part, or a few more
+};
+
+/// Where queries see few keys of many, a layer needs no more than a part of q, k and v at a time: a few MiB of tokens,
+/// and long beside the reach, so that few keys are held twice. None where it is evaluated as a whole.
+[[nodiscard]] inline std::optional<PartRule> part_rule(const Mask& mask, Index rows, Index width) {
   constexpr Index numbers = Index{1} << 18;
-  return std::max<Index>({numbers / width, 2 * (reach.left + reach.right + reach.sinks), 64});
+  const std::optional<MaskReach> reach = mask.reach(rows);
+  if (!reach) return std::nullopt;
+  const Index least = std::max<Index>({numbers / width, 2 * (reach->left + reach->right + reach->sinks), 64});
+  if (rows / 4 <= least) return std::nullopt;
+  return PartRule{*reach, least};
 }
 
 /// Keys and values of a layer as far as the next part of its queries sees them.

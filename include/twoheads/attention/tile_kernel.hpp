@@ -39,6 +39,8 @@ class TileKernel {
   using Scalar = S;
   /// Queries of a panel: a block of a multiple of it leaves no lane idle.
   static constexpr Index panel = detail::PanelLoops<Simd>::panel;
+  /// Keys whose scores are held at a time.
+  static constexpr Index key_step = 128;
 
   TileKernel(Index head_dim, Index value_dim, const ScoreRule& rule)
       : head_dim_(head_dim), value_dim_(value_dim), rule_(rule) {
@@ -55,15 +57,24 @@ class TileKernel {
     // Neither 0 nor infinite: a hidden score is -inf, and a difference of scores may be 0.
     factor_ = static_cast<Scalar>(
         std::clamp<double>(unit_ * log2_e, std::numeric_limits<Scalar>::min(), std::numeric_limits<Scalar>::max()));
-    scores_ = detail::AlignedBuffer<Scalar>(keys_at_once * panel);
+    scores_ = detail::AlignedBuffer<Scalar>(key_step * panel);
     seen_bounds_ = detail::AlignedBuffer<Scalar>(2 * panel);
     transposed_ = detail::AlignedBuffer<Scalar>(panel * transposed_cols);
   }
 
   /// Takes the next block of queries; nothing has been seen yet.
-  void begin(const MatrixView<Scalar>& queries) {
+  void begin(const MatrixView<Scalar>& queries) { begin(queries, 0, queries.rows()); }
+
+  /// Takes some queries of a block of `block_rows`, from row `first` of it on: the others are somebody else's. Tiles are
+  /// those of the whole block, and keys that none of these queries sees are not touched.
+  ///
+  ///   Laws     the bits of a query are those that it has in the whole block
+  void begin(const MatrixView<Scalar>& queries, Index first, Index block_rows) {
     detail::require_shape("the queries of a tile kernel", queries, queries.rows(), head_dim_);
+    TWOHEADS_ASSERT(first >= 0 && first + queries.rows() <= block_rows);
     rows_ = queries.rows();
+    first_row_ = first;
+    block_rows_ = block_rows;
     panels_ = ceil_div(rows_, panel);
     if (panels_ > panel_capacity_) {
       panel_capacity_ = panels_;
@@ -85,39 +96,58 @@ class TileKernel {
   ///   Shapes   keys (m, head_dim), values (m, value_dim), m >= 0, of Scalar or of Eigen's half or bfloat16, which are
   ///            widened before use; `rows` within the block
   ///   Laws     no key of the tile is one that its rows have seen before
+  ///            A tile may be added part by part, cut at multiples of key_step keys, in order, with the band counted
+  ///            from each part's first key: the bits are those of the whole.
   ///   Corner   log_factor: the tile counts exp(log_factor) times. finite_values: false where a value may be NaN or
   ///            infinite, so that it must not be multiplied by the weight 0 of a row that does not see it. terms: where
   ///            the rule says that tiles have them
   template <class Stored>
   void add(Rows rows, const MatrixView<Stored>& keys, const MatrixView<Stored>& values, const KeyBand& band,
            double log_factor = 0, bool finite_values = true, const TileTerms<Scalar>& terms = {}) {
-    const Index count = keys.rows();
-    detail::require_shape("the keys of a tile", keys, count, head_dim_);
-    detail::require_shape("the values of a tile", values, count, value_dim_);
-    if (rows.begin < 0 || rows.end > rows_)
-      throw ShapeError(detail::text("a tile of rows ", rows.begin, "..", rows.end - 1, " of a block of ", rows_));
+    add(rows, keys.rows(), 0, keys, values, band, log_factor, finite_values, terms);
+  }
+
+  /// The same for a tile of `count` keys of which only those from number `first` on are at hand: all that our queries
+  /// see.
+  template <class Stored>
+  void add(Rows rows, Index count, Index first_key, const MatrixView<Stored>& keys, const MatrixView<Stored>& values,
+           const KeyBand& band, double log_factor, bool finite_values, const TileTerms<Scalar>& terms) {
+    detail::require_shape("the keys of a tile", keys, keys.rows(), head_dim_);
+    detail::require_shape("the values of a tile", values, keys.rows(), value_dim_);
+    if (rows.begin < 0 || rows.end > block_rows_)
+      throw ShapeError(detail::text("a tile of rows ", rows.begin, "..", rows.end - 1, " of a block of ", block_rows_));
     if (rows.empty() || count == 0) return;
     if (!std::isfinite(log_factor))
       throw SpecError(detail::text("the log factor of a tile is ", log_factor, ", expected a finite number"));
     TWOHEADS_ASSERT(rule_.terms || (terms.slope == 0 && terms.bias == nullptr));
     if (keys_since_join_ > 0 && log_factor != log_factor_) join();
-    for (Index row = rows.begin; row < rows.end; ++row) {
+    const Rows own{std::max(rows.begin, first_row_), std::min(rows.end, first_row_ + rows_)};
+    for (Index row = own.begin; row < own.end; ++row) {
       const Rows seen = band.seen(row - rows.begin, count);
-      if (!seen.empty() && !(terms.bias != nullptr && terms.hides_all(row - rows.begin, seen))) seen_[row] = true;
+      if (!seen.empty() && !(terms.bias != nullptr && terms.hides_all(row - rows.begin, seen)))
+        seen_[row - first_row_] = true;
     }
 
-    const Rows panels{rows.begin / panel, ceil_div(rows.end, panel)};
-    for (Index first = 0; first < count; first += keys_at_once) {
-      const Rows block{first, std::min(first + keys_at_once, count)};
-      const Rows seen = band.seen_by_some(rows.size(), block);
-      if (seen.empty()) continue;
+    // Panels held, and the tile's rows counted from the first row that is.
+    const Rows panels{(own.begin - first_row_) / panel, ceil_div(own.end - first_row_, panel)};
+    const Rows held{rows.begin - first_row_, rows.end - first_row_};
+    for (Index first = 0; first < count; first += key_step) {
+      const Rows block{first, std::min(first + key_step, count)};
+      const Rows seen_by_block = band.seen_by_some({0, rows.size()}, block);
+      if (seen_by_block.empty()) continue;
+      // Joins come where the whole block has them, whoever holds its rows.
       if (keys_since_join_ >= keys_of_a_join) join();
       log_factor_ = log_factor;
-      keys_since_join_ += seen.size();
-      const Strided packed_keys = packed_rows(keys, seen, panels.size(), packed_keys_);
-      const Strided packed_values = packed_rows(values, seen, panels.size(), packed_values_);
+      keys_since_join_ += seen_by_block.size();
+      if (own.empty()) continue;
+      const Rows seen = band.seen_by_some({own.begin - rows.begin, own.end - rows.begin}, seen_by_block);
+      if (seen.empty()) continue;
+      const Rows at{seen.begin - first_key, seen.end - first_key};
+      TWOHEADS_ASSERT(at.begin >= 0 && at.end <= keys.rows());
+      const Strided packed_keys = packed_rows(keys, at, panels.size(), packed_keys_);
+      const Strided packed_values = packed_rows(values, at, panels.size(), packed_values_);
       for (Index p = panels.begin; p < panels.end; ++p)
-        add_to_panel(p, rows, seen, packed_keys, packed_values, band, finite_values, terms);
+        add_to_panel(p, held, seen, packed_keys, packed_values, band, finite_values, terms);
     }
   }
 
@@ -148,7 +178,6 @@ class TileKernel {
   static constexpr int vectors = Loops::vectors;
   static constexpr int lanes = Loops::lanes;
   static constexpr int tile_rows = Loops::tile_rows;
-  static constexpr Index keys_at_once = 128;
   static constexpr Index transposed_cols = 64;
   static constexpr Index keys_of_a_join = 4096;
   /// The log weight of a row that has found nothing but NaN of values without weight.
@@ -264,7 +293,7 @@ class TileKernel {
     const Stored* const from = matrix.data() + rows.begin * matrix.outerStride();
     if constexpr (std::same_as<Stored, Scalar>)
       if (matrix.outerStride() == cols || panels == 1) return {from, matrix.outerStride()};
-    if (room.data() == nullptr) room = detail::AlignedBuffer<Scalar>(keys_at_once * cols);
+    if (room.data() == nullptr) room = detail::AlignedBuffer<Scalar>(key_step * cols);
     for (Index row = 0; row < rows.size(); ++row) {
       Scalar* const to = room.data() + row * cols;
       if constexpr (std::same_as<Stored, Scalar>)
@@ -342,9 +371,11 @@ class TileKernel {
   Index value_dim_;
   ScoreRule rule_;
   Scalar sign_ = 1;
-  double unit_ = 1;    ///< nats of a held score
-  Scalar factor_ = 1;  ///< the same in powers of two
-  Index rows_ = 0;
+  double unit_ = 1;      ///< nats of a held score
+  Scalar factor_ = 1;    ///< the same in powers of two
+  Index rows_ = 0;       ///< queries held
+  Index first_row_ = 0;  ///< of the block, the first of those held
+  Index block_rows_ = 0;
   Index panels_ = 0;
   Index panel_capacity_ = 0;  ///< panels that there is room for
   Index keys_since_join_ = 0;
@@ -353,10 +384,10 @@ class TileKernel {
   detail::AlignedBuffer<Scalar> queries_;                      ///< (panels, head_dim, panel)
   detail::AlignedBuffer<Scalar> sums_;                         ///< (panels, value_dim, panel)
   detail::AlignedBuffer<Scalar> largest_, weights_;            ///< (panels, panel)
-  detail::AlignedBuffer<Scalar> scores_;                       ///< (keys_at_once, panel)
+  detail::AlignedBuffer<Scalar> scores_;                       ///< (key_step, panel)
   detail::AlignedBuffer<Scalar> seen_bounds_;                  ///< (2, panel)
   detail::AlignedBuffer<Scalar> transposed_;                   ///< (panel, transposed_cols)
-  detail::AlignedBuffer<Scalar> packed_keys_, packed_values_;  ///< (keys_at_once, their dim)
+  detail::AlignedBuffer<Scalar> packed_keys_, packed_values_;  ///< (key_step, their dim)
   Vector<bool> seen_;                                          ///< whether a row has seen a key
   Partial<Scalar> found_;
   Partial<SumScalar<Scalar>> sum_;

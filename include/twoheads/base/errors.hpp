@@ -31,6 +31,11 @@ struct FormatError : Error {
   using Error::Error;
 };
 
+/// A file that cannot be opened, locked, read or written, for a reason that lies outside of it.
+struct FileError : Error {
+  using Error::Error;
+};
+
 /// A NaN or an infinity in what the caller gave (weights, tokens, queries, keys or values).
 struct InputError : Error {
   using Error::Error;

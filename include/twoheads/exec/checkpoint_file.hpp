@@ -29,11 +29,6 @@
 
 namespace twoheads {
 
-/// A file that cannot be opened, locked, read or written, for a reason that lies outside of it.
-struct FileError : Error {
-  using Error::Error;
-};
-
 namespace detail {
 
 static_assert(std::endian::native == std::endian::little, "checkpoint files hold numbers as they lie: little endian");

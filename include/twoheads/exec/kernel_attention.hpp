@@ -42,6 +42,21 @@ struct KernelOptions {
   return std::clamp<Index>(ceil_div(ceil_div(queries, shares) * spec.heads, step) * step, step, most);
 }
 
+/// What a kernel with these options plans for a layer.
+[[nodiscard]] inline PlanRequest kernel_request(const KernelOptions& options, const AttentionSpec& spec, Index layer,
+                                                Rows queries, Index keys) {
+  if (options.rows < 0 || options.rows == 1)
+    throw SpecError(detail::text("the rows of a kernel's block are ", options.rows,
+                                 ", expected 2 or more, or 0 to have them chosen"));
+  OracleLimits limits;
+  limits.kind = options.plan_for.value_or(OracleKind::kernel);
+  limits.rows = options.rows > 0 ? options.rows : kernel_rows(queries.size(), spec);
+  Sampling sampling = options.sampling;
+  sampling.layer = layer;
+  return {spec.mask,         queries.size(), keys, spec.heads,   1, limits, Anchor::mean_key,
+          Packing::residual, sampling,       0,    queries.begin};
+}
+
 /// Evaluates a layer's attention by the tile kernel, exactly and without an oracle: the fast engine. Hand it to
 /// forward() in place of direct attention, or call it on projected_input(spec, q, k, v).
 ///
@@ -68,16 +83,7 @@ class KernelAttention {
 
   /// Part by part, for long inputs whose queries see few keys: see AttendInParts.
   void begin_layer(const AttentionSpec& spec, Index layer, Rows queries, Index keys) {
-    if (options_.rows < 0 || options_.rows == 1)
-      throw SpecError(detail::text("the rows of a kernel's block are ", options_.rows,
-                                   ", expected 2 or more, or 0 to have them chosen"));
-    OracleLimits limits;
-    limits.kind = options_.plan_for.value_or(OracleKind::kernel);
-    limits.rows = options_.rows > 0 ? options_.rows : kernel_rows(queries.size(), spec);
-    Sampling sampling = options_.sampling;
-    sampling.layer = layer;
-    plan_.emplace(PlanRequest{spec.mask, queries.size(), keys, spec.heads, 1, limits, Anchor::mean_key,
-                              Packing::residual, sampling, 0, queries.begin});
+    plan_.emplace(kernel_request(options_, spec, layer, queries, keys));
     if (options_.log_weights) log_weights_.resize(queries.size(), spec.heads);
     next_block_ = 0;
   }

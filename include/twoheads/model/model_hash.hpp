@@ -49,20 +49,28 @@ inline void add_numbers(ByteHash& hash, const RopeSpec& rope) {
 
 /// Of what is computed, and of the bytes of all weights; functions of rows cannot be told apart.
 template <RealScalar Scalar>
-[[nodiscard]] std::uint64_t digest_of(const LanguageModel<Scalar>& model) {
-  const ModelSpec& spec = model.body.spec;
+[[nodiscard]] std::uint64_t digest_of(const Model<Scalar>& model) {
+  const ModelSpec& spec = model.spec;
   ByteHash hash(sizeof(Scalar));
   for (Index layer = 0; layer < spec.layers; ++layer) hash.add(digest_of(spec.attention_of(layer)));
   if (spec.attention.rope) add_numbers(hash, *spec.attention.rope);
-  for (const Index number : {spec.layers, spec.width, spec.hidden, static_cast<Index>(spec.norm),
-                             static_cast<Index>(spec.norm_place), static_cast<Index>(spec.mlp), Index{spec.residual},
-                             Index{spec.final_norm}, Index{spec.attention.head_norm}, model.first_position})
+  for (const Index number :
+       {spec.layers, spec.width, spec.hidden, static_cast<Index>(spec.norm), static_cast<Index>(spec.norm_place),
+        static_cast<Index>(spec.mlp), Index{spec.residual}, Index{spec.final_norm}, Index{spec.attention.head_norm}})
     hash.add(static_cast<std::uint64_t>(number));
-  for (const double number :
-       {spec.norm_epsilon, spec.attention.head_norm_epsilon, model.embedding_scale, model.logit_cap})
+  for (const double number : {spec.norm_epsilon, spec.attention.head_norm_epsilon})
     hash.add(std::bit_cast<std::uint64_t>(number));
+  for_each_array(model, [&](const std::string&, const auto& values) { add_rows(hash, view(values)); });
+  return hash.value();
+}
+
+/// The same with what makes rows of tokens, and logits of rows.
+template <RealScalar Scalar>
+[[nodiscard]] std::uint64_t digest_of(const LanguageModel<Scalar>& model) {
+  ByteHash hash(digest_of(model.body));
+  hash.add(static_cast<std::uint64_t>(model.first_position));
+  for (const double number : {model.embedding_scale, model.logit_cap}) hash.add(std::bit_cast<std::uint64_t>(number));
   const auto add = [&](const auto& values) { add_rows(hash, view(values)); };
-  for_each_array(model.body, [&](const std::string&, const auto& values) { add(values); });
   add(model.embedding);
   add(model.output);
   add(model.positions);

@@ -238,6 +238,30 @@ class Plan {
     });
   }
 
+  /// The same for one head, rectangles over neighbouring keys as one: the tile kernel has its own blocks of keys.
+  template <class Visit>
+  void for_each_joined_tile(Index query_block, Index head, Visit&& visit) const {
+    Tile pending;
+    const auto flush = [&] {
+      if (!pending.keys.empty()) visit(std::as_const(pending));
+      pending = {};
+    };
+    for_each_slot(query_block, head, [&](std::span<const Tile> slot) {
+      for (const Tile& tile : slot) {
+        const bool joins = tile.shape == TileShape::rectangle && pending.shape == TileShape::rectangle &&
+                           tile.queries == pending.queries && tile.keys.begin == pending.keys.end &&
+                           tile.sinks.empty() && !tile.sampled() && !pending.sampled();
+        if (joins) {
+          pending.keys.end = tile.keys.end;
+        } else {
+          flush();
+          pending = tile;
+        }
+      }
+    });
+    flush();
+  }
+
   /// Calls visit(job) for all jobs of one layer, in their fixed order.
   template <class Visit>
   void for_each_job(Visit&& visit) const {

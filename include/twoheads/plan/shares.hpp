@@ -101,7 +101,7 @@ class RowShares {
 
 namespace detail {
 
-/// Rows of a query block that one lane or another of the tile kernel may take: whole panels of any vector.
+/// Rows that the tile kernel and products of rows take together: whole panels of any vector.
 constexpr Index rows_of_a_kernel_atom = 128;
 
 /// Counts the slots of query blocks of a plan, without a look at each of them.
@@ -257,17 +257,12 @@ struct Excess {
 }  // namespace detail
 
 /// Where the queries of a plan may be cut without a change of any bit or call: the ends of the least parts that one rank
-/// evaluates. In the tile kernel rows of a query block are lanes that know nothing of each other; calls are not cut.
+/// evaluates. In the tile kernel rows are lanes that know nothing of each other; calls are not cut.
 [[nodiscard]] inline std::vector<Index> atoms_of(const Plan& plan) {
   std::vector<Index> ends;
   if (plan.oracle().kind == OracleKind::kernel) {
-    for (Index block = 0; block < plan.query_blocks(); ++block) {
-      const Rows queries = plan.queries_of(block);
-      for (Index end = queries.begin; end < queries.end;) {
-        end = std::min(end + detail::rows_of_a_kernel_atom, queries.end);
-        ends.push_back(end);
-      }
-    }
+    while (ends.empty() || ends.back() < plan.queries().end)
+      ends.push_back(std::min((ends.empty() ? 0 : ends.back()) + detail::rows_of_a_kernel_atom, plan.queries().end));
     return ends;
   }
   Index next = 0;

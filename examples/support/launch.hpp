@@ -1,0 +1,113 @@
+#pragma once
+
+#include <cstdlib>
+#include <exception>
+#include <iostream>
+#include <memory>
+#include <streambuf>
+#include <twoheads/base/index.hpp>
+
+#include "support/arguments.hpp"
+
+#ifdef TWOHEADS_WITH_MPI
+#include <twoheads/mpi/ranks.hpp>
+#endif
+
+namespace programs {
+
+#ifdef TWOHEADS_WITH_MPI
+
+/// A program that may be one of several ranks: under a launcher of MPI it joins the others, and rank 0 alone speaks.
+class Launch {
+ public:
+  Launch(int& argc, char**& argv) {
+    if (!launched()) return;
+    int provided = 0;
+    MPI_Init_thread(&argc, &argv, MPI_THREAD_SERIALIZED, &provided);
+    running_ = true;
+    ranks_ = std::make_unique<twoheads::Ranks>();
+    if (ranks_->size() == 1) ranks_.reset();
+    if (!first()) {
+      out_ = std::cout.rdbuf(&silence_);
+      err_ = std::cerr.rdbuf(&silence_);
+    }
+  }
+  Launch(const Launch&) = delete;
+  Launch& operator=(const Launch&) = delete;
+  ~Launch() {
+    if (out_ != nullptr) std::cout.rdbuf(out_);
+    if (err_ != nullptr) std::cerr.rdbuf(err_);
+    ranks_.reset();
+    if (running_) MPI_Finalize();
+  }
+
+  /// The ranks of the run; none where the program is alone.
+  [[nodiscard]] twoheads::Ranks* ranks() { return ranks_.get(); }
+  /// Whether this is the rank that speaks.
+  [[nodiscard]] bool first() const { return !ranks_ || ranks_->rank() == 0; }
+  [[nodiscard]] twoheads::Index size() const { return ranks_ ? ranks_->size() : 1; }
+
+  /// programs::run() on every rank. An exception that only one rank has ends all of them.
+  template <class Body>
+  int run(CLI::App& app, int argc, char** argv, const Body& body) {
+    return programs::run(app, argc, argv, [&] {
+      try {
+        body();
+      } catch (const ArgumentError&) {
+        throw;  // all ranks have the same arguments
+      } catch (const NotBuiltYet&) {
+        throw;
+      } catch (const std::exception& error) {
+        if (ranks_ && !ranks_->all_failed()) end_all(app, error.what());
+        throw;
+      }
+    });
+  }
+
+ private:
+  /// Takes what ranks say that do not speak.
+  struct Silence : std::streambuf {
+    int overflow(int c) override { return c == EOF ? 0 : c; }
+    std::streamsize xsputn(const char*, std::streamsize count) override { return count; }
+  };
+
+  /// Launchers of Open MPI, MPICH, Slurm and others tell their ranks so; a program that is started by hand joins nobody,
+  /// and does not wait for MPI to begin.
+  [[nodiscard]] static bool launched() {
+    for (const char* name : {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMI_RANK", "PMIX_RANK", "MPI_LOCALNRANKS"})
+      if (std::getenv(name) != nullptr) return true;
+    return false;
+  }
+
+  [[noreturn]] void end_all(const CLI::App& app, const char* what) {
+    if (err_ != nullptr) std::cerr.rdbuf(err_);
+    std::cerr << app.get_name() << ": rank " << ranks_->rank() << ": " << what << std::endl;
+    MPI_Abort(MPI_COMM_WORLD, 1);
+    std::abort();
+  }
+
+  bool running_ = false;
+  std::unique_ptr<twoheads::Ranks> ranks_;
+  Silence silence_;
+  std::streambuf* out_ = nullptr;
+  std::streambuf* err_ = nullptr;
+};
+
+#else
+
+/// A program that runs alone: it was built without MPI.
+class Launch {
+ public:
+  Launch(int&, char**&) {}
+  [[nodiscard]] static constexpr bool first() { return true; }
+  [[nodiscard]] static constexpr twoheads::Index size() { return 1; }
+
+  template <class Body>
+  int run(CLI::App& app, int argc, char** argv, const Body& body) {
+    return programs::run(app, argc, argv, body);
+  }
+};
+
+#endif
+
+}  // namespace programs

@@ -1,0 +1,155 @@
+#pragma once
+
+#include <functional>
+#include <span>
+#include <string>
+#include <twoheads/attention/input.hpp>
+#include <twoheads/attention/parts.hpp>
+#include <twoheads/base/byte_hash.hpp>
+#include <twoheads/base/matrix.hpp>
+#include <twoheads/model/weights.hpp>
+#include <twoheads/mpi/ranks.hpp>
+#include <twoheads/mpi/shared_keys.hpp>
+#include <twoheads/plan/shares.hpp>
+#include <vector>
+
+namespace twoheads {
+
+/// What one layer hands to attention on ranks: the rank's own rows.
+///
+///   Shapes   q (own queries, heads * head_dim) in the order of the sequence; k (kv_heads * own keys, head_dim) and v
+///            (kv_heads * own keys, value_dim) by head; sink_logits (1, heads) or empty
+///   Corner   k and v lie without gaps between rows, since others read them. Views, spec and shares are references.
+template <RealScalar Scalar>
+struct RankInput {
+  const AttentionSpec& spec;
+  Index layer = 0;
+  const RowShares& query_shares;
+  const RowShares& key_shares;
+  MatrixView<Scalar> q, k, v;
+  MatrixView<Scalar> sink_logits = no_rows<Scalar>();
+};
+
+/// How attention on ranks takes the keys of others.
+struct RankOptions {
+  Index piece_keys = 4096;  ///< keys of one head that are fetched at a time; one piece is used while the next one comes
+  Index work_bytes = Index{4} << 20;  ///< memory for blocks of queries that are worked on, for each thread
+};
+
+/// Which of a rank's rows are to be evaluated, and who is told of those that are finished.
+struct RankWork {
+  std::vector<RowShare> wanted;                        ///< of the rank's own rows, in order, cut at atoms
+  std::function<void(const RowShare&)> finished = {};  ///< with rows of the output that will not change any more
+
+  /// All rows of a rank.
+  [[nodiscard]] static RankWork all(const RowShares& shares, Index rank) {
+    RankWork work;
+    shares.for_each_own(rank, [&](const RowShare& share) { work.wanted.push_back(share); });
+    return work;
+  }
+};
+
+/// What attention on ranks took so far, on this rank.
+struct RankCounts {
+  MovedBytes moved;  ///< keys and values taken from others
+  Index tiles = 0;   ///< of single heads, of all ranks
+  Index calls = 0;   ///< of an oracle, repeats included
+  Index repeats = 0;
+  Index rounds = 0;  ///< the most of any rank
+};
+
+namespace detail {
+
+/// Keys by head: a rank's own rows (own, kv_heads * dim) as others read them.
+template <RealScalar Scalar>
+[[nodiscard]] Matrix<Scalar> rows_by_head(const MatrixView<Scalar>& rows, Index kv_heads, Index dim) {
+  require_shape("rows of all heads", rows, rows.rows(), kv_heads * dim);
+  Matrix<Scalar> result(kv_heads * rows.rows(), dim);
+  for (Index head = 0; head < kv_heads; ++head)
+    result.middleRows(head * rows.rows(), rows.rows()) = rows.middleCols(head * dim, dim);
+  return result;
+}
+
+[[nodiscard]] inline std::uint64_t digest_of(const RowShares& shares) {
+  ByteHash hash(static_cast<std::uint64_t>(shares.ranks()));
+  for (const RowShare& share : shares.shares())
+    for (const Index number : {share.rows.end, share.rank}) hash.add(static_cast<std::uint64_t>(number));
+  return hash.value();
+}
+
+/// Where the parts of a layer end that attention on one rank would cut.
+template <class A>
+[[nodiscard]] std::vector<Index> part_ends_of(A&& serial, const AttentionSpec& spec, Index layer, Index tokens,
+                                              Index least, bool log_weights) {
+  begin_layer(serial, spec, layer, Rows{0, tokens}, tokens, log_weights);
+  std::vector<Index> ends;
+  for (Index begin = 0; begin < tokens; begin = ends.back()) {
+    ends.push_back(serial.part_end(begin, least));
+    serial.skip_part({begin, ends.back()});
+  }
+  return ends;
+}
+
+/// Checks that a rank's rows fit the spec and the shares.
+template <RealScalar Scalar>
+void require_rank_rows(const Ranks& ranks, const RankInput<Scalar>& input, const MatrixSpan<Scalar>& out) {
+  const AttentionSpec& spec = input.spec;
+  spec.require_valid();
+  for (const RowShares* shares : {&input.query_shares, &input.key_shares})
+    if (shares->ranks() != ranks.size())
+      throw SpecError(
+          text("rows are shared by ", shares->ranks(), " ranks, expected those of the run, ", ranks.size()));
+  spec.mask.require_defined(input.query_shares.rows(), input.key_shares.rows());
+  const auto name = [&](const char* rows) { return text("layer ", input.layer, ": ", rows); };
+  const Index own = input.query_shares.size(ranks.rank());
+  require_shape(name("q of the rank"), input.q, own, spec.heads * spec.head_dim);
+  require_shape(name("the rank's output"), out, own, spec.heads * spec.value_dim);
+  SharedKeys<Scalar>::require_share(name("k of the rank").c_str(), input.k, input.key_shares, ranks.rank(),
+                                    spec.kv_heads, spec.head_dim);
+  SharedKeys<Scalar>::require_share(name("v of the rank").c_str(), input.v, input.key_shares, ranks.rank(),
+                                    spec.kv_heads, spec.value_dim);
+}
+
+/// A rank's rows as an engine sees them, by the positions of one of its shares: no keys are held.
+template <RealScalar Scalar>
+[[nodiscard]] AttentionInput<Scalar> input_of_share(const RankInput<Scalar>& input, const RowShare& share) {
+  static const AttentionWeights<Scalar> no_weights;
+  const MatrixView<Scalar> none = no_rows<Scalar>();
+  const HeldRows held{share.rows.begin - share.place, 0, input.key_shares.rows()};
+  return {input.spec, input.layer, input.q, none, none, none, none, no_weights, held, false, input.sink_logits};
+}
+
+/// Evaluates the only query there is where it lies, by attention that wants all keys in one place.
+template <RealScalar Scalar, class AttendFn>
+void attend_alone(const RankInput<Scalar>& input, const SharedKeys<Scalar>& keys, AttendFn&& attend,
+                  MatrixSpan<Scalar>& out, MovedBytes& moved) {
+  if (input.q.rows() == 0) return;
+  const AttentionSpec& spec = input.spec;
+  const Index count = input.key_shares.rows();
+  Matrix<Scalar> k(count, spec.kv_heads * spec.head_dim);
+  Matrix<Scalar> v(count, spec.kv_heads * spec.value_dim);
+  KeyPiece<Scalar> piece(keys);
+  for (Index head = 0; head < spec.kv_heads; ++head) {
+    const KeyRange range{head, {0, count}};
+    piece.start(std::span<const KeyRange>(&range, 1), moved);
+    piece.wait();
+    k.middleCols(head * spec.head_dim, spec.head_dim) = piece.key_rows(range);
+    v.middleCols(head * spec.value_dim, spec.value_dim) = piece.value_rows(range);
+  }
+  AttentionInput<Scalar> whole = projected_input(spec, input.q, view(k), view(v));
+  attend(AttentionInput<Scalar>{spec,
+                                input.layer,
+                                whole.q,
+                                whole.k,
+                                whole.v,
+                                whole.query_tokens,
+                                whole.key_tokens,
+                                whole.weights,
+                                {},
+                                false,
+                                input.sink_logits},
+         out);
+}
+
+}  // namespace detail
+}  // namespace twoheads
