@@ -129,14 +129,16 @@ TEST(RowShares, EndWhereAtomsOfThePlanEnd) {
       for (const RowShare& share : shares.shares())
         EXPECT_TRUE(std::binary_search(ends.begin(), ends.end(), share.rows.end)) << share.rows.end;
     }
-    // In the kernel whole panels of a block; else whole blocks.
+    // In the kernel whole panels; else whole blocks.
     for (const Index end : ends) {
+      if (end == plan.tokens()) continue;
+      if (plan.oracle().kind == OracleKind::kernel) {
+        EXPECT_EQ(end % 128, 0);
+        continue;
+      }
       Index block = 0;
       while (plan.queries_of(block).end < end) ++block;
-      const Rows queries = plan.queries_of(block);
-      if (end == queries.end) continue;
-      EXPECT_EQ(plan.oracle().kind, OracleKind::kernel);
-      EXPECT_EQ((end - queries.begin) % 128, 0);
+      EXPECT_EQ(end, plan.queries_of(block).end);
     }
   });
 }
@@ -354,10 +356,11 @@ std::vector<Index> bytes_by_sets(const Plan& plan, const ScaleRequest& request) 
     std::set<std::pair<Index, Index>> fetched;  // key/value head and key
     Index rows = 0;
     Index slots = 0;
+    Index keys_read = 0;
     const auto close = [&] {
       rows += static_cast<Index>(fetched.size());
       fetched.clear();
-      slots = 0;
+      slots = keys_read = 0;
     };
     const auto need = [&](Index kv_head, Rows keys) {
       for (Index key = keys.begin; key < keys.end; ++key)
@@ -367,7 +370,10 @@ std::vector<Index> bytes_by_sets(const Plan& plan, const ScaleRequest& request) 
     const bool kernel = plan.oracle().kind == OracleKind::kernel;
     for (Index block = 0; block < plan.query_blocks(); ++block) {
       const Rows queries = plan.queries_of(block);
-      if (!kernel && !mine(queries.begin)) continue;
+      if (!kernel && !mine(queries.begin)) {
+        close();
+        continue;
+      }
       for (Index begin = queries.begin; begin < queries.end;) {
         Index end = begin + 1;
         while (end < queries.end && mine(end) == mine(begin)) ++end;
@@ -381,13 +387,18 @@ std::vector<Index> bytes_by_sets(const Plan& plan, const ScaleRequest& request) 
                 need(kv_head, tile.sinks);
                 continue;
               }
+              // The heads of a group share what is fetched for a tile; each tile asks anew.
+              if (head % (heads / kv_heads) != 0) continue;
+              close();
               for (Index query = std::max(begin, tile.queries.begin); query < std::min(end, tile.queries.end);
                    ++query) {
                 need(kv_head, tile.visible_keys(query - tile.queries.begin));
                 need(kv_head, tile.sinks);
               }
             }
-            if (!kernel && ++slots == plan.slots_per_batch()) close();
+            for (const Tile& tile : slot) keys_read += tile.keys.size();
+            // Whole batches, until they have read a piece of keys.
+            if (!kernel && ++slots % plan.slots_per_batch() == 0 && keys_read >= request.piece) close();
           });
         if (kernel) close();
         begin = end;
@@ -426,6 +437,7 @@ TEST(ScaleModel, CountsTheBytesThatSetsOfRowsCount) {
   for_each_case([&](const Plan& plan) {
     for (const Index ranks : {1, 2, 3}) {
       request.ranks = ranks;
+      request.piece = 1 + 60 * (ranks % 2);
       expect_bytes(plan, request);
     }
   });
@@ -479,7 +491,10 @@ TEST(ScaleModel, CountsKeysAgainThatAnotherBatchAsksForAgain) {
       request.kv_heads = 1;
       for (const Index ranks : {2, 3}) {
         request.ranks = ranks;
-        expect_bytes(Plan(plan), request);
+        for (const Index piece : {1, 50, 4096}) {
+          request.piece = piece;
+          expect_bytes(Plan(plan), request);
+        }
       }
     }
 }
@@ -494,7 +509,7 @@ TEST(ScaleModel, OneRankMovesNothing) {
   }
   // Nor needs it room for pieces: q, k, v and out of all rows, and the lanes of a block.
   const ScalePrediction kernel = predict_scale(plan_for(Mask::causal(), 300, OracleKind::kernel, 100), {});
-  EXPECT_EQ(kernel.rank_bytes, (4 * 300 * 64 + 100 * 130) * 4);
+  EXPECT_EQ(kernel.rank_bytes, (4 * 300 * 64 + 100 * 328) * 4);
 }
 
 TEST(ScaleModel, AWindowMovesAtMostTwoPercentOfFullAttention) {
@@ -517,18 +532,18 @@ TEST(ScaleModel, ManySlotsAreCountedFromSomeOfThem) {
         plan.oracle.batch = 4;
         ScaleRequest request;
         request.ranks = ranks;
+        request.piece = 256;
         const ScalePrediction exact = predict_scale(Plan(plan), request);
         ASSERT_TRUE(exact.exact_bytes);
         request.most_slots = Plan(plan).slots_per_layer() / 4;
         const ScalePrediction about = predict_scale(Plan(plan), request);
-        // Blocks that need no other rank's keys are not walked: with few ranks a window has few others.
-        EXPECT_EQ(about.exact_bytes, mask.kind == MaskKind::window && ranks == 4);
+        EXPECT_FALSE(about.exact_bytes);
         const auto near = [](Index a, Index b, double share) {
           EXPECT_NEAR(static_cast<double>(a), static_cast<double>(b), share * static_cast<double>(b));
         };
         near(about.bytes_moved, exact.bytes_moved, 0.05);
         near(about.most_received, exact.most_received, 0.2);
-        near(about.messages, exact.messages, 0.1);
+        near(about.messages, exact.messages, 0.2);
       }
 }
 
@@ -550,7 +565,7 @@ TEST(ScaleModel, AddsUpWhatARankComputesAndWaitsFor) {
     EXPECT_DOUBLE_EQ(rank.hidden_seconds + rank.exposed_seconds, all);
     EXPECT_DOUBLE_EQ(rank.exposed_seconds, all * 64 / 768);  // the first of 12 pieces
     // q, k, v and out of 128 rows and 2 heads, two pieces, and the lanes of a block.
-    EXPECT_EQ(rank.rank_bytes, (4 * 128 * 2 * 16 + 2 * 64 * 32 + 128 * 34) * 4);
+    EXPECT_EQ(rank.rank_bytes, (4 * 128 * 2 * 16 + 2 * 64 * 32 + 128 * 88) * 4);
   }
   // On a slow network the rank waits for all that it has no work to hide behind.
   request.machine.bandwidth = 1e3;
@@ -575,6 +590,9 @@ TEST(ScaleModel, CallsTakeTheSecondsThatTheyAreSaidToTake) {
   Index calls = 0;
   for (const twoheads::RankScale& rank : predict_ranks(Plan(plan), request)) calls += rank.calls;
   EXPECT_EQ(calls * 3, Plan(plan).calls());
+  // Without seconds a call takes its operations: of one call for all, 20 rows in each of 2 heads.
+  const twoheads::RankScale straight = predict_ranks(plan_for(Mask::full(), 20, OracleKind::plain, 33, 2), {}).front();
+  EXPECT_DOUBLE_EQ(straight.operations, 2.0 * 2 * 20 * 20 * 128);
 }
 
 TEST(ScaleModel, RefusesWhatMakesNoSense) {

@@ -40,7 +40,7 @@ class ScalingArguments {
         add_positive(app, "--call-seconds", machine.call_seconds,
                      "with --ranks: seconds of an oracle's call (default: its operations at --flops)"),
         add_count(app, "--scalar-bytes", request_.scalar_bytes, 1, "with --ranks: bytes of a number (default 4)"),
-        add_count(app, "--piece", request_.piece, 1, "with --ranks: keys that are fetched at once (default 1024)")};
+        add_count(app, "--piece", request_.piece, 1, "with --ranks: keys that are fetched at once (default 4096)")};
   }
 
   /// Throws ArgumentError for flags that do not go with each other.

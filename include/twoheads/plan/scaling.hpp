@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <span>
 #include <twoheads/base/checked.hpp>
 #include <twoheads/base/errors.hpp>
 #include <twoheads/base/index.hpp>
@@ -32,8 +33,10 @@ struct ScaleRequest {
   Index value_dim = 64;
   Index kv_heads = 0;  ///< 0: as many as the plan has heads
   Index scalar_bytes = 4;
-  Index piece = 1024;   ///< key rows that are fetched at once
-  bool memory = false;  ///< keys are another sequence's, also where they are as many as the queries
+  Index piece = 4096;                 ///< key rows that are fetched at once
+  Index work_bytes = Index{4} << 20;  ///< for blocks of queries that the kernel works on, for each thread
+  Index threads = 1;                  ///< of a rank
+  bool memory = false;                ///< keys are another sequence's, also where they are as many as the queries
   RankMachine machine;
   Index most_slots = Index{1} << 23;  ///< of an oracle's layer that are walked one by one, see predict_scale
 
@@ -49,6 +52,8 @@ struct ScaleRequest {
     at_least("the bytes of a scalar", scalar_bytes, 1);
     at_least("the rows of a piece", piece, 1);
     at_least("the slots that are walked", most_slots, 1);
+    at_least("the bytes of work", work_bytes, 1);
+    at_least("the number of threads", threads, 1);
     if (kv_heads > 0 && heads % kv_heads != 0)
       throw SpecError(detail::text(heads, " heads share ", kv_heads, " key/value heads, expected a divisor"));
     const auto above_zero = [](const char* what, double value) {
@@ -143,13 +148,15 @@ class ScaleModel {
   void count_kernel() {
     const Mask& mask = plan_.request().mask;
     const Index heads = plan_.request().heads;
-    // Of all query heads of a group, one row of each has query, value, and the sums beside them.
-    const Index lane_bytes = heads / kv_heads_ * (columns() + 2) * request_.scalar_bytes;
+    // Of all query heads of a group: a query, a value, and the sums beside them.
+    const Index lane_bytes =
+        heads / kv_heads_ * (request_.head_dim + 4 * request_.value_dim + 8) * request_.scalar_bytes;
+    const Index atoms = request_.work_bytes * request_.threads / lane_bytes / rows_of_a_kernel_atom;
+    const Index most_rows = std::max<Index>(atoms, 1) * rows_of_a_kernel_atom;
     for (const RowShare& share : shares_.shares())
-      for_each_visit(plan_, share.rows, [&](const Visit& visit) {
+      for_each_visit(plan_, share.rows, most_rows, [&](const Visit& visit) {
         RankScale& rank = at(share.rank);
-        const Fetched fetched = counter_.fetched(share.rank, keys_seen(mask, visit.queries, plan_.keys()));
-        fetched_[static_cast<std::size_t>(share.rank)] += fetched;
+        fetched_[static_cast<std::size_t>(share.rank)] += fetched_of(plan_, counter_, share.rank, visit);
         // A product and a sum for each column of a key and of a value.
         rank.operations +=
             2 * visible_pairs(mask, visit.queries, plan_.keys()) * static_cast<double>(heads * columns());
@@ -185,33 +192,41 @@ class ScaleModel {
         if (counter.asks(share.rank, visit.query_block)) calls.asking += slots;
       });
     for (const Calls& calls : all) asking += calls.asking;
-    exact_ = asking <= request_.most_slots;
+    exact_ = plan_.slots_per_layer() <= request_.most_slots;
     if (exact_)
       for (std::size_t rank = 0; rank < all.size(); ++rank)
-        all[rank].walked = counter.count(static_cast<Index>(rank), all[rank].blocks);
+        all[rank].walked = counter.count(static_cast<Index>(rank), all[rank].blocks, request_.piece);
     else
       walk_some(all, counter, asking);
     stretch_ = 1;
     for (std::size_t rank = 0; rank < all.size(); ++rank) finish_calls(all[rank], rank);
   }
 
-  /// Walks one asking block in `step`, and puts what all would fetch in place of what these do.
+  /// Walks one run of asking blocks in `step`, and puts what all would fetch in place of what these do.
   void walk_some(std::vector<Calls>& all, BatchCounter& counter, Index asking) const {
-    const Index step = ceil_div(asking, request_.most_slots);
+    const Index step = std::max<Index>(ceil_div(asking, request_.most_slots), 1);
+    // Runs of some portions, so that few of them end where the run does.
+    const double block_keys = static_cast<double>(plan_.slots_per_layer()) / static_cast<double>(plan_.query_blocks()) *
+                              static_cast<double>(plan_.block());
+    const Index portions = step == 1 ? plan_.query_blocks() : 8;
+    const double blocks = static_cast<double>(portions) * static_cast<double>(request_.piece) / block_keys;
+    const auto run = static_cast<std::size_t>(std::clamp(blocks, 1.0, static_cast<double>(plan_.query_blocks())));
+    constexpr double golden_ratio = 1.6180339887498949;
     BatchCounter::Sum everywhere;
     Index number = 0;
-    constexpr double golden_ratio = 1.6180339887498949;
-    for (std::size_t rank = 0; rank < all.size(); ++rank)
-      for (const Index& block : all[rank].blocks) {
-        if (!counter.asks(static_cast<Index>(rank), block)) continue;
-        const Index place = number % step;
-        // Always the same place would meet the same block of each rank.
-        const Index walked = static_cast<Index>(static_cast<double>(number / step) * golden_ratio) % step;
-        ++number;
-        if (place != walked) continue;
-        const BatchCounter::Sum sum = counter.count(static_cast<Index>(rank), {&block, 1});
+    std::vector<Index> asked;
+    for (std::size_t rank = 0; rank < all.size(); ++rank) {
+      asked.clear();
+      for (const Index block : all[rank].blocks)
+        if (counter.asks(static_cast<Index>(rank), block)) asked.push_back(block);
+      for (std::size_t begin = 0; begin < asked.size(); begin += run, ++number) {
+        // Always the same place would meet the same part of each rank.
+        if (number % step != static_cast<Index>(static_cast<double>(number / step) * golden_ratio) % step) continue;
+        const auto some = std::span<const Index>(asked).subspan(begin, std::min(run, asked.size() - begin));
+        const BatchCounter::Sum sum = counter.count(static_cast<Index>(rank), some, request_.piece);
         for (BatchCounter::Sum* to : {&all[rank].walked, &everywhere}) *to += sum;
       }
+    }
     for (Calls& calls : all) {
       if (calls.walked.slots == 0) calls.walked = everywhere;
       BatchCounter::Sum& sum = calls.walked;
@@ -226,7 +241,8 @@ class ScaleModel {
     fetched_[number] = calls.walked.fetched;
     stretch_ = std::max(stretch_, calls.walked.most_rows);
     if (calls.slots == 0) return;
-    const Index call_rows = plan_.oracle().call_rows(plan_.block() + (plan_.straight() ? 0 : 1));
+    const Index call_rows =
+        plan_.oracle().call_rows(plan_.straight() ? std::max(plan_.tokens(), plan_.keys()) : plan_.block() + 1);
     const Index in_call = std::min(plan_.slots_per_call(), plan_.slots_per_layer());
     rank.calls = ceil_div(calls.slots, in_call) * plan_.rounds_per_layer();
     // Scores and weighted values of all rows.
@@ -294,8 +310,8 @@ inline void require_scalable(const Plan& plan, const ScaleRequest& request) {
 /// Predicts time, bytes moved and memory of a plan whose queries, keys and values are shared among ranks.
 ///
 /// Queries are shared by share_rows(), keys and values by the same shares, those of a memory evenly. In the tile kernel
-/// a rank fetches for each visit and each key/value head the keys that its rows see and others hold, once; with an
-/// oracle for each batch of calls the keys of their tiles, once.
+/// a rank fetches for each visit and each key/value head the keys that its rows see and others hold, tile by tile; with an
+/// oracle for each portion of batches of calls, of a piece of keys or more, the keys of their tiles, once.
 ///
 ///   Math     kernel: 2 pairs heads (head_dim + value_dim) operations. Oracle: calls, each of call_seconds, or of 2
 ///            rows^2 (head_dim + value_dim) operations a slot. Communication: bytes / bandwidth + messages * latency,
@@ -303,10 +319,10 @@ inline void require_scalable(const Plan& plan, const ScaleRequest& request) {
 ///            waited for, the others are hidden as far as there is something to compute.
 ///            seconds = layers * max over ranks of (compute + exposed); contended_seconds takes all bytes over what
 ///            the owners of two pieces send, where that is more
-///   Laws     bytes are exact, but for oracles with more than most_slots slots a layer in query blocks that need others'
-///            keys: there some of these blocks are walked, each as if it began a batch, and a rank has their bytes a
-///            slot (those of all ranks where it has none of them): exact_bytes tells. Bytes and messages do not depend
-///            on the machine.
+///   Laws     bytes are exact for one thread a rank, but for oracles with more than most_slots slots a layer: there some
+///            of the query blocks that need others' keys are walked, a run of them as if it were a share, and a rank has their
+///            bytes a slot (those of all ranks where it has none of them): exact_bytes tells. Bytes and messages do not
+///            depend on the machine.
 ///   Corner   attention alone: projections, norms and MLPs are local and not counted. One rank moves nothing
 ///   Throws   SpecError for ranks, columns or a machine that make no sense, for a plan of a chunk or of a sample, or
 ///            counts beyond 64 bits

@@ -21,9 +21,10 @@ struct Visit {
   friend bool operator==(const Visit&, const Visit&) = default;
 };
 
-/// Calls use(visit) for rows that follow each other and have one owner, cut where query blocks end.
+/// Calls use(visit) for rows that follow each other and have one owner, cut where query blocks end and into no more
+/// than `most_rows`.
 template <class Use>
-void for_each_visit(const Plan& plan, Rows own, Use&& use) {
+void for_each_visit(const Plan& plan, Rows own, Index most_rows, Use&& use) {
   TWOHEADS_ASSERT(own.begin >= plan.queries().begin && own.end <= plan.queries().end);
   if (own.empty()) return;
   // The first block that ends after the first row.
@@ -35,11 +36,16 @@ void for_each_visit(const Plan& plan, Rows own, Use&& use) {
     else
       blocks.end = middle;
   }
-  for (Index block = blocks.begin, begin = own.begin; begin < own.end; ++block) {
-    const Index end = std::min(plan.queries_of(block).end, own.end);
-    use(Visit{block, {begin, end}});
-    begin = end;
-  }
+  for (Index block = blocks.begin, begin = own.begin; begin < own.end; ++block)
+    for (const Index last = std::min(plan.queries_of(block).end, own.end); begin < last;) {
+      const Index end = begin + std::min(most_rows, last - begin);
+      use(Visit{block, {begin, end}});
+      begin = end;
+    }
+}
+template <class Use>
+void for_each_visit(const Plan& plan, Rows own, Use&& use) {
+  for_each_visit(plan, own, own.size(), use);
 }
 
 /// The same for all rows of a rank, in the order of the sequence.
@@ -167,13 +173,33 @@ class FetchCounter {
 
 namespace detail {
 
+/// What a rank fetches for a visit and one key/value head: for each tile, the keys from the first to the last that the
+/// visit's own rows see.
+[[nodiscard]] inline Fetched fetched_of(const Plan& plan, const FetchCounter& counter, Index rank, const Visit& visit) {
+  const Mask mask = plan.request().mask.simplified(plan.tokens());
+  // No two tiles of these share a key, and there may be many.
+  if (mask.kind == MaskKind::full || mask.kind == MaskKind::causal)
+    return counter.fetched(rank, keys_seen(mask, visit.queries, plan.keys()));
+  Fetched sum;
+  plan.for_each_joined_tile(visit.query_block, 0, [&](const Tile& tile) {
+    const Rows own{std::max(tile.queries.begin, visit.queries.begin), std::min(tile.queries.end, visit.queries.end)};
+    if (own.empty()) return;
+    sum += counter.fetched(rank, tile.sinks);
+    const Rows first = tile.visible_keys(own.begin - tile.queries.begin);
+    const Rows last = tile.visible_keys(own.end - 1 - tile.queries.begin);
+    const Rows seen = tile.shape == TileShape::strict_upper ? first : last;
+    if (!seen.empty()) sum += counter.fetched(rank, seen);
+  });
+  return sum;
+}
+
 /// Counts what the ranks fetch for the calls of an oracle.
 class BatchCounter {
  public:
   struct Sum {
     Fetched fetched;
     Index slots = 0;
-    Index most_rows = 0;  ///< that a batch fetches
+    Index most_rows = 0;  ///< that a portion fetches
 
     Sum& operator+=(const Sum& other) {
       fetched += other.fetched;
@@ -197,26 +223,32 @@ class BatchCounter {
   }
   [[nodiscard]] Index slots(Index block) { return slots_.slots(block) * plan_.request().heads; }
 
-  /// The batches that some query blocks of a rank fill in their order, or would fill if they were all that it has.
-  [[nodiscard]] Sum count(Index rank, std::span<const Index> blocks) {
+  /// What is fetched for some query blocks of a rank: portions of whole batches, each of `portion_keys` keys or more,
+  /// counted as often as tiles have them. Blocks that do not follow each other share no batch.
+  [[nodiscard]] Sum count(Index rank, std::span<const Index> blocks, Index portion_keys) {
     Sum sum;
     Index filled = 0;
+    Index keys_read = 0;
+    Index last = -1;
+    const auto end_portion = [&] {
+      close(rank, sum);
+      filled = keys_read = 0;
+    };
     for (const Index block : blocks) {
-      if (!asks(rank, block)) {
-        filled += slots(block);
-        if (filled >= plan_.slots_per_batch()) close(rank, sum);
-        filled %= plan_.slots_per_batch();
-        continue;
-      }
+      if (block != last + 1) end_portion();
+      last = block;
       for (Index head = 0; head < plan_.request().heads; ++head)
         plan_.for_each_slot(block, head, [&](std::span<const Tile> slot) {
           std::vector<Rows>& keys = keys_[size(head / group_)];
           if (!slot.front().sinks.empty()) keys.push_back(slot.front().sinks);
-          for (const Tile& tile : slot) keys.push_back(tile.keys);
+          for (const Tile& tile : slot) {
+            keys.push_back(tile.keys);
+            keys_read += tile.keys.size();
+          }
           ++sum.slots;
           if (++filled < plan_.slots_per_batch()) return;
-          close(rank, sum);
           filled = 0;
+          if (keys_read >= portion_keys) end_portion();
         });
     }
     close(rank, sum);
@@ -224,7 +256,7 @@ class BatchCounter {
   }
 
  private:
-  /// Ends a batch.
+  /// Ends a portion.
   void close(Index rank, Sum& sum) {
     Index rows = 0;
     for (std::vector<Rows>& keys : keys_) {
@@ -244,7 +276,7 @@ class BatchCounter {
   const FetchCounter& counter_;
   Index group_;
   SlotCounter slots_;
-  std::vector<std::vector<Rows>> keys_;  ///< of the open batch, by key/value head
+  std::vector<std::vector<Rows>> keys_;  ///< of the open portion, by key/value head
 };
 
 }  // namespace detail
