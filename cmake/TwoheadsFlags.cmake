@@ -42,7 +42,10 @@ if(TWOHEADS_NATIVE)
 endif()
 
 if(TWOHEADS_SANITIZE)
-  set(twoheads_sanitizers -fsanitize=address,undefined -fno-sanitize-recover=all)
+  # Left out is what takes a quarter of the compiler's time and finds little here: ASan meets each access through such a
+  # pointer itself.
+  set(twoheads_sanitizers -fsanitize=address,undefined -fno-sanitize=null,vptr,object-size,pointer-overflow
+                          -fno-sanitize-recover=all)
   target_compile_options(twoheads_private_flags INTERFACE ${twoheads_sanitizers} -fno-omit-frame-pointer)
   target_link_options(twoheads_private_flags INTERFACE ${twoheads_sanitizers})
 endif()
