@@ -27,6 +27,11 @@ class Launch {
     int provided = 0;
     MPI_Init_thread(&argc, &argv, MPI_THREAD_SERIALIZED, &provided);
     running_ = true;
+    // Some launchers take a rank for done that exits with 0 on its own, and the others would wait for it.
+    std::atexit([] {
+      int ended = 0;
+      if (MPI_Finalized(&ended) == MPI_SUCCESS && ended == 0) std::_Exit(1);
+    });
     ranks_ = std::make_unique<twoheads::Ranks>();
     MPI_Comm_dup(MPI_COMM_WORLD, &ends_);
     if (ranks_->size() == 1) ranks_.reset();
