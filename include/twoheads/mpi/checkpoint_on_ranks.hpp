@@ -214,7 +214,10 @@ class CheckpointOnRanks {
       RowShare part = share;
       part.rows.end = std::min(share.rows.end, share.rows.begin + options_.rows - pending_rows_);
       const Index rows = part.rows.size();
-      pending_.push_back(part);
+      if (!pending_.empty() && pending_.back().rows.end == part.rows.begin)
+        pending_.back().rows.end = part.rows.end;
+      else
+        pending_.push_back(part);
       pending_rows_ += rows;
       share.rows.begin += rows;
       share.place += rows;
