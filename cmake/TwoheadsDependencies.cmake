@@ -98,9 +98,9 @@ endif()
 if(TWOHEADS_WITH_MPI AND NOT TARGET MPI::MPI_CXX)
   find_package(MPI 3.1 QUIET COMPONENTS CXX)
   if(NOT TARGET MPI::MPI_CXX OR NOT MPI_CXX_FOUND)
-    set(twoheads_mpi_packages "libopenmpi-dev and openmpi-bin, or libmpich-dev and mpich, on Debian; openmpi-devel on "
-                              "Fedora, then `module load mpi`; open-mpi in Homebrew")
-    string(CONCAT twoheads_mpi_packages ${twoheads_mpi_packages})
+    string(CONCAT twoheads_mpi_packages
+           "libopenmpi-dev and openmpi-bin, or libmpich-dev and mpich, on Debian, openmpi-devel on Fedora, open-mpi in "
+           "Homebrew")
     if(NOT TWOHEADS_WITH_MPI STREQUAL "AUTO")
       message(FATAL_ERROR "twoheads: TWOHEADS_WITH_MPI is ${TWOHEADS_WITH_MPI}, and no MPI of version 3.1 or later was "
                           "found (${twoheads_mpi_packages}). -DMPI_CXX_COMPILER= names one by its compiler")

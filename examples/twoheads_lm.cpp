@@ -169,13 +169,15 @@ Matrix<Scalar> rows_in_chunks(const twoheads::LanguageModel<Scalar>& model, Runn
 }
 
 template <class Scalar>
-void score(const twoheads::LanguageModel<Scalar>& model, const std::vector<int>& ids, const Settings& settings) {
+void score(const twoheads::LanguageModel<Scalar>& model, const std::vector<int>& ids, const Settings& settings,
+           programs::Launch& launch) {
   if (ids.size() < 2)
     throw std::runtime_error("there are " + std::to_string(ids.size()) +
                              " tokens to score, the start token included: expected 2 or more");
   Runner<Scalar> run(model, settings);
   const programs::Stopwatch watch;
-  const Matrix<Scalar> rows = settings.chunk == 0 ? run(ids) : rows_in_chunks(model, run, ids, settings.chunk);
+  const Matrix<Scalar> rows = settings.chunk == 0 ? run(ids, launch) : rows_in_chunks(model, run, ids, settings.chunk);
+  if (!launch.first()) return;
   const Matrix<Scalar> logits = twoheads::logits(model, twoheads::view(rows));
   const double seconds = watch.seconds();
   require_finite(logits);
@@ -235,8 +237,21 @@ void choose_rows(const twoheads::ModelSpec& spec, Index tokens, Settings& settin
   if (!settings.json) std::cerr << settings.rows_reason << "\n";
 }
 
+/// Refuses what several ranks cannot do together.
+void require_shared(const Settings& settings) {
+  if (settings.generate > 0)
+    throw programs::ArgumentError("--generate writes token by token on one rank: leave the launcher out");
+  if (settings.chunk > 0) throw programs::ArgumentError("--chunk is of one rank: ranks share a text as a whole");
+  if (settings.engine == EngineWord::direct)
+    throw programs::ArgumentError("--engine direct runs on one rank: expected oracle or kernel");
+  if (settings.rows == programs::auto_rows)
+    throw programs::ArgumentError("--rows auto measures one machine, and ranks would choose differently: give --rows");
+  if (!settings.checkpoint.empty())
+    throw programs::ArgumentError("--checkpoint is of one process: leave the launcher out, or the checkpoint");
+}
+
 template <class Scalar>
-void run(Settings settings) {
+void run(Settings settings, programs::Launch& launch) {
   auto model = programs::read_language_model<Scalar>(settings.model);
   twoheads::ModelSpec& spec = model.body.spec;
   if (settings.window > 0) {
@@ -259,12 +274,13 @@ void run(Settings settings) {
   const std::vector<int> ids = settings.score.empty() ? programs::read_ids(settings.score_ids)
                                                       : text().encode(programs::read_text(settings.score));
   choose_rows<Scalar>(spec, static_cast<Index>(ids.size()), settings);
-  score(model, ids, settings);
+  score(model, ids, settings, launch);
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
+  programs::Launch launch(argc, argv);
   CLI::App app("Writes or scores text with a language model, through calls of at most R rows.", "twoheads_lm");
   Settings settings;
   ScalarWord scalar = ScalarWord::float32;
@@ -323,7 +339,7 @@ int main(int argc, char** argv) {
   score->excludes(score_ids);
   app.add_flag("--json", settings.json, "print one JSON object and nothing else");
 
-  return programs::run(app, argc, argv, [&] {
+  return launch.run(app, argc, argv, [&] {
     if (settings.engine != EngineWord::oracle)
       programs::note_without_effect(app, {"--anchor", "--oracle-heads", "--oracle", "--oracle-scale", "--checksums"},
                                     "only the engine oracle makes calls");
@@ -354,9 +370,10 @@ int main(int argc, char** argv) {
       throw programs::ArgumentError("--model FILE needs --tokenizer: a llama2.c file has no text in it");
     if (settings.sinks > 0 && settings.window == 0)
       throw programs::ArgumentError("--sinks needs --window: without one every token sees the first ones");
+    if (launch.size() > 1) require_shared(settings);
     if (scalar == ScalarWord::float32)
-      run<float>(settings);
+      run<float>(settings, launch);
     else
-      run<double>(settings);
+      run<double>(settings, launch);
   });
 }

@@ -8,24 +8,35 @@
 #include <twoheads/plan/print.hpp>
 
 #include "support/choose_arguments.hpp"
+#include "support/engine_word.hpp"
 #include "support/plan_arguments.hpp"
 #include "support/rows_choice.hpp"
+#include "support/scaling_arguments.hpp"
 
 int main(int argc, char** argv) {
   CLI::App app("Plans the oracle calls that evaluate attention over N tokens, and draws their grid.", "twoheads_plan");
   programs::PlanArguments arguments(app, twoheads::Anchor::mean_key);
   arguments.add_past(app);
   programs::ChooseArguments choose(app);
+  programs::ScalingArguments scaling(app);
+  programs::EngineWord engine = programs::EngineWord::oracle;
   programs::Index seed = 1;
   programs::Index head_dim = 64;
   bool json = false;
   programs::add_count(app, "--seed", seed, 0, "seed of a sampled plan (default 1); exact plans have nothing to draw");
   programs::add_count(app, "--head-dim", head_dim, 1,
-                      "columns of a head that --rows auto measures with and --choose counts (default 64)");
+                      "columns of a head that --rows auto measures with, --choose and --ranks count (default 64)");
+  programs::add_choice<programs::EngineWord>(
+      app, "--engine", engine, {{"oracle", programs::EngineWord::oracle}, {"kernel", programs::EngineWord::kernel}}, {},
+      "what the plan is for: calls of an oracle, or our own kernel in blocks of --rows (default oracle)");
   app.add_flag("--json", json, "print one JSON object and nothing else");
 
   return programs::run(app, argc, argv, [&] {
     choose.require_fit(arguments);
+    scaling.require_fit(arguments);
+    const bool kernel = engine == programs::EngineWord::kernel;
+    if (kernel && (arguments.method() != programs::Method::stable || arguments.chose_oracle() || choose.chooses()))
+      throw programs::ArgumentError("--engine kernel has no oracle: it takes no --oracle, --method and --choose");
     if (arguments.method() != programs::Method::stable) {
       const programs::PaperFigures paper = programs::paper_figures(arguments.request(), arguments.method());
       if (!json) return programs::print(std::cout, paper);
@@ -39,17 +50,19 @@ int main(int argc, char** argv) {
     }
     twoheads::PlanRequest request = arguments.request();
     request.sampling.seed = static_cast<std::uint64_t>(seed);
+    if (kernel) request.oracle.kind = twoheads::OracleKind::kernel;
     constexpr twoheads::Index widest = 1 << 20;
     if (head_dim > widest)
       throw programs::ArgumentError("--head-dim", std::to_string(head_dim), "1 to " + std::to_string(widest));
     twoheads::AttentionSpec spec;
     spec.head_dim = spec.value_dim = head_dim;
-    const auto choice = programs::choose_rows_if_auto<float>(request, spec);
+    const auto choice = programs::choose_rows_if_auto<float>(request, spec, kernel);
     const std::optional<twoheads::PlanChoice> chosen = choose.choice(arguments, request, head_dim);
     if (chosen && request.past > 0) throw programs::ArgumentError("--choose plans whole inputs: it takes no --past");
     if (chosen) request = chosen->request;
     const twoheads::Plan plan = programs::make_plan(request);
     const std::string cover = arguments.cover(plan);
+    const auto figures = scaling.figures(plan, arguments.kv_heads(), head_dim);
     arguments.draw(plan);
     if (json) {
       nlohmann::ordered_json result{{"calls", plan.calls()},         {"rounds", plan.rounds()},
@@ -61,12 +74,14 @@ int main(int argc, char** argv) {
       if (chosen) programs::ChooseArguments::add(result, *chosen);
       if (choice) result["rows"] = request.oracle.rows;
       if (choice) result["rows_reason"] = choice->reason();
+      if (figures) programs::ScalingArguments::add(result, *figures);
       std::cout << result.dump() << "\n";
     } else {
       twoheads::print(std::cout, plan);
       if (!cover.empty()) std::cout << "  cover      " << cover << "\n";
       if (choice) std::cout << "  rows       " << choice->reason() << "\n";
       if (chosen) programs::ChooseArguments::print(std::cout, *chosen);
+      if (figures) programs::ScalingArguments::print(std::cout, *figures);
     }
   });
 }

@@ -116,14 +116,20 @@ twoheads::Simulation<Scalar> by_kernel(const twoheads::Model<Scalar>& model, Mat
   return result;
 }
 
+twoheads::SimulationOptions grid_options(const Settings& settings) {
+  const twoheads::PlanRequest& request = settings.request;
+  twoheads::SimulationOptions options{request.anchor, settings.encoding, request.packing, request.sampling};
+  options.checksums = settings.processes.checksums;
+  return options;
+}
+
 /// Calls of a process, or of the small transformer on Eigen by the chosen method.
 template <class Scalar>
 twoheads::Simulation<Scalar> by_oracle(const twoheads::Model<Scalar>& model, Matrix<Scalar> x, const Settings& settings,
                                        const Matrix<Scalar>* memory, programs::Processes<Scalar>* processes) {
   const twoheads::PlanRequest& request = settings.request;
   const twoheads::OracleLimits& limits = request.oracle;
-  twoheads::SimulationOptions options{request.anchor, settings.encoding, request.packing, request.sampling};
-  options.checksums = settings.processes.checksums;
+  const twoheads::SimulationOptions options = grid_options(settings);
   if (processes != nullptr || !settings.checkpoint.empty()) {
     const programs::Checkpoint checkpoint{settings.checkpoint,
                                           programs::key_of(settings.processes.command, limits, options)};
@@ -143,14 +149,16 @@ twoheads::Simulation<Scalar> by_oracle(const twoheads::Model<Scalar>& model, Mat
 
 /// The simulation on several ranks: its rows on rank 0.
 template <class Scalar>
-twoheads::Simulation<Scalar> on_ranks(twoheads::Ranks& ranks, const twoheads::Model<Scalar>& model, Matrix<Scalar> x,
-                                      const Settings& settings, const Matrix<Scalar>& memory, Outcome& outcome) {
-  programs::RankRun<Scalar> run =
-      programs::kernel_on_ranks(ranks, model, std::move(x), kernel_options(settings.request), settings.threads, memory);
-  outcome.seconds = run.seconds;
-  outcome.peak_bytes = run.peak_bytes;
-  outcome.bytes_moved = run.bytes_moved;
-  return std::move(run.simulation);
+programs::RankRun<Scalar> on_ranks(twoheads::Ranks& ranks, const twoheads::Model<Scalar>& model, Matrix<Scalar> x,
+                                   const Settings& settings, const Matrix<Scalar>& memory,
+                                   programs::Processes<Scalar>* processes) {
+  if (settings.engine == EngineWord::kernel)
+    return programs::kernel_on_ranks(ranks, model, std::move(x), kernel_options(settings.request), settings.threads,
+                                     memory);
+  if (processes != nullptr)
+    return programs::any_on_ranks(ranks, model, std::move(x), processes->oracle(), grid_options(settings), memory);
+  return programs::grid_on_ranks(ranks, model, std::move(x), settings.request.oracle, grid_options(settings),
+                                 settings.threads, memory);
 }
 
 #endif
@@ -180,9 +188,13 @@ Outcome run(const Settings& settings, programs::Processes<Scalar>* processes, pr
   twoheads::Simulation<Scalar> simulation;
   const Matrix<Scalar>* const sources = cross ? &memory : nullptr;
 #ifdef TWOHEADS_WITH_MPI
-  if (launch.ranks() != nullptr)
-    simulation = on_ranks(*launch.ranks(), model, x, settings, memory, outcome);
-  else
+  if (launch.ranks() != nullptr) {
+    programs::RankRun<Scalar> found = on_ranks(*launch.ranks(), model, x, settings, memory, processes);
+    simulation = std::move(found.simulation);
+    outcome.seconds = found.seconds;
+    outcome.peak_bytes = found.peak_bytes;
+    outcome.bytes_moved = found.bytes_moved;
+  } else
 #endif
   {
     Matrix<Scalar> rows = x;  // becomes the output
@@ -260,8 +272,8 @@ void require_shared(const Settings& settings) {
     throw programs::ArgumentError("--method paper and --method strict run on one rank: leave the launcher out");
   if (settings.request.oracle.rows == programs::auto_rows)
     throw programs::ArgumentError("--rows auto measures one machine, and ranks would choose differently: give --rows");
-  if (settings.engine != EngineWord::kernel)
-    throw programs::ArgumentError("--engine oracle runs on one rank: expected --engine kernel");
+  if (!settings.checkpoint.empty())
+    throw programs::ArgumentError("--checkpoint is of one process: leave the launcher out, or the checkpoint");
 }
 
 /// JSON has no infinity: it is written as null by the library, so as a large number by us.

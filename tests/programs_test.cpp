@@ -326,14 +326,54 @@ TEST(RowsAuto, SaysHowManyAndWhy) {
   }
 }
 
-TEST(LaterFeatures, AnswerNotBuiltYetWithTwo) {
-  const std::vector<std::pair<std::string, std::string>> cases{
-      {"twoheads_plan", "--mask full --tokens 100 --rows 64 --ranks 2"},
-  };
-  for (const auto& [program, line] : cases) {
-    const ProgramRun run = run_line(program, line);
-    EXPECT_EQ(run.exit_code, 2) << program << " " << line;
-    EXPECT_NE(run.err.find("not built yet"), std::string::npos) << line << "\nsays: " << run.err;
+TEST(PlanProgram, PredictsWhatRanksTakeAndMove) {
+  const std::set<std::string> own{"calls", "rounds", "jobs", "tiles", "rows_used", "exact", "theorem", "paper_calls"};
+  std::set<std::string> all = own;
+  for (const char* key :
+       {"ranks", "predicted_seconds", "compute_seconds", "communication_seconds", "exposed_seconds",
+        "contended_seconds", "bytes_moved", "most_received", "messages", "rank_bytes", "excess_work", "exact_bytes",
+        "bytes_moved_ring", "rank_bytes_ring", "bytes_moved_ulysses", "rank_bytes_ulysses"})
+    all.insert(key);
+  const std::string line = "--mask causal --tokens 16384 --rows 2048 --heads 8 --layers 2 --engine kernel --ranks 4";
+  const ProgramRun run =
+      run_line("twoheads_plan", line + " --bandwidth 1e9 --latency 1e-6 --flops 1e10 --head-dim 32 --json");
+  ASSERT_EQ(run.exit_code, 0) << run.err;
+  const nlohmann::json json = run.json();
+  ASSERT_TRUE(json.is_object()) << run.out;
+  EXPECT_EQ(keys_of(json), all);
+  EXPECT_EQ(json["ranks"], 4);
+  EXPECT_EQ(json["exact_bytes"], true);
+  // Two passes over 64 columns for each of 2 layers, 8 heads and pairs, a quarter a rank.
+  const double pairs = 16384.0 * 16385 / 2;
+  EXPECT_NEAR(json["compute_seconds"].get<double>(), 2 * 8 * pairs * 2 * 64 / 4 / 1e10, 0.05);
+  EXPECT_EQ(json["bytes_moved_ring"], 2L * 3 * 16384 * 8 * 64 * 4);
+  EXPECT_EQ(json["bytes_moved_ulysses"], 2L * 3 * 16384 / 4 * 8 * 128 * 4);
+  // The machine changes the time, not what is moved; without --json the same in words.
+  const nlohmann::json fast = run_line("twoheads_plan", line + " --flops 1e12 --head-dim 32 --json").json();
+  EXPECT_LT(fast["predicted_seconds"].get<double>(), json["predicted_seconds"].get<double>());
+  EXPECT_EQ(fast["bytes_moved"], json["bytes_moved"]);
+  const ProgramRun words = run_line("twoheads_plan", line);
+  ASSERT_EQ(words.exit_code, 0) << words.err;
+  for (const char* word : {"on 4 ranks", "of communication", "Ring", "Ulysses"})
+    EXPECT_NE(words.out.find(word), std::string::npos) << words.out;
+  // More ranks than heads and than tokens.
+  const ProgramRun many = run_line("twoheads_plan", "--mask full --tokens 100 --rows 64 --ranks 200 --json");
+  ASSERT_EQ(many.exit_code, 0) << many.err;
+  EXPECT_TRUE(many.json()["bytes_moved_ring"].is_null());
+  EXPECT_TRUE(many.json()["bytes_moved_ulysses"].is_null());
+
+  const std::vector<std::pair<std::string, std::string>> refused{{"--bandwidth 1e9", "needs --ranks"},
+                                                                 {"--ranks 0", "'0'"},
+                                                                 {"--ranks 2 --past 5", "--past"},
+                                                                 {"--ranks 2 --samples 1", "--samples"},
+                                                                 {"--ranks 2 --flops 0", "above 0"},
+                                                                 {"--ranks 2000000", "1 to"},
+                                                                 {"--ranks 2 --method paper", "--method stable"},
+                                                                 {"--engine kernel --oracle plain", "--engine kernel"}};
+  for (const auto& [flags, says] : refused) {
+    const ProgramRun bad = run_line("twoheads_plan", "--mask full --tokens 100 --rows 64 " + flags);
+    EXPECT_EQ(bad.exit_code, 2) << flags;
+    EXPECT_NE(bad.err.find(says), std::string::npos) << flags << "\nsays: " << bad.err;
   }
 }
 

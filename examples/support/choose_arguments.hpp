@@ -46,6 +46,8 @@ class ChooseArguments {
     if (arguments.method() != Method::stable) throw ArgumentError("--choose needs --method stable");
   }
 
+  [[nodiscard]] bool chooses() const { return choose_; }
+
   /// The choice for a request, where --choose asks for one.
   [[nodiscard]] std::optional<twoheads::PlanChoice> choice(const PlanArguments& arguments,
                                                            const twoheads::PlanRequest& request, Index head_dim) const {

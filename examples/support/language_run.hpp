@@ -16,7 +16,12 @@
 #include "support/engine_word.hpp"
 #include "support/executor.hpp"
 #include "support/instances.hpp"
+#include "support/launch.hpp"
 #include "support/processes.hpp"
+
+#ifdef TWOHEADS_WITH_MPI
+#include "support/ranks/rank_run.hpp"
+#endif
 
 namespace programs {
 
@@ -71,6 +76,8 @@ class LanguageRun {
   LanguageRun(const twoheads::LanguageModel<Scalar>& model, const LanguageSettings& settings)
       : model_(model),
         engine_(settings.engine),
+        kernel_rows_(settings.kernel_rows),
+        threads_(settings.threads),
         checkpoint_{settings.checkpoint, ""},
         options_{settings.anchor},
         oracle_(limits(settings, model.body.spec.attention.score_scale)),
@@ -90,9 +97,18 @@ class LanguageRun {
     if (any() != nullptr) checkpoint_.key = key_of(settings.processes.command, any()->limits(), options_);
   }
 
-  /// The rows of a text in one pass.
-  [[nodiscard]] Matrix<Scalar> operator()(const std::vector<int>& ids) {
+  /// The rows of a text in one pass; of several ranks, on the first.
+  [[nodiscard]] Matrix<Scalar> operator()(const std::vector<int>& ids, Launch& launch) {
     const Matrix<Scalar> x = twoheads::embed(model_, ids);
+#ifdef TWOHEADS_WITH_MPI
+    if (launch.ranks() != nullptr) {
+      RankRun<Scalar> run = on_ranks(*launch.ranks(), x);
+      counts_ = run.simulation.counts;
+      return std::move(run.simulation.rows);
+    }
+#else
+    static_cast<void>(launch);
+#endif
     if (engine_ == EngineWord::direct) return twoheads::forward(model_.body, x, twoheads::DirectAttention<Scalar>());
     if (engine_ == EngineWord::kernel) return twoheads::forward(model_.body, x, kernel_);
     if (any() == nullptr) return twoheads::forward(model_.body, x, grid_);
@@ -113,7 +129,7 @@ class LanguageRun {
 
   [[nodiscard]] twoheads::SimulationCounts counts() const {
     if (any_grid_) return any_grid_->counts();
-    return processes_ || own_ ? counts_ : grid_.counts();
+    return processes_ || own_ || counts_.calls > 0 ? counts_ : grid_.counts();
   }
   [[nodiscard]] Index rows() const { return processes_ ? processes_->limits().rows : oracle_.limits().rows; }
   /// What came of calls to processes; nothing where there are none.
@@ -131,6 +147,15 @@ class LanguageRun {
     return limits;
   }
 
+#ifdef TWOHEADS_WITH_MPI
+  [[nodiscard]] RankRun<Scalar> on_ranks(twoheads::Ranks& ranks, const Matrix<Scalar>& x) {
+    if (engine_ == EngineWord::kernel)
+      return kernel_on_ranks(ranks, model_.body, x, {.rows = kernel_rows_}, threads_, Matrix<Scalar>());
+    if (any() != nullptr) return any_on_ranks(ranks, model_.body, x, *any(), options_, Matrix<Scalar>());
+    return grid_on_ranks(ranks, model_.body, x, oracle_.limits(), options_, threads_, Matrix<Scalar>());
+  }
+#endif
+
   /// The oracle behind one type, where calls go to a process or have a checkpoint.
   [[nodiscard]] twoheads::AnyOracle<Scalar>* any() {
     if (processes_) return &processes_->oracle();
@@ -139,6 +164,8 @@ class LanguageRun {
 
   const twoheads::LanguageModel<Scalar>& model_;
   EngineWord engine_;
+  Index kernel_rows_;
+  Index threads_;
   Checkpoint checkpoint_;
   twoheads::SimulationOptions options_;
   twoheads::SimulationCounts counts_;

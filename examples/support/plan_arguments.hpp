@@ -96,7 +96,6 @@ class PlanArguments {
     near_ = add_count(app, "--near", request_.sampling.near, 0,
                       "with --samples: a query's last r keys stay exact, rounded up to whole blocks");
     add_file(app, "--svg", svg_, "draw the grid as a picture into this file");
-    add_later(app, {"--ranks"});
   }
 
   /// Adds the flag of queries that stand after others, for a program that plans such chunks.

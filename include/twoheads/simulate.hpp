@@ -44,6 +44,60 @@ struct SimulationCounts {
   Index jobs = 0;     ///< tiles of single heads
 };
 
+namespace detail {
+
+/// The plan of a layer on an oracle with these limits, as far as the options use them. `log_weights` where what the
+/// calls find is joined with what they do not.
+[[nodiscard]] inline PlanRequest grid_request(const SimulationOptions& options, OracleLimits limits,
+                                              const AttentionSpec& spec, Index layer, Rows queries, Index keys,
+                                              bool log_weights) {
+  require_no_soft_cap(spec);
+  const auto use = [](const char* what, Index wanted, Index& has) {
+    if (wanted < 0 || wanted > has)
+      throw LimitError(text(wanted, " ", what, " of an oracle are to be used, it has ", has));
+    if (wanted > 0) has = wanted;
+  };
+  use("heads", options.oracle_heads, limits.heads);
+  use("layers", options.oracle_layers, limits.layers);
+  Sampling sampling = options.sampling;
+  sampling.layer = layer;
+  return {spec.mask,       queries.size(), keys,          spec.heads,    1,          std::move(limits), options.anchor,
+          options.packing, sampling,       options.block, queries.begin, log_weights};
+}
+
+/// What is thrown for a row of a head that holds NaN or infinity; it stands at a position in the sequence.
+[[nodiscard]] inline InputError not_finite(Index layer, Index head, Index position, const char* what) {
+  return InputError(text("layer ", layer, ", head ", head, ", row ", position, ": the ", what, " is NaN or infinite"));
+}
+
+/// The oracle of each thread of an executor: a copy, made when it is first asked for and kept. Where there is one thread,
+/// the oracle itself.
+template <Oracle O, Executor Exec>
+class OracleCopies {
+ public:
+  explicit OracleCopies(O& oracle) : oracle_(oracle) {}
+
+  /// Of several threads one at a time asks.
+  [[nodiscard]] O& of(std::size_t thread) {
+    if constexpr (Exec::concurrent) {
+      while (copies_.size() <= thread) copies_.emplace_back(std::as_const(oracle_));
+      return copies_[thread];
+    } else {
+      return oracle_;
+    }
+  }
+  [[nodiscard]] OracleLimits limits() const { return oracle_.limits(); }
+
+ private:
+  O& oracle_;
+  std::deque<O> copies_;
+};
+
+/// Numbers of the calls of one engine: those of others are far, in either digit of a checksum.
+constexpr std::uint64_t numbers_of_an_engine = 1009 * 307;
+
+}  // namespace detail
+
 /// Evaluates a layer's attention by a grid of oracle calls; hand it to forward() in place of direct attention.
 ///
 /// On an executor of several threads each thread makes calls on a copy of the oracle, and none on the oracle itself.
@@ -66,7 +120,7 @@ class GridAttention {
   using Scalar = typename O::Scalar;
 
   explicit GridAttention(O& oracle, const SimulationOptions& options = {}, const Exec& exec = Exec())
-      : oracle_(oracle), options_(options), exec_(exec) {}
+      : oracles_(oracle), options_(options), exec_(exec) {}
 
   void operator()(const AttentionInput<Scalar>& input, MatrixSpan<Scalar> out) {
     require_shapes(input, out);
@@ -139,14 +193,10 @@ class GridAttention {
     query.write(out);
   }
 
-  /// `log_weights` where what the calls find is joined with what they do not.
   void begin(const AttentionSpec& spec, Index layer, Rows queries, Index keys, bool log_weights) {
-    detail::require_no_soft_cap(spec);
-    Sampling sampling = options_.sampling;
-    sampling.layer = layer;
-    plan_.emplace(PlanRequest{spec.mask, queries.size(), keys, spec.heads, 1, used_limits(), options_.anchor,
-                              options_.packing, sampling, options_.block, queries.begin, log_weights});
-    if (options_.error_bar_level != 0 && plan_->sampled() != nullptr && !plan_->exact() && sampling.samples < 2)
+    plan_.emplace(detail::grid_request(options_, oracles_.limits(), spec, layer, queries, keys, log_weights));
+    if (options_.error_bar_level != 0 && plan_->sampled() != nullptr && !plan_->exact() &&
+        options_.sampling.samples < 2)
       throw SpecError("error bars need the spread of 2 samples or more, the plan draws 1: expected more samples");
     if (options_.error_bar_level != 0)
       bars_.emplace(queries.size(), spec.heads, spec.value_dim, options_.error_bar_level);
@@ -176,9 +226,8 @@ class GridAttention {
     const auto engine = [&] {
       const std::lock_guard lock(mutex);
       const OracleEngineOptions made{options_.encoding, options_.checksums, next_number_};
-      // Far from those of other engines, in either digit.
-      next_number_ += 1009 * 307;
-      return &engines.emplace_back(oracle_of(engines.size()), *plan_, ordered, made);
+      next_number_ += detail::numbers_of_an_engine;
+      return &engines.emplace_back(oracles_.of(engines.size()), *plan_, ordered, made);
     };
     Merger<Scalar> merger(out, spec.value_dim, queries.begin, input.sink_logits);
     const auto sink = [&](const Job& job, const Partial<Scalar>& partial) {
@@ -192,29 +241,6 @@ class GridAttention {
       counts_.calls += used.calls();
       counts_.repeats += used.repeats();
       rounds_ = std::max(rounds_, used.rounds());
-    }
-  }
-
-  /// The oracle's limits, as far as the options use them.
-  [[nodiscard]] OracleLimits used_limits() const {
-    OracleLimits limits = oracle_.limits();
-    const auto use = [](const char* what, Index wanted, Index& has) {
-      if (wanted < 0 || wanted > has)
-        throw LimitError(detail::text(wanted, " ", what, " of an oracle are to be used, it has ", has));
-      if (wanted > 0) has = wanted;
-    };
-    use("heads", options_.oracle_heads, limits.heads);
-    use("layers", options_.oracle_layers, limits.layers);
-    return limits;
-  }
-
-  /// The oracle of one of the threads.
-  [[nodiscard]] O& oracle_of(std::size_t thread) {
-    if constexpr (Exec::concurrent) {
-      while (copies_.size() <= thread) copies_.emplace_back(std::as_const(oracle_));
-      return copies_[thread];
-    } else {
-      return oracle_;
     }
   }
 
@@ -232,16 +258,13 @@ class GridAttention {
                              Index dim, const Position& position) {
     for (Index head = 0; head < rows.cols() / dim; ++head) {
       const Index row = detail::first_row_not_finite(rows.middleCols(head * dim, dim));
-      if (row >= 0)
-        throw InputError(detail::text("layer ", input.layer, ", head ", head, ", row ", position(row), ": the ", what,
-                                      " is NaN or infinite"));
+      if (row >= 0) throw detail::not_finite(input.layer, head, position(row), what);
     }
   }
 
-  O& oracle_;
+  detail::OracleCopies<O, Exec> oracles_;
   SimulationOptions options_;
   Exec exec_;
-  std::deque<O> copies_;  ///< of the oracle, for the threads; none where there is one thread
   SimulationCounts counts_;
   std::optional<Plan> plan_;
   Index next_block_ = 0;

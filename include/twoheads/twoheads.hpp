@@ -48,7 +48,6 @@
 #include <twoheads/attention/row_kernel.hpp>
 #include <twoheads/attention/average_case.hpp>
 
-#include <twoheads/plan/shares.hpp>
 #include <twoheads/plan/precision.hpp>
 #include <twoheads/plan/limits.hpp>
 #include <twoheads/plan/packing.hpp>
@@ -69,6 +68,10 @@
 #include <twoheads/plan/call_rows.hpp>
 #include <twoheads/plan/cover.hpp>
 #include <twoheads/plan/visible.hpp>
+#include <twoheads/plan/shares.hpp>
+#include <twoheads/plan/visits.hpp>
+#include <twoheads/plan/other_splits.hpp>
+#include <twoheads/plan/scaling.hpp>
 #include <twoheads/plan/print.hpp>
 #include <twoheads/plan/svg_tiles.hpp>
 #include <twoheads/plan/svg_raster.hpp>

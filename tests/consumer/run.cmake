@@ -1,7 +1,7 @@
 # Configures, builds and runs this folder as a project of its own, with nothing to reach but what is installed.
 #
 # cmake -DCONSUMER=.. -DSOURCE=.. -DBUILD=.. -DWORK=.. -DGENERATOR=.. -DMAKE_PROGRAM=.. -DCOMPILER=.. -DEIGEN=..
-#       -DNLOHMANN_JSON=.. -DTBB=.. -DBOOST=.. -P run.cmake
+#       -DNLOHMANN_JSON=.. -DTBB=.. -DBOOST=.. -DMPI=.. -P run.cmake
 
 function(run)
   execute_process(COMMAND ${ARGN} COMMAND_ECHO STDOUT COMMAND_ERROR_IS_FATAL ANY)
@@ -49,6 +49,13 @@ if(CONSUMER STREQUAL "install_remote")
   list(APPEND arguments "-DBoost_DIR=${BOOST}")
 else()
   list(APPEND arguments -DCMAKE_DISABLE_FIND_PACKAGE_Boost=ON)
+endif()
+
+# And only install_mpi MPI: the same of several.
+if(CONSUMER STREQUAL "install_mpi")
+  list(APPEND arguments "-DMPI_CXX_COMPILER=${MPI}")
+else()
+  list(APPEND arguments -DCMAKE_DISABLE_FIND_PACKAGE_MPI=ON)
 endif()
 
 # None of them uses twoheads::onnx or twoheads::text.

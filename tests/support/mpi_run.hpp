@@ -68,10 +68,10 @@ namespace mpi_run_detail {
                                          const std::vector<std::string>& arguments,
                                          const std::map<std::string, std::string>& environment = {},
                                          std::chrono::seconds deadline = std::chrono::seconds(60)) {
-  // The launcher and its flags up to the one that the number of ranks follows, as CMake writes a list.
+  // The launcher and its flags up to the one that the number of ranks follows, with bars between them.
   std::vector<std::string> command(1);
   for (const char c : std::string(TWOHEADS_MPI_LAUNCH)) {
-    if (c == ';')
+    if (c == '|')
       command.emplace_back();
     else
       command.back() += c;

@@ -37,7 +37,8 @@ struct ProgramRun {
   const TempFolder folder;
   const std::filesystem::path out = folder / "out";
   const std::filesystem::path err = folder / "err";
-  add("", std::string(TWOHEADS_PROGRAM_DIR) + "/" + name);
+  // A full path is another program's than ours.
+  add("", (std::filesystem::path(TWOHEADS_PROGRAM_DIR) / name).string());
   for (const std::string& argument : arguments) add(" ", argument);
   add(" >", out.string());
   add(" 2>", err.string());

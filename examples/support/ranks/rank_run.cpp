@@ -2,6 +2,7 @@
 
 #include <twoheads/mpi/forward_on_ranks.hpp>
 #include <twoheads/mpi/gather.hpp>
+#include <twoheads/mpi/grid_on_ranks.hpp>
 #include <twoheads/mpi/kernel_on_ranks.hpp>
 #include <utility>
 
@@ -64,9 +65,33 @@ RankRun<Scalar> kernel_on_ranks(twoheads::Ranks& ranks, const twoheads::Model<Sc
   return run_on_ranks(ranks, model, std::move(x), std::move(memory), attend);
 }
 
-#define TWOHEADS_ON_RANKS(Scalar)                                                                            \
-  template RankRun<Scalar> kernel_on_ranks(twoheads::Ranks&, const twoheads::Model<Scalar>&, Matrix<Scalar>, \
-                                           const twoheads::KernelOptions&, Index, Matrix<Scalar>)
+template <class Scalar>
+RankRun<Scalar> grid_on_ranks(twoheads::Ranks& ranks, const twoheads::Model<Scalar>& model, Matrix<Scalar> x,
+                              const twoheads::OracleLimits& limits, const twoheads::SimulationOptions& options,
+                              Index threads, Matrix<Scalar> memory) {
+  twoheads::SmallTransformer<Scalar> oracle(limits);
+  twoheads::GridOnRanks<twoheads::SmallTransformer<Scalar>, Executor> attend(ranks, oracle, options, {},
+                                                                             Executor(threads));
+  return run_on_ranks(ranks, model, std::move(x), std::move(memory), attend);
+}
+
+template <class Scalar>
+RankRun<Scalar> any_on_ranks(twoheads::Ranks& ranks, const twoheads::Model<Scalar>& model, Matrix<Scalar> x,
+                             twoheads::AnyOracle<Scalar>& oracle, const twoheads::SimulationOptions& options,
+                             Matrix<Scalar> memory) {
+  twoheads::GridOnRanks<twoheads::AnyOracle<Scalar>> attend(ranks, oracle, options);
+  return run_on_ranks(ranks, model, std::move(x), std::move(memory), attend);
+}
+
+#define TWOHEADS_ON_RANKS(Scalar)                                                                                  \
+  template RankRun<Scalar> kernel_on_ranks(twoheads::Ranks&, const twoheads::Model<Scalar>&, Matrix<Scalar>,       \
+                                           const twoheads::KernelOptions&, Index, Matrix<Scalar>);                 \
+  template RankRun<Scalar> grid_on_ranks(twoheads::Ranks&, const twoheads::Model<Scalar>&, Matrix<Scalar>,         \
+                                         const twoheads::OracleLimits&, const twoheads::SimulationOptions&, Index, \
+                                         Matrix<Scalar>);                                                          \
+  template RankRun<Scalar> any_on_ranks(twoheads::Ranks&, const twoheads::Model<Scalar>&, Matrix<Scalar>,          \
+                                        twoheads::AnyOracle<Scalar>&, const twoheads::SimulationOptions&,          \
+                                        Matrix<Scalar>)
 TWOHEADS_ON_RANKS(float);
 TWOHEADS_ON_RANKS(double);
 #undef TWOHEADS_ON_RANKS

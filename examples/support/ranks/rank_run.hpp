@@ -20,11 +20,20 @@ struct RankRun {
   double seconds = 0;
 };
 
-/// The forward pass on the ranks of a launch, by the kernel or by the small transformer on Eigen. Every rank passes all
-/// rows and keeps its own.
+/// The forward pass on the ranks of a launch: by the kernel, by the small transformer on Eigen, or by any oracle, of which
+/// each rank has one. Every rank passes all rows and keeps its own.
 template <class Scalar>
 [[nodiscard]] RankRun<Scalar> kernel_on_ranks(twoheads::Ranks& ranks, const twoheads::Model<Scalar>& model,
                                               twoheads::Matrix<Scalar> x, const twoheads::KernelOptions& options,
                                               twoheads::Index threads, twoheads::Matrix<Scalar> memory);
+template <class Scalar>
+[[nodiscard]] RankRun<Scalar> grid_on_ranks(twoheads::Ranks& ranks, const twoheads::Model<Scalar>& model,
+                                            twoheads::Matrix<Scalar> x, const twoheads::OracleLimits& limits,
+                                            const twoheads::SimulationOptions& options, twoheads::Index threads,
+                                            twoheads::Matrix<Scalar> memory);
+template <class Scalar>
+[[nodiscard]] RankRun<Scalar> any_on_ranks(twoheads::Ranks& ranks, const twoheads::Model<Scalar>& model,
+                                           twoheads::Matrix<Scalar> x, twoheads::AnyOracle<Scalar>& oracle,
+                                           const twoheads::SimulationOptions& options, twoheads::Matrix<Scalar> memory);
 
 }  // namespace programs

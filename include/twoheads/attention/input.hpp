@@ -1,6 +1,8 @@
 #pragma once
 
+#include <algorithm>
 #include <limits>
+#include <span>
 #include <string>
 #include <twoheads/base/matrix.hpp>
 #include <twoheads/model/weights.hpp>
@@ -47,6 +49,15 @@ struct ScoreBias {
   }
 };
 
+/// Keys of one key/value head that follow each other, and their values, wherever they lie: rows without gaps.
+template <class Scalar>
+struct LentKeys {
+  Index kv_head = 0;
+  Rows keys;  ///< positions in the sequence
+  const Scalar* k = nullptr;
+  const Scalar* v = nullptr;
+};
+
 /// What one layer hands to its attention: projected rows, and the tokens and weights that they came from.
 ///
 ///   Shapes   q (N, heads * head_dim), k (NK, kv_heads * head_dim), v (NK, kv_heads * value_dim), rotary positions
@@ -69,6 +80,9 @@ struct AttentionInput {
   bool by_head = false;
   MatrixView<Scalar> sink_logits = no_rows<Scalar>();
   ScoreBias<Scalar> bias = {};  ///< only where all keys are held
+  /// Where there are any, key_rows() and value_rows() find their rows here alone; by key/value head, then by position,
+  /// none twice. The rows asked for lie in one of them. For engines alone.
+  std::span<const LentKeys<Scalar>> lent = {};
 
   [[nodiscard]] Index queries() const { return q.rows(); }
   [[nodiscard]] Index keys() const { return by_head ? k.rows() / spec.kv_heads : k.rows(); }
@@ -92,9 +106,11 @@ struct AttentionInput {
     return block_view(q, held.query_place(rows), head * spec.head_dim, spec.head_dim);
   }
   [[nodiscard]] MatrixView<Scalar> key_rows(Index head, Rows rows) const {
+    if (!lent.empty()) return lent_rows(&LentKeys<Scalar>::k, head, rows, spec.head_dim);
     return rows_of_head(k, head, rows, spec.head_dim);
   }
   [[nodiscard]] MatrixView<Scalar> value_rows(Index head, Rows rows) const {
+    if (!lent.empty()) return lent_rows(&LentKeys<Scalar>::v, head, rows, spec.value_dim);
     return rows_of_head(v, head, rows, spec.value_dim);
   }
 
@@ -106,6 +122,20 @@ struct AttentionInput {
     if (!by_head) return block_view(all, place, kv_head * dim, dim);
     const Index first = kv_head * keys();
     return block_view(all, {first + place.begin, first + place.end}, 0, dim);
+  }
+
+ private:
+  [[nodiscard]] MatrixView<Scalar> lent_rows(const Scalar* LentKeys<Scalar>::*first, Index head, Rows rows,
+                                             Index dim) const {
+    if (rows.empty()) return {nullptr, 0, dim, Eigen::OuterStride<>(dim)};
+    const Index kv_head = spec.kv_head_of(head);
+    const auto found =
+        std::upper_bound(lent.begin(), lent.end(), rows.begin, [&](Index position, const LentKeys<Scalar>& run) {
+          return run.kv_head == kv_head ? position < run.keys.end : run.kv_head > kv_head;
+        });
+    TWOHEADS_ASSERT(found != lent.end() && found->kv_head == kv_head && found->keys.begin <= rows.begin &&
+                    rows.end <= found->keys.end);
+    return {(*found).*first + (rows.begin - found->keys.begin) * dim, rows.size(), dim, Eigen::OuterStride<>(dim)};
   }
 };
 

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <twoheads/attention/input.hpp>
 #include <twoheads/base/errors.hpp>
 #include <twoheads/base/index.hpp>
 #include <twoheads/base/matrix.hpp>
@@ -187,6 +188,11 @@ class KeyPiece {
   [[nodiscard]] MatrixView<Scalar> value_rows(const KeyRange& range) const {
     const Found& found = find(range);
     return rows_at(found.values, range.keys.begin - found.range.keys.begin, range.keys.size(), keys_.value_dim());
+  }
+
+  /// Where all the ranges are, until the next start().
+  void lend(std::vector<LentKeys<Scalar>>& to) const {
+    for (const Found& found : found_) to.push_back({found.range.kv_head, found.range.keys, found.keys, found.values});
   }
 
  private:

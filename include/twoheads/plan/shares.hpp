@@ -10,7 +10,9 @@
 #include <twoheads/base/errors.hpp>
 #include <twoheads/base/index.hpp>
 #include <twoheads/model/mask.hpp>
+#include <twoheads/plan/fit.hpp>
 #include <twoheads/plan/plan.hpp>
+#include <twoheads/plan/tile.hpp>
 #include <utility>
 #include <vector>
 
@@ -58,7 +60,8 @@ class RowShares {
   /// Rows of one rank.
   [[nodiscard]] Index size(Index rank) const { return sizes_[static_cast<std::size_t>(rank)]; }
   /// All rows, in order; neighbours differ in rank.
-  [[nodiscard]] const std::vector<RowShare>& shares() const { return shares_; }
+  [[nodiscard]] const std::vector<RowShare>& shares() const& { return shares_; }
+  void shares() const&& = delete;  // a loop over them would outlive them
 
   /// Calls visit(share) for what the ranks have of a range of positions, in order.
   template <class Visit>
@@ -101,13 +104,31 @@ namespace detail {
 /// Rows that the tile kernel and products of rows take together: whole panels of any vector.
 constexpr Index rows_of_a_kernel_atom = 128;
 
+/// Counts the slots of query blocks of a plan, without a look at each of them.
+class SlotCounter {
+ public:
+  explicit SlotCounter(const Plan& plan) : plan_(plan) {}
+
+  /// Slots of one head of a query block; all heads of a block have as many.
+  [[nodiscard]] Index slots(Index query_block) {
+    Index found = 0;
+    plan_.for_each_run(
+        query_block, 0, [&](const SlotRun& run) { found += run.times * (run.others > 0 ? 2 : 1); }, memory_);
+    return found;
+  }
+
+ private:
+  const Plan& plan_;
+  TriangleRuns memory_;
+};
+
 /// The end of the first query block from `next` on that ends `least` rows after `first` or later, and at which no call
 /// is left half full, if the blocks before `next` leave none.
 [[nodiscard]] inline Index part_end(const Plan& plan, Index next, Index first, Index least) {
   Index slots = 0;
+  SlotCounter counter(plan);
   for (Index block = next; block < plan.query_blocks(); ++block) {
-    if (plan.slots_per_call() > 1)
-      plan.for_each_slot(block, [&](std::span<const Tile>) { slots += plan.request().heads; });
+    if (plan.slots_per_call() > 1) slots += counter.slots(block) * plan.request().heads;
     const Index end = plan.queries_of(block).end;
     if (end - first >= least && slots % plan.slots_per_call() == 0) return end;
   }
@@ -116,6 +137,9 @@ constexpr Index rows_of_a_kernel_atom = 128;
 
 /// Pairs that a mask shows the queries of a range.
 [[nodiscard]] inline double visible_pairs(const Mask& mask, Rows queries, Index keys) {
+  const auto rows = static_cast<double>(queries.size());
+  if (mask.kind == MaskKind::full) return rows * static_cast<double>(keys);
+  if (mask.kind == MaskKind::causal) return rows * (static_cast<double>(queries.begin + queries.end) + 1) / 2;
   double pairs = 0;
   for (Index query = queries.begin; query < queries.end; ++query)
     mask.for_each_range(query, keys, [&](Rows range) { pairs += static_cast<double>(range.size()); });
@@ -288,7 +312,7 @@ struct Excess {
   const bool few_keys = planned.kind != MaskKind::full && planned.kind != MaskKind::causal;
   if (few_keys) consider(atoms, detail::deal_in_order);
   const bool in_order = few_keys && best->excess.work <= 0.05 && best->excess.rows <= 0.25;
-  for (Index units = 2 * ranks; !in_order; units *= 2) {
+  for (Index units = ranks; !in_order; units *= 2) {
     const detail::DealtUnits joined = atoms.joined(std::min(units, atoms.size()));
     // Rows that follow each other are worth some imbalance there.
     const double handicap = few_keys ? 0.02 : 0;
