@@ -72,8 +72,8 @@ template <RealScalar Scalar>
 ///   Laws     rows have the bits of `attend`, where these do not depend on the number of ranks. A row of which the
 ///            files hold a record is evaluated only where they lack others that go with it (atoms_of).
 ///            Memory beside that of `attend`: two copies of a record, and a bit for each own row
-///   Corner   a last record of a log that is not whole is left out. What ranks of a run that has been killed still
-///            write is found by the next run, or the one after
+///   Corner   a last record of a log that is not whole is left out. Ranks may outlive a launcher that is killed by a
+///            moment: until rank 0 has ended, the path is in use; what others still write is found by the run after
 ///   Throws   on every rank, as Ranks::together(): FormatError that names the file, if it holds anything but a part of
 ///            this computation; FileError if another run uses the path, or a file cannot be read or written;
 ///            SpecError for fewer than 1 row a record, and where ranks differ in path, key or options
