@@ -13,6 +13,7 @@
 #include <twoheads/exec/threads.hpp>
 #include <twoheads/model/random.hpp>
 #include <twoheads/mpi/kernel_on_ranks.hpp>
+#include <twoheads/plan/scaling.hpp>
 #include <vector>
 
 #include "support/memory.hpp"
@@ -32,6 +33,7 @@ struct Settings {
   Index threads = 1;
   Index rows = 0;
   Index repeats = 1;
+  Index work = RankOptions{}.work_bytes;
 };
 
 AttentionSpec spec_of(const Settings& settings) {
@@ -55,9 +57,22 @@ Matrix<float> random_rows(Index rows, Index cols, std::uint64_t seed) {
   return result;
 }
 
+/// What plan/scaling.hpp says of the same run.
+ScalePrediction predicted(const Settings& settings, const AttentionSpec& spec, Index ranks) {
+  const Plan plan(kernel_request({.rows = settings.rows}, spec, 0, {0, settings.tokens}, settings.tokens));
+  ScaleRequest request;
+  request.ranks = ranks;
+  request.head_dim = request.value_dim = settings.head_dim;
+  request.kv_heads = settings.kv_heads;
+  request.work_bytes = settings.work;
+  request.threads = settings.threads;
+  return predict_scale(plan, request);
+}
+
 nlohmann::json measure(Ranks& ranks, const Settings& settings) {
   const AttentionSpec spec = spec_of(settings);
-  KernelOnRanks<float, Threads> attend(ranks, {.rows = settings.rows}, Threads(settings.threads));
+  KernelOnRanks<float, Threads> attend(ranks, {.rows = settings.rows}, Threads(settings.threads),
+                                       {.work_bytes = settings.work});
   const RowShares shares = attend.share(spec, settings.tokens, settings.tokens);
   const Index own = shares.size(ranks.rank());
   const auto seed = static_cast<std::uint64_t>(ranks.rank());
@@ -88,6 +103,7 @@ nlohmann::json measure(Ranks& ranks, const Settings& settings) {
           {"gflops", flops / seconds[seconds.size() / 2] / 1e9},
           {"bytes_moved", ranks.sum(attend.counts().moved.bytes) / repeats},
           {"most_bytes_moved", ranks.largest(attend.counts().moved.bytes) / repeats},
+          {"predicted_bytes_moved", predicted(settings, spec, ranks.size()).bytes_moved},
           {"messages", ranks.sum(attend.counts().moved.messages) / repeats},
           {"held_bytes", ranks.largest(held)},
           {"peak_bytes", ranks.largest(static_cast<std::uint64_t>(peak))}};
@@ -107,6 +123,8 @@ int main(int argc, char** argv) {
   app.add_option("--window", settings.window, "keys of a window (default 256)")->check(CLI::PositiveNumber);
   app.add_option("--threads", settings.threads, "threads of a rank (default 1)")->check(CLI::PositiveNumber);
   app.add_option("--rows", settings.rows, "queries of a block, 0: chosen (default 0)");
+  app.add_option("--work", settings.work, "bytes for queries that a thread works on (default 3 MiB)")
+      ->check(CLI::PositiveNumber);
   app.add_option("--repeats", settings.repeats, "runs, of which the median is printed (default 1)")
       ->check(CLI::PositiveNumber);
   CLI11_PARSE(app, argc, argv);

@@ -6,6 +6,7 @@
 #include <twoheads/exec/threads.hpp>
 #include <twoheads/model/random.hpp>
 #include <twoheads/mpi/kernel_on_ranks.hpp>
+#include <twoheads/plan/scaling.hpp>
 #include <vector>
 
 #include "support/own_rows.hpp"
@@ -33,6 +34,8 @@ std::vector<Case> cases() {
       {"cross", Mask::full(), 300, 5000, 2, 2},
       {"causal", Mask::causal(), n, n},
       {"causal, long", Mask::causal(), 9001, 9001, 1, 1, 0},
+      {"causal, several blocks a visit", Mask::causal(), 3000, 3000, 2, 1, 256},
+      {"full, several blocks a visit", Mask::full(), 3001, 3001, 2, 2, 384},
       {"causal, blocks of 100", Mask::causal(), n, n, 2, 2, 100},
       {"window", Mask::sliding_window(100), n, n},
       {"window longer than a block", Mask::sliding_window(700), n, n, 2, 1, 256},
@@ -60,6 +63,22 @@ AttentionSpec spec_of(const Case& c) {
   return spec;
 }
 
+/// Bytes that ranks moved are those that plan/scaling.hpp foretells.
+void expect_predicted_bytes(const Case& c, const AttentionSpec& spec, Index scalar_bytes, const KernelOptions& options,
+                            const RankOptions& rank_options, Index threads, std::uint64_t bytes, Index ranks) {
+  ScaleRequest request;
+  request.ranks = ranks;
+  request.head_dim = spec.head_dim;
+  request.value_dim = spec.value_dim;
+  request.kv_heads = spec.kv_heads;
+  request.scalar_bytes = scalar_bytes;
+  request.piece = rank_options.piece_keys;
+  request.work_bytes = rank_options.work_bytes;
+  request.threads = threads;
+  const Plan plan(kernel_request(options, spec, 0, {0, c.queries}, c.keys));
+  EXPECT_EQ(static_cast<Index>(bytes), predict_scale(plan, request).bytes_moved);
+}
+
 template <class Scalar, class Exec>
 void expect_bits_of_one_rank(const Case& c, const Exec& exec, const RankOptions& rank_options) {
   SCOPED_TRACE(c.name);
@@ -85,6 +104,9 @@ void expect_bits_of_one_rank(const Case& c, const Exec& exec, const RankOptions&
       detail::rows_by_head(view(own_rows(v, keys, ranks.rank())), spec.kv_heads, spec.value_dim);
   Matrix<Scalar> out = Matrix<Scalar>::Constant(own_q.rows(), expected.cols(), Scalar(7));
   attend(RankInput<Scalar>{spec, 0, queries, keys, view(own_q), view(own_k), view(own_v)}, span(out));
+  const std::uint64_t moved = ranks.sum(attend.counts().moved.bytes);
+  if (c.queries > 1)
+    expect_predicted_bytes(c, spec, sizeof(Scalar), options, rank_options, exec.threads(), moved, ranks.size());
   const Matrix<Scalar> wanted = own_rows(expected, queries, ranks.rank());
   EXPECT_EQ(digest(out), digest(wanted)) << "rank " << ranks.rank() << ", largest difference "
                                          << (out - wanted).cwiseAbs().maxCoeff();
@@ -96,6 +118,10 @@ TEST(KernelOnRanks, HasTheBitsOfOneRankForEveryMaskInFloat) {
 
 TEST(KernelOnRanks, HasTheBitsOfOneRankForEveryMaskInDoubleOnThreadsAndInSmallPieces) {
   for (const Case& c : cases()) expect_bits_of_one_rank<double>(c, Threads(3), {.piece_keys = 100, .work_bytes = 1});
+}
+
+TEST(KernelOnRanks, HasTheBitsOfOneRankInVisitsOfManyBlocks) {
+  for (const Case& c : cases()) expect_bits_of_one_rank<float>(c, Serial(), {.piece_keys = 300, .work_bytes = 1 << 28});
 }
 
 }  // namespace

@@ -1,12 +1,14 @@
 #include <gtest/gtest.h>
 
-#include <algorithm>
+#include <fstream>
 #include <string>
 #include <vector>
 
 #include "support/contains.hpp"
 #include "support/mpi_run.hpp"
 #include "support/program.hpp"
+#include "support/shared_data.hpp"
+#include "support/temp_folder.hpp"
 
 namespace {
 
@@ -26,7 +28,9 @@ constexpr double soon = 10;
 
 TEST(ProgramsOnRanks, DigestsAreThoseOfOneProcess) {
   for (const std::string line :
-       {"--mask causal --tokens 333 --rows 64 --heads 4 --kv-heads 2 --layers 2 --engine kernel --json",
+       {"--mask causal --tokens 333 --rows 33 --heads 4 --kv-heads 2 --oracle-heads 3 --layers 2 --json",
+        "--mask sinks --window 30 --sinks 3 --tokens 400 --rows 65 --logit-scale 300 --scalar double --json",
+        "--mask causal --tokens 333 --rows 64 --heads 4 --kv-heads 2 --layers 2 --engine kernel --json",
         "--mask window --window 40 --tokens 300 --rows 32 --engine kernel --scalar double --json",
         "--mask full --tokens 100 --keys 170 --rows 30 --engine kernel --json"}) {
     const ProgramRun alone = run_line("twoheads_simulate", line);
@@ -43,6 +47,39 @@ TEST(ProgramsOnRanks, DigestsAreThoseOfOneProcess) {
       EXPECT_GT(found["bytes_moved"], 0);
     }
   }
+}
+
+TEST(ProgramsOnRanks, ATextIsScoredAsByOneProcess) {
+  const auto shared = shared_data("stories260K");
+  if (!shared) GTEST_SKIP() << "the shared data folder is absent: the trained model stories260K is not tested on ranks";
+  const TempFolder folder;
+  std::ofstream(folder / "ids.json") << "[1,403,407,261,378,31,285,68,276,33,319,51,426,337,31,285,68,276,35,426,337]";
+  std::vector<std::string> line{"--model",     (*shared / "stories260K.bin").string(),
+                                "--score-ids", (folder / "ids.json").string(),
+                                "--rows",      "9",
+                                "--tokenizer", (*shared / "tok512.bin").string(),
+                                "--json"};
+  for (const std::string engine : {"oracle", "kernel"}) {
+    std::vector<std::string> arguments = line;
+    arguments.insert(arguments.end(), {"--engine", engine});
+    const ProgramRun alone = run_program("twoheads_lm", arguments);
+    const MpiRun run = run_on_ranks(3, "twoheads_lm", arguments);
+    ASSERT_EQ(run.exit_code, 0) << run.err;
+    for (const char* key : {"digest", "calls", "nll", "max_logit_error"})
+      EXPECT_EQ(run.json()[key], alone.json()[key]) << engine << " " << key;
+  }
+}
+
+TEST(ProgramsOnRanks, WhatNoRankCanReadIsSaidOnce) {
+  const MpiRun run = run_on_ranks(3, "twoheads_lm", words("--model nowhere.bin --score-ids nowhere.json"));
+  EXPECT_EQ(run.exit_code, 1);
+  EXPECT_EQ(count(run.err, "twoheads_lm: "), 1) << run.err;
+}
+
+TEST(ProgramsOnRanks, TheExampleHasTheBitsOfOneRank) {
+  const MpiRun run = run_on_ranks(3, "06_on_ranks", {});
+  EXPECT_EQ(run.exit_code, 0) << run.err;
+  EXPECT_EQ(run.out, "ranks:                 3\nthe bits of one rank:  yes\n");
 }
 
 TEST(ProgramsOnRanks, MoreRanksThanTokensIsARunLikeOthers) {

@@ -162,7 +162,7 @@ TEST(SimulationOnThreads, PartByPartHasTheBitsOfOne) {
     Matrix<float> x = tokens_of<float>(c);
     for (Index layer = 0; layer < 2; ++layer)
       detail::layer_in_parts(model.spec, model.spec.attention, model.layers[static_cast<std::size_t>(layer)], layer,
-                             *c.mask.reach(c.tokens), 40, x, attend);
+                             detail::PartRule{*c.mask.reach(c.tokens), 40}, x, attend);
     return Simulation<float>{std::move(x), attend.counts()};
   };
   SmallTransformer<float> oracle(limits_of(c));

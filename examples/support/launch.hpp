@@ -1,10 +1,12 @@
 #pragma once
 
+#include <chrono>
 #include <cstdlib>
 #include <exception>
 #include <iostream>
 #include <memory>
 #include <streambuf>
+#include <thread>
 #include <twoheads/base/index.hpp>
 
 #include "support/arguments.hpp"
@@ -26,6 +28,7 @@ class Launch {
     MPI_Init_thread(&argc, &argv, MPI_THREAD_SERIALIZED, &provided);
     running_ = true;
     ranks_ = std::make_unique<twoheads::Ranks>();
+    MPI_Comm_dup(MPI_COMM_WORLD, &ends_);
     if (ranks_->size() == 1) ranks_.reset();
     if (!first()) {
       out_ = std::cout.rdbuf(&silence_);
@@ -58,7 +61,7 @@ class Launch {
       } catch (const NotBuiltYet&) {
         throw;
       } catch (const std::exception& error) {
-        if (ranks_ && !ranks_->all_failed()) end_all(app, error.what());
+        if (ranks_ && !ranks_->all_failed() && !others_end_too()) end_all(app, error.what());
         throw;
       }
     });
@@ -79,6 +82,19 @@ class Launch {
     return false;
   }
 
+  /// Whether all ranks have come to grief on their own, as those do that cannot read the same file.
+  [[nodiscard]] bool others_end_too() {
+    MPI_Request request = MPI_REQUEST_NULL;
+    if (MPI_Ibarrier(ends_, &request) != MPI_SUCCESS) return false;
+    const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(2);
+    int done = 0;
+    while (done == 0 && std::chrono::steady_clock::now() < until) {
+      if (MPI_Test(&request, &done, MPI_STATUS_IGNORE) != MPI_SUCCESS) return false;
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    return done != 0;
+  }
+
   [[noreturn]] void end_all(const CLI::App& app, const char* what) {
     if (err_ != nullptr) std::cerr.rdbuf(err_);
     std::cerr << app.get_name() << ": rank " << ranks_->rank() << ": " << what << std::endl;
@@ -87,6 +103,7 @@ class Launch {
   }
 
   bool running_ = false;
+  MPI_Comm ends_ = MPI_COMM_NULL;  ///< where ranks meet that have failed
   std::unique_ptr<twoheads::Ranks> ranks_;
   Silence silence_;
   std::streambuf* out_ = nullptr;

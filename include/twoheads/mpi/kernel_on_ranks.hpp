@@ -100,8 +100,9 @@ class KernelOnRanks {
  private:
   using Kernel = BlockKernel<Scalar, Simd>;
 
-  /// Some rows of a visit for one head, on one thread.
+  /// Some rows of one block of a visit for one head, on one thread.
   struct Piece {
+    Index block = 0;
     Index head = 0;
     RowShare own;
     std::optional<AttentionInput<Scalar>> input;
@@ -116,11 +117,12 @@ class KernelOnRanks {
       throw SpecError(detail::text("a piece has ", rank_options_.piece_keys, " keys, expected 1 or more"));
   }
 
-  /// Rows of a visit: as many as the memory for work has room for, for all heads of a group.
+  /// Rows of a visit: as many as the memory for work has room for, for all heads of a group, in whole panels.
   [[nodiscard]] Index rows_of_a_visit(const AttentionSpec& spec) const {
     const Index numbers = spec.head_dim + 4 * spec.value_dim + 8;
-    const Index group = spec.heads / spec.kv_heads;
-    return rank_options_.work_bytes * exec_.threads() / (numbers * static_cast<Index>(sizeof(Scalar)) * group);
+    const Index lane = numbers * static_cast<Index>(sizeof(Scalar)) * (spec.heads / spec.kv_heads);
+    const Index atoms = rank_options_.work_bytes * exec_.threads() / lane / detail::rows_of_a_kernel_atom;
+    return std::max<Index>(atoms, 1) * detail::rows_of_a_kernel_atom;
   }
 
   void evaluate(const Plan& plan, const RankInput<Scalar>& input, const RankWork& wanted,
@@ -145,36 +147,35 @@ class KernelOnRanks {
     }
   }
 
-  void begin(std::deque<Piece>& pieces, const RankInput<Scalar>& input, const detail::Visit& visit, Rows heads,
+  void begin(std::deque<Piece>& pieces, const RankInput<Scalar>& input, const detail::OwnVisit& visit, Rows heads,
              bool finite, const Plan& plan) {
-    // Lanes of a visit are cut where one piece a head would leave threads idle.
-    const Index atoms = ceil_div(visit.own.rows.size(), detail::rows_of_a_kernel_atom);
-    const Index parts =
-        std::clamp<Index>(ceil_div(exec_.threads() > 1 ? 2 * exec_.threads() : 1, heads.size()), 1, atoms);
-    const auto count = static_cast<std::size_t>(parts * heads.size());
-    while (pieces.size() > count) pieces.pop_back();
-    while (pieces.size() < count) pieces.emplace_back();
-    std::size_t at = 0;
-    for (Index head = heads.begin; head < heads.end; ++head) {
-      for (Index part = 0; part < parts; ++part, ++at) {
-        const Rows cut = even_rows(part, parts, atoms);
-        const Rows rows{visit.own.rows.begin + cut.begin * detail::rows_of_a_kernel_atom,
-                        std::min(visit.own.rows.begin + cut.end * detail::rows_of_a_kernel_atom, visit.own.rows.end)};
-        Piece& piece = pieces[at];
-        piece.head = head;
-        piece.own = {rows, visit.own.rank, visit.own.place + rows.begin - visit.own.rows.begin};
-        piece.kernel.reset();
-        piece.input.emplace(detail::input_of_share(input, piece.own));
-        piece.kernel.emplace(*piece.input, finite);
-      }
-    }
-    const Rows block = plan.queries_of(visit.block);
-    for_each(pieces, [&](Piece& piece) { piece.kernel->begin(piece.head, block, piece.own.rows); });
+    pieces.clear();
+    for_each_block(plan, visit.visit, [&](Index block, Rows own) {
+      // Lanes are cut where one piece a head would leave threads idle.
+      const Index atoms = ceil_div(own.size(), detail::rows_of_a_kernel_atom);
+      const Index wanted = exec_.threads() > 1 ? 2 * exec_.threads() : 1;
+      const Index parts = std::clamp<Index>(ceil_div(wanted, heads.size()), 1, atoms);
+      for (Index head = heads.begin; head < heads.end; ++head)
+        for (Index part = 0; part < parts; ++part) {
+          const Rows cut = even_rows(part, parts, atoms);
+          const Rows rows{own.begin + cut.begin * detail::rows_of_a_kernel_atom,
+                          std::min(own.begin + cut.end * detail::rows_of_a_kernel_atom, own.end)};
+          Piece& piece = pieces.emplace_back();
+          piece.block = block;
+          piece.head = head;
+          piece.own = {rows, visit.own.rank, visit.own.place + rows.begin - visit.own.rows.begin};
+          piece.input.emplace(detail::input_of_share(input, piece.own));
+          piece.kernel.emplace(*piece.input, finite);
+        }
+    });
+    for_each(pieces,
+             [&](Piece& piece) { piece.kernel->begin(piece.head, plan.queries_of(piece.block), piece.own.rows); });
   }
 
   void add(std::deque<Piece>& pieces, const detail::KernelPortion& portion, const KeyPiece<Scalar>& room) {
     for_each(pieces, [&](Piece& piece) {
       for (const detail::KernelStep& step : portion.steps) {
+        if (step.block != piece.block) continue;
         const KeyRange range{portion.kv_head, step.seen};
         if (step.seen.empty()) {
           const MatrixView<Scalar> none_k(nullptr, 0, piece.input->spec.head_dim, Eigen::OuterStride<>(0));

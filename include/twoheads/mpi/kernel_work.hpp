@@ -8,40 +8,36 @@
 #include <twoheads/mpi/shared_keys.hpp>
 #include <twoheads/plan/plan.hpp>
 #include <twoheads/plan/shares.hpp>
+#include <twoheads/plan/visits.hpp>
 #include <utility>
 #include <vector>
 
 namespace twoheads::detail {
 
-/// Rows of one query block that one rank evaluates together.
-struct Visit {
-  Index block = 0;
-  RowShare own;  ///< of the block's rows
+/// A visit, and where its rows stand among the rank's own.
+struct OwnVisit {
+  Visit visit;
+  RowShare own;
 };
 
-/// What a rank evaluates of a plan: for each query block, the rows that follow each other there and are wanted, at most
-/// `most_rows` of them at a time, in whole panels.
-[[nodiscard]] inline std::vector<Visit> visits_of(const Plan& plan, std::span<const RowShare> wanted, Index most_rows) {
-  const Index step = std::max<Index>(most_rows / rows_of_a_kernel_atom, 1) * rows_of_a_kernel_atom;
-  std::vector<Visit> visits;
-  Index block = 0;
-  for (const RowShare& share : wanted) {
-    for (Index begin = share.rows.begin; begin < share.rows.end;) {
-      while (plan.queries_of(block).end <= begin) ++block;
-      const Rows rows{begin, std::min({share.rows.end, plan.queries_of(block).end, begin + step})};
-      visits.push_back({block, {rows, share.rank, share.place + begin - share.rows.begin}});
-      begin = rows.end;
-    }
-  }
+/// What a rank evaluates of a plan: visits of at most `most_rows` rows, in whole panels.
+[[nodiscard]] inline std::vector<OwnVisit> visits_of(const Plan& plan, std::span<const RowShare> wanted,
+                                                     Index most_rows) {
+  std::vector<OwnVisit> visits;
+  for (const RowShare& share : wanted)
+    for_each_visit(plan, share.rows, most_rows, [&](const Visit& visit) {
+      visits.push_back({visit, {visit.queries, share.rank, share.place + visit.queries.begin - share.rows.begin}});
+    });
   return visits;
 }
 
 /// Some keys of a tile that a visit adds at once.
 struct KernelStep {
+  Index block = 0;  ///< the tile's query block
   Tile tile;
   TileKeys of;
   Rows part;  ///< of `of.keys`
-  Rows seen;  ///< of `part`, by the visit's own rows
+  Rows seen;  ///< of `part`, by the visit's own rows of the block
 };
 
 /// Steps whose keys are fetched together.
@@ -61,7 +57,7 @@ class KernelWork {
  public:
   /// `first_head`: of the key/value heads, the one that each visit begins with; ranks that begin with others ask fewer
   /// keys of the same rank at the same time.
-  KernelWork(const Plan& plan, std::vector<Visit> visits, Index heads_of_a_group, Index piece_keys, Index first_head)
+  KernelWork(const Plan& plan, std::vector<OwnVisit> visits, Index heads_of_a_group, Index piece_keys, Index first_head)
       : plan_(plan),
         visits_(std::move(visits)),
         group_(plan.sampled() != nullptr ? 1 : heads_of_a_group),
@@ -69,7 +65,7 @@ class KernelWork {
         piece_(std::max<Index>(piece_keys, 1)),
         first_(first_head) {}
 
-  [[nodiscard]] const std::vector<Visit>& visits() const { return visits_; }
+  [[nodiscard]] const std::vector<OwnVisit>& visits() const { return visits_; }
 
   /// The next portion; none after the last.
   [[nodiscard]] std::optional<KernelPortion> next() {
@@ -92,19 +88,29 @@ class KernelWork {
 
   void find_steps() {
     // Parts of tiles: a few milliseconds of work, so that messages of others do not wait for long.
-    constexpr Index step = 1024;
-    const Visit& visit = visits_[visit_];
+    constexpr Index unit = rows_of_a_kernel_atom;
+    const Index step = std::clamp<Index>(piece_ / unit * unit, unit, 1024);
     const Index next_head = (turn_ + first_ * heads_of_kv_ / group_) % turns() * group_;
     steps_.clear();
     step_ = 0;
-    plan_.for_each_joined_tile(visit.block, next_head, [&](const Tile& tile) {
-      for_each_keys(tile, [&](const TileKeys& of) {
-        for (Index begin = of.keys.begin; begin < of.keys.end; begin += step) {
-          const Rows part{begin, std::min(begin + step, of.keys.end)};
-          steps_.push_back({tile, of, part, seen_keys(tile, of, part, visit.own.rows)});
-        }
+    for_each_block(plan_, visits_[visit_].visit, [&](Index block, Rows own) {
+      plan_.for_each_joined_tile(block, next_head, [&](const Tile& tile) {
+        for_each_keys(tile, [&](const TileKeys& of) {
+          // Where they can, all tiles are cut at the same keys.
+          const Index shift = of.keys.begin % unit == 0 ? of.keys.begin % step : 0;
+          for (Index begin = of.keys.begin; begin < of.keys.end;) {
+            const Index length = begin == of.keys.begin ? step - shift : step;
+            const Rows part{begin, std::min(begin + length, of.keys.end)};
+            steps_.push_back({block, tile, of, part, seen_keys(tile, of, part, own)});
+            begin = part.end;
+          }
+        });
       });
     });
+    // Several blocks read the keys in their order: together, each key once. The steps of a block keep theirs.
+    if (steps_.empty() || steps_.front().block == steps_.back().block) return;
+    std::stable_sort(steps_.begin(), steps_.end(),
+                     [](const KernelStep& a, const KernelStep& b) { return a.part.begin < b.part.begin; });
   }
 
   [[nodiscard]] KernelPortion portion(bool first) {
@@ -115,8 +121,10 @@ class KernelWork {
     result.first = first;
     for (Index keys = 0; step_ < steps_.size(); ++step_) {
       const KernelStep& next = steps_[step_];
-      keys += next.seen.size();
-      if (keys > piece_ && keys > next.seen.size()) break;
+      const Index fresh = next.seen.size() - known_rows(result, next.seen);
+      // Not between steps that share keys, which would be fetched twice.
+      if (keys > 0 && keys + fresh > piece_ && fresh == next.seen.size()) break;
+      keys += fresh;
       result.steps.push_back(next);
       add_range(result, next.seen);
     }
@@ -125,16 +133,27 @@ class KernelWork {
     return result;
   }
 
+  /// Of some keys, those that the portion's last range has.
+  [[nodiscard]] static Index known_rows(const KernelPortion& portion, Rows keys) {
+    if (portion.ranges.empty()) return 0;
+    const Rows& known = portion.ranges.back().keys;
+    return std::max<Index>(std::min(known.end, keys.end) - std::max(known.begin, keys.begin), 0);
+  }
+
   static void add_range(KernelPortion& portion, Rows keys) {
     if (keys.empty()) return;
-    if (!portion.ranges.empty() && portion.ranges.back().keys.end == keys.begin)
-      portion.ranges.back().keys.end = keys.end;
-    else
-      portion.ranges.push_back({portion.kv_head, keys});
+    if (!portion.ranges.empty()) {
+      Rows& known = portion.ranges.back().keys;
+      if (known.begin <= keys.begin && keys.begin <= known.end) {
+        known.end = std::max(known.end, keys.end);
+        return;
+      }
+    }
+    portion.ranges.push_back({portion.kv_head, keys});
   }
 
   const Plan& plan_;
-  std::vector<Visit> visits_;
+  std::vector<OwnVisit> visits_;
   Index group_;
   Index heads_of_kv_;
   Index piece_;

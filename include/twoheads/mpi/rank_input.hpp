@@ -33,7 +33,7 @@ struct RankInput {
 /// How attention on ranks takes the keys of others.
 struct RankOptions {
   Index piece_keys = 4096;  ///< keys of one head that are fetched at a time; one piece is used while the next one comes
-  Index work_bytes = Index{4} << 20;  ///< memory for blocks of queries that are worked on, for each thread
+  Index work_bytes = Index{3} << 20;  ///< memory for blocks of queries that are worked on, for each thread
 };
 
 /// Which of a rank's rows are to be evaluated, and who is told of those that are finished.

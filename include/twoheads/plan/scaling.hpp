@@ -34,7 +34,7 @@ struct ScaleRequest {
   Index kv_heads = 0;  ///< 0: as many as the plan has heads
   Index scalar_bytes = 4;
   Index piece = 4096;                 ///< key rows that are fetched at once
-  Index work_bytes = Index{4} << 20;  ///< for blocks of queries that the kernel works on, for each thread
+  Index work_bytes = Index{3} << 20;  ///< for blocks of queries that the kernel works on, for each thread
   Index threads = 1;                  ///< of a rank
   bool memory = false;                ///< keys are another sequence's, also where they are as many as the queries
   RankMachine machine;

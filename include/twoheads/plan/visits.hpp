@@ -13,39 +13,67 @@
 
 namespace twoheads {
 
-/// What a rank evaluates at a time in the tile kernel: rows of a query block that follow each other and are its own.
+/// What a rank evaluates at a time: rows that follow each other and are its own, of one query block; in the tile kernel,
+/// where all blocks read the keys in their order, of several.
 struct Visit {
-  Index query_block = 0;
-  Rows queries;  ///< positions
+  Index query_block = 0;  ///< the first of them
+  Rows queries;           ///< positions
 
   friend bool operator==(const Visit&, const Visit&) = default;
 };
 
-/// Calls use(visit) for rows that follow each other and have one owner, cut where query blocks end and into no more
-/// than `most_rows`.
-template <class Use>
-void for_each_visit(const Plan& plan, Rows own, Index most_rows, Use&& use) {
-  TWOHEADS_ASSERT(own.begin >= plan.queries().begin && own.end <= plan.queries().end);
-  if (own.empty()) return;
-  // The first block that ends after the first row.
+namespace detail {
+
+/// Whether the tiles of every query block come in the order of their keys, no key twice, and begin where the kernel cuts
+/// keys: blocks that are evaluated together then read the same keys at the same time.
+[[nodiscard]] inline bool blocks_read_in_order(const Plan& plan) {
+  const MaskKind kind = plan.request().mask.simplified(plan.tokens()).kind;
+  return plan.oracle().kind == OracleKind::kernel && plan.sampled() == nullptr &&
+         plan.block() % rows_of_a_kernel_atom == 0 && (kind == MaskKind::full || kind == MaskKind::causal);
+}
+
+/// The first query block that ends after a position.
+[[nodiscard]] inline Index block_at(const Plan& plan, Index position) {
   Rows blocks{0, plan.query_blocks()};
   while (!blocks.empty()) {
     const Index middle = blocks.begin + blocks.size() / 2;
-    if (plan.queries_of(middle).end <= own.begin)
+    if (plan.queries_of(middle).end <= position)
       blocks.begin = middle + 1;
     else
       blocks.end = middle;
   }
-  for (Index block = blocks.begin, begin = own.begin; begin < own.end; ++block)
-    for (const Index last = std::min(plan.queries_of(block).end, own.end); begin < last;) {
-      const Index end = begin + std::min(most_rows, last - begin);
-      use(Visit{block, {begin, end}});
-      begin = end;
-    }
+  return blocks.begin;
+}
+
+}  // namespace detail
+
+/// Calls use(visit) for rows that follow each other and have one owner, no more than `most_rows` a visit.
+template <class Use>
+void for_each_visit(const Plan& plan, Rows own, Index most_rows, Use&& use) {
+  TWOHEADS_ASSERT(own.begin >= plan.queries().begin && own.end <= plan.queries().end && most_rows >= 1);
+  if (own.empty()) return;
+  const bool several = detail::blocks_read_in_order(plan);
+  for (Index block = detail::block_at(plan, own.begin), begin = own.begin; begin < own.end;) {
+    const Index last = several ? own.end : std::min(plan.queries_of(block).end, own.end);
+    const Index end = begin + std::min(most_rows, last - begin);
+    use(Visit{block, {begin, end}});
+    begin = end;
+    while (begin < own.end && plan.queries_of(block).end <= begin) ++block;
+  }
 }
 template <class Use>
 void for_each_visit(const Plan& plan, Rows own, Use&& use) {
   for_each_visit(plan, own, own.size(), use);
+}
+
+/// Calls use(block, queries) for the query blocks of a visit, and its rows of each.
+template <class Use>
+void for_each_block(const Plan& plan, const Visit& visit, Use&& use) {
+  for (Index block = visit.query_block, begin = visit.queries.begin; begin < visit.queries.end; ++block) {
+    const Rows queries{begin, std::min(plan.queries_of(block).end, visit.queries.end)};
+    use(block, queries);
+    begin = queries.end;
+  }
 }
 
 /// The same for all rows of a rank, in the order of the sequence.
