@@ -12,6 +12,7 @@
 #include <iterator>
 #include <memory>
 #include <optional>
+#include <set>
 #include <stdexcept>
 #include <string>
 #include <twoheads/base/digest.hpp>
@@ -23,6 +24,7 @@
 #include <twoheads/mpi/grid_on_ranks.hpp>
 #include <twoheads/mpi/kernel_on_ranks.hpp>
 #include <twoheads/oracle/small_transformer.hpp>
+#include <utility>
 #include <vector>
 
 #include "support/contains.hpp"
@@ -192,7 +194,8 @@ struct Computation {
       GridAttention<SmallTransformer<float>> serial(transformer);
       return run_by(grid, serial, path, around);
     }
-    KernelOnRanks<float> kernel(ranks, options);
+    // One atom of rows at a time.
+    KernelOnRanks<float> kernel(ranks, options, Serial(), RankOptions{.work_bytes = 1});
     KernelAttention<float> serial(options);
     return run_by(kernel, serial, path, around);
   }
@@ -240,17 +243,19 @@ struct Computation {
     return {path, detail::text(key, "; ", words), sizeof(float), false};
   }
 
-  /// Rows that all logs hold, when all ranks have left the run.
+  /// How many rows are in any log, when all ranks have left the run.
   [[nodiscard]] Index logged(Ranks& ranks, const fs::path& path) const {
     static_cast<void>(ranks.largest(std::uint64_t{0}));
     detail::RankLogs found = logs(ranks, path);
     static_cast<void>(found.look());
-    Index rows = 0;
+    std::set<std::pair<std::uint64_t, Index>> rows;
     std::vector<float> room;
-    for (std::uint64_t turn = 1; turn <= 4; ++turn)
+    for (const std::uint64_t turn : {1, 2})
       for (const detail::LoggedRows& record : found.of_turn(turn))
-        found.read(record, room, [&](const Rows& range, const float*) { rows += range.size(); });
-    return static_cast<Index>(ranks.largest(static_cast<std::uint64_t>(rows)));
+        found.read(record, room, [&](const Rows& range, const float*) {
+          for (Index row = range.begin; row < range.end; ++row) rows.emplace(turn, row);
+        });
+    return static_cast<Index>(ranks.largest(std::uint64_t{rows.size()}));
   }
 };
 
