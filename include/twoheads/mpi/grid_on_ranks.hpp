@@ -51,14 +51,6 @@ class GridOnRanks {
     return share_rows(Plan(request(spec, 0, queries, keys, false)), ranks_.size());
   }
 
-  /// Where the rows of a layer may be cut without a change of any call: see atoms_of.
-  [[nodiscard]] std::vector<Index> atoms(const RankInput<Scalar>& input) const {
-    const Index queries = input.query_shares.rows();
-    if (queries == 1) return {1};
-    const bool log_weights = input.sink_logits.size() > 0;
-    return atoms_of(Plan(request(input.spec, input.layer, queries, input.key_shares.rows(), log_weights)));
-  }
-
   /// What decides plan and bits, in words that ranks compare.
   [[nodiscard]] std::string words() const {
     const OracleLimits limits = oracles_.limits();
