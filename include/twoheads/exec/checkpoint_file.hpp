@@ -45,11 +45,25 @@ struct PartRecord {
   friend bool operator==(const PartRecord&, const PartRecord&) = default;
 };
 
+/// A record of a file: where its rows begin, how many bytes they are, and the checksum that theirs starts from.
+struct RecordPlace {
+  PartRecord part;
+  std::uint64_t at = 0;
+  std::uint64_t bytes = 0;
+  std::uint64_t sum = 0;
+};
+
+enum class CheckpointAccess {
+  run,    ///< by the only run that reads and writes it, which makes it where there is none
+  fresh,  ///< by the run that makes it
+  read    ///< whoever else has it open; what is torn stays
+};
+
 [[nodiscard]] inline std::string words_of(const PartRecord& part) {
   return text("layer ", part.layer, ", queries ", part.first, " to ", part.end, " of ", part.cols, " columns");
 }
 
-/// A log of finished parts: read from the front while it lasts, then written at its end.
+/// A log of finished parts: read from the front while it lasts, then written at its end. `rows` of 0: of a run on ranks.
 ///
 ///   Laws     a last record that is not whole or not sound is cut off; bytes are appended only after all before them were read and found
 ///            sound. Each checksum starts from the one before, so that no record can be left out or exchanged.
@@ -58,12 +72,13 @@ struct PartRecord {
 class CheckpointFile {
  public:
   CheckpointFile(const std::filesystem::path& path, const std::string& key, std::uint64_t scalar_bytes,
-                 std::uint64_t rows, bool sync)
-      : name_(path.string()), sync_(sync) {
-    descriptor_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-    if (descriptor_ < 0) throw failure("cannot be opened for reading and writing");
+                 std::uint64_t rows, bool sync, CheckpointAccess access = CheckpointAccess::run)
+      : name_(path.string()), sync_(sync), read_only_(access == CheckpointAccess::read) {
+    const int made = O_RDWR | O_CREAT | (access == CheckpointAccess::fresh ? O_EXCL : 0);
+    descriptor_ = ::open(path.c_str(), O_CLOEXEC | (read_only_ ? O_RDONLY : made), 0666);
+    if (descriptor_ < 0) throw failure(read_only_ ? "cannot be opened" : "cannot be opened for reading and writing");
     try {
-      lock();
+      if (!read_only_) lock();
       begin(path, key, scalar_bytes, rows);
     } catch (...) {
       ::close(descriptor_);
@@ -78,8 +93,38 @@ class CheckpointFile {
   [[nodiscard]] bool at_end() {
     if (position_ == size_) return true;
     if (whole_record_left()) return false;
-    cut();
+    if (!read_only_) cut();
     return true;
+  }
+
+  /// Steps over the next record, if not at_end(). Its rows are not read, but for those of the last one, which are
+  /// checked.
+  [[nodiscard]] RecordPlace skip() {
+    const Head head = read_head();
+    const RecordPlace place{head.part, position_ + sizeof(Head), head.bytes, head.sum};
+    std::uint64_t sum = 0;
+    read(std::as_writable_bytes(std::span(&sum, 1)), place.at + place.bytes);
+    move_on(static_cast<std::size_t>(head.bytes), sum);
+    return place;
+  }
+
+  /// Reads the first bytes of a record's rows, unchecked.
+  void read_first(const RecordPlace& place, std::span<std::byte> bytes) const {
+    TWOHEADS_ASSERT(bytes.size() <= place.bytes);
+    read(bytes, place.at);
+  }
+
+  /// Reads all rows of a record that skip() found.
+  void read_all(const RecordPlace& place, std::span<std::byte> bytes) const {
+    TWOHEADS_ASSERT(bytes.size() == place.bytes);
+    read(bytes, place.at);
+    std::uint64_t sum = 0;
+    read(std::as_writable_bytes(std::span(&sum, 1)), place.at + place.bytes);
+    if (sum != hash_of(bytes, place.sum)) throw damage(place, "holds rows that do not fit their checksum");
+  }
+
+  [[nodiscard]] FormatError damage(const RecordPlace& place, const std::string& what) const {
+    return damage(place.at - sizeof(Head), what);
   }
 
   /// Reads the next record, which must be of this part, into `bytes`.
@@ -155,6 +200,10 @@ class CheckpointFile {
     std::string found(std::min<std::uint64_t>(size_, expected.size()), ' ');
     read(std::as_writable_bytes(std::span(found)), 0);
     if (size_ < expected.size() && expected.compare(0, found.size(), found) == 0) {
+      if (read_only_) {
+        position_ = size_;
+        return;
+      }
       write(std::as_bytes(std::span(expected)), 0);
       flush();
       flush_folder(path);
@@ -198,6 +247,8 @@ class CheckpointFile {
     if (found != key) wrong("of another computation: its key is '" + found + "', expected '" + key + "'");
     if (numbers[1] != scalar_bytes)
       wrong(text("holds numbers of ", numbers[1], " bytes, expected ", scalar_bytes, " bytes"));
+    if (numbers[2] == 0) wrong("of a run on ranks of MPI, expected one of a run without");
+    if (rows == 0) wrong("of a run without ranks of MPI, expected one of a run on ranks");
     wrong(text("holds parts of ", numbers[2], " rows or more, expected ", rows));
     throw std::logic_error("unreachable");
   }
@@ -293,12 +344,14 @@ class CheckpointFile {
   [[nodiscard]] FileError failure(const char* what) const {
     return FileError(text(name_, ": ", what, ": ", std::generic_category().message(errno)));
   }
-  [[nodiscard]] FormatError damage(const std::string& what) const {
-    return FormatError(text(name_, ": what follows byte ", position_, " ", what));
+  [[nodiscard]] FormatError damage(const std::string& what) const { return damage(position_, what); }
+  [[nodiscard]] FormatError damage(std::uint64_t at, const std::string& what) const {
+    return FormatError(text(name_, ": what follows byte ", at, " ", what));
   }
 
   std::string name_;
   bool sync_;
+  bool read_only_;
   int descriptor_ = -1;
   std::uint64_t size_ = 0;
   std::uint64_t position_ = 0;  ///< of the next record

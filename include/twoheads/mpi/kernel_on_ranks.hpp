@@ -43,6 +43,12 @@ class KernelOnRanks {
     return share_rows(Plan(kernel_request(options_, spec, 0, {0, queries}, keys)), ranks_.size());
   }
 
+  /// Where the rows of a layer may be cut without a change of any bit: see atoms_of.
+  [[nodiscard]] std::vector<Index> atoms(const RankInput<Scalar>& input) const {
+    const Rows queries{0, input.query_shares.rows()};
+    return atoms_of(Plan(kernel_request(options_, input.spec, input.layer, queries, input.key_shares.rows())));
+  }
+
   /// What decides the bits, in words that ranks compare.
   [[nodiscard]] std::string words() const {
     const Sampling& sampling = options_.sampling;
