@@ -105,6 +105,7 @@ nlohmann::json measure(Ranks& ranks, const Settings& settings) {
           {"most_bytes_moved", ranks.largest(attend.counts().moved.bytes) / repeats},
           {"predicted_bytes_moved", predicted(settings, spec, ranks.size()).bytes_moved},
           {"messages", ranks.sum(attend.counts().moved.messages) / repeats},
+          {"waited_seconds", ranks.largest(attend.counts().waited_seconds)},
           {"held_bytes", ranks.largest(held)},
           {"peak_bytes", ranks.largest(static_cast<std::uint64_t>(peak))}};
 }
@@ -131,13 +132,16 @@ int main(int argc, char** argv) {
   int provided = 0;
   MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &provided);
   int code = 0;
-  try {
+  {
     Ranks ranks;
-    const nlohmann::json found = measure(ranks, settings);
-    if (ranks.rank() == 0) std::cout << found.dump(2) << "\n";
-  } catch (const std::exception& error) {
-    std::cerr << "bench_mpi: " << error.what() << "\n";
-    code = 1;
+    try {
+      const nlohmann::json found = measure(ranks, settings);
+      if (ranks.rank() == 0) std::cout << found.dump(2) << "\n";
+    } catch (const std::exception& error) {
+      std::cerr << "bench_mpi: " << error.what() << "\n";
+      if (!ranks.all_failed()) MPI_Abort(MPI_COMM_WORLD, 1);
+      code = 1;
+    }
   }
   MPI_Finalize();
   return code;

@@ -246,8 +246,6 @@ void require_shared(const Settings& settings) {
     throw programs::ArgumentError("--engine direct runs on one rank: expected oracle or kernel");
   if (settings.rows == programs::auto_rows)
     throw programs::ArgumentError("--rows auto measures one machine, and ranks would choose differently: give --rows");
-  if (!settings.checkpoint.empty())
-    throw programs::ArgumentError("--checkpoint is of one process: leave the launcher out, or the checkpoint");
 }
 
 template <class Scalar>
@@ -352,7 +350,8 @@ int main(int argc, char** argv) {
     if (rows->count() > 0) settings.kernel_rows = settings.rows;
     settings.rows_given = rows->count() > 0;
     const bool process = !settings.processes.command.empty();
-    if (settings.engine != EngineWord::oracle && (process || !settings.checkpoint.empty()))
+    const bool keeps = settings.engine == EngineWord::oracle || launch.size() > 1;
+    if ((settings.engine != EngineWord::oracle && process) || (!keeps && !settings.checkpoint.empty()))
       throw programs::ArgumentError("--oracle-command and --checkpoint need --engine oracle");
     if (process && settings.threads > 1)
       throw programs::ArgumentError("--oracle-command runs on as many threads as --processes: leave --threads out");

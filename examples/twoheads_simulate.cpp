@@ -52,6 +52,7 @@ struct Settings {
   Index threads = 1;
   programs::ProcessFlags processes;
   std::string checkpoint;
+  bool reference = true;
 };
 
 struct Outcome {
@@ -66,6 +67,7 @@ struct Outcome {
   double direct_seconds = 0;
   std::int64_t peak_bytes = 0;
   std::uint64_t bytes_moved = 0;  ///< between ranks
+  double waited_seconds = 0;      ///< for them, by the rank that waited longest
 };
 
 twoheads::ModelSpec make_spec(const Settings& settings) {
@@ -154,11 +156,14 @@ programs::RankRun<Scalar> on_ranks(twoheads::Ranks& ranks, const twoheads::Model
                                    programs::Processes<Scalar>* processes) {
   if (settings.engine == EngineWord::kernel)
     return programs::kernel_on_ranks(ranks, model, std::move(x), kernel_options(settings.request), settings.threads,
-                                     memory);
+                                     memory, {settings.checkpoint, ""});
+  const twoheads::OracleLimits& limits = settings.request.oracle;
+  const twoheads::SimulationOptions options = grid_options(settings);
+  const programs::Checkpoint checkpoint{settings.checkpoint,
+                                        programs::key_of(settings.processes.command, limits, options)};
   if (processes != nullptr)
-    return programs::any_on_ranks(ranks, model, std::move(x), processes->oracle(), grid_options(settings), memory);
-  return programs::grid_on_ranks(ranks, model, std::move(x), settings.request.oracle, grid_options(settings),
-                                 settings.threads, memory);
+    return programs::any_on_ranks(ranks, model, std::move(x), processes->oracle(), options, memory, checkpoint);
+  return programs::grid_on_ranks(ranks, model, std::move(x), limits, options, settings.threads, memory, checkpoint);
 }
 
 #endif
@@ -194,6 +199,7 @@ Outcome run(const Settings& settings, programs::Processes<Scalar>* processes, pr
     outcome.seconds = found.seconds;
     outcome.peak_bytes = found.peak_bytes;
     outcome.bytes_moved = found.bytes_moved;
+    outcome.waited_seconds = found.waited_seconds;
   } else
 #endif
   {
@@ -212,6 +218,8 @@ Outcome run(const Settings& settings, programs::Processes<Scalar>* processes, pr
   if (processes != nullptr) outcome.processes = processes->counts();
   outcome.digest = twoheads::digest(simulation.rows);
   outcome.bad_rows = programs::bad_rows(simulation.rows);
+
+  if (!settings.reference) return outcome;
 
   const programs::Stopwatch direct_watch;
   const Matrix<Scalar> direct = twoheads::forward(model, x, twoheads::DirectAttention<Scalar>(), sources);
@@ -242,6 +250,12 @@ void print(const Settings& settings, const Outcome& outcome, double unit, double
   if (!settings.processes.command.empty())
     std::cout << "\n  processes      " << outcome.processes.started << " started, " << outcome.processes.failures
               << " calls failed, " << outcome.processes.retries << " made again";
+  if (!settings.reference) {
+    std::cout << "\n  bad rows       " << outcome.bad_rows << "\n  seconds        " << outcome.seconds
+              << "\n  peak memory    " << outcome.peak_bytes / 1024 << " KiB\n  digest         " << outcome.digest
+              << "\n";
+    return;
+  }
   std::cout << "\n  largest logit  " << outcome.max_logit << "\n\n  largest relative row error against a wider scalar"
             << "\n    simulation   " << outcome.row_errors.max << "\n    direct       " << outcome.direct_row_error;
   if (settings.request.sampling.samples == 0)
@@ -272,8 +286,6 @@ void require_shared(const Settings& settings) {
     throw programs::ArgumentError("--method paper and --method strict run on one rank: leave the launcher out");
   if (settings.request.oracle.rows == programs::auto_rows)
     throw programs::ArgumentError("--rows auto measures one machine, and ranks would choose differently: give --rows");
-  if (!settings.checkpoint.empty())
-    throw programs::ArgumentError("--checkpoint is of one process: leave the launcher out, or the checkpoint");
 }
 
 /// JSON has no infinity: it is written as null by the library, so as a large number by us.
@@ -311,6 +323,8 @@ int main(int argc, char** argv) {
       app, "--encoding", settings.encoding,
       {{"projected", twoheads::TokenEncoding::projected}, {"raw", twoheads::TokenEncoding::raw}}, {},
       "what the rows of a call hold: projected q, k, v, or tokens (default projected)");
+  app.add_flag("!--no-reference", settings.reference,
+               "leave out direct evaluation, which takes longest and one thread, and the errors against it");
   app.add_flag("--json", json, "print one JSON object and nothing else");
 
   return launch.run(app, argc, argv, [&] {
@@ -342,7 +356,8 @@ int main(int argc, char** argv) {
     settings.request.oracle.score_scale =
         settings.processes.score_scale > 0 ? settings.processes.score_scale : spec.attention.score_scale;
     const bool calls = !kernel && stable;
-    if (!calls && !(settings.processes.command.empty() && settings.checkpoint.empty()))
+    const bool keeps = calls || (kernel && launch.size() > 1);
+    if ((!calls && !settings.processes.command.empty()) || (!keeps && !settings.checkpoint.empty()))
       throw programs::ArgumentError("--oracle-command and --checkpoint need --engine oracle and --method stable");
     if (!settings.processes.command.empty() && settings.threads > 1)
       throw programs::ArgumentError("--oracle-command runs on as many threads as --processes: leave --threads out");
@@ -361,19 +376,17 @@ int main(int argc, char** argv) {
     const Outcome outcome = single ? run<float>(settings, single_processes ? &*single_processes : nullptr, launch)
                                    : run<double>(settings, double_processes ? &*double_processes : nullptr, launch);
     if (json) {
-      nlohmann::ordered_json result{{"calls", outcome.counts.calls},
-                                    {"repeats", outcome.counts.repeats},
-                                    {"rounds", outcome.counts.rounds},
-                                    {"jobs", outcome.counts.jobs},
-                                    {"max_row_error", json_number(outcome.row_errors.max)},
-                                    {"mean_row_error", json_number(outcome.row_errors.mean)},
-                                    {"direct_row_error", json_number(outcome.direct_row_error)},
-                                    {"bad_rows", outcome.bad_rows},
-                                    {"max_logit", json_number(outcome.max_logit)},
-                                    {"digest", outcome.digest},
-                                    {"seconds", outcome.seconds},
-                                    {"direct_seconds", outcome.direct_seconds},
-                                    {"peak_bytes", outcome.peak_bytes}};
+      nlohmann::ordered_json result{{"calls", outcome.counts.calls},   {"repeats", outcome.counts.repeats},
+                                    {"rounds", outcome.counts.rounds}, {"jobs", outcome.counts.jobs},
+                                    {"bad_rows", outcome.bad_rows},    {"digest", outcome.digest},
+                                    {"seconds", outcome.seconds},      {"peak_bytes", outcome.peak_bytes}};
+      if (settings.reference) {
+        result["max_row_error"] = json_number(outcome.row_errors.max);
+        result["mean_row_error"] = json_number(outcome.row_errors.mean);
+        result["direct_row_error"] = json_number(outcome.direct_row_error);
+        result["max_logit"] = json_number(outcome.max_logit);
+        result["direct_seconds"] = outcome.direct_seconds;
+      }
       if (!settings.processes.command.empty()) {
         result["failures"] = outcome.processes.failures;
         result["retries"] = outcome.processes.retries;
@@ -383,6 +396,7 @@ int main(int argc, char** argv) {
       if (!cover.empty()) result["cover"] = cover;
       if (launch.size() > 1) result["ranks"] = launch.size();
       if (launch.size() > 1) result["bytes_moved"] = outcome.bytes_moved;
+      if (launch.size() > 1) result["waited_seconds"] = outcome.waited_seconds;
       if (choice) result["rows"] = choice->chosen.rows;
       if (choice) result["rows_reason"] = choice->reason();
       std::cout << result.dump() << "\n";
@@ -390,7 +404,7 @@ int main(int argc, char** argv) {
       print(settings, outcome, single ? 6e-8 : 1.2e-16, single ? 1e-6 : 1e-12);
       if (launch.size() > 1)
         std::cout << "  ranks          " << launch.size() << ", " << outcome.bytes_moved / 1024
-                  << " KiB of keys and values moved between them\n";
+                  << " KiB of keys and values moved between them, " << outcome.waited_seconds << " s waited for\n";
       if (!cover.empty()) std::cout << "  cover          " << cover << "\n";
       if (choice) std::cout << "  rows           " << choice->reason() << "\n";
     }

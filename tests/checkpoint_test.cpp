@@ -396,7 +396,7 @@ TYPED_TEST(Checkpoint, HoldsPartsOfWindowsThatAreCutForTheirLength) {
     Matrix<Scalar> rows = c.tokens;
     for (Index layer = 0; layer < 2; ++layer)
       detail::layer_in_parts(c.model.spec, c.model.spec.attention, c.model.layers[static_cast<std::size_t>(layer)],
-                             layer, reach, 21, rows, attend);
+                             layer, detail::PartRule{reach, 21}, rows, attend);
     counts = attend.counts();
     return rows;
   };

@@ -125,16 +125,12 @@ class Stopping {
                                              bool log_weights) const {
     return attend_.part_ends(spec, layer, tokens, least, log_weights);
   }
-  [[nodiscard]] std::vector<Index> atoms(const RankInput<Scalar>& input) const {
-    if constexpr (requires { attend_.atoms(input); }) {
-      return attend_.atoms(input);
-    } else {
-      const Rows queries{0, input.query_shares.rows()};
-      return atoms_of(Plan(detail::grid_request(SimulationOptions(), limits, input.spec, input.layer, queries,
-                                                input.key_shares.rows(), false)));
-    }
-  }
+  [[nodiscard]] std::vector<Index> atoms(const RankInput<Scalar>& input) const { return attend_.atoms(input); }
   [[nodiscard]] const RankCounts& counts() const { return attend_.counts(); }
+  void require_shares(const AttentionSpec& spec, Index layer, const RowShares& queries, Index keys,
+                      bool log_weights) const {
+    attend_.require_shares(spec, layer, queries, keys, log_weights);
+  }
 
   void operator()(const RankInput<Scalar>& input, MatrixSpan<Scalar> out, const RankWork& work) {
     for (const RowShare& share : work.wanted) wanted += share.rows.size();
@@ -148,7 +144,6 @@ class Stopping {
   }
 
   Index wanted = 0;
-  OracleLimits limits;  ///< of the oracle, where there is one
 
  private:
   A& attend_;
@@ -213,7 +208,6 @@ struct Computation {
   [[nodiscard]] Result run_by(OnRanks& on_ranks, OnOne& on_one, const fs::path& path, const Around& around) const {
     Ranks& ranks = on_ranks.ranks();
     Stopping watched(on_ranks, around);
-    if (oracle) watched.limits = *oracle;
     CheckpointOnRanks attend(watched, path, key, checkpoint);
     const RowShares shares = attend.share(model.spec.attention_of(0), tokens, keys > 0 ? keys : tokens);
     const RowShares key_shares = share_evenly(std::max<Index>(keys, 1), ranks.size());

@@ -199,9 +199,9 @@ Matrix<Scalar> run(const Layer<Scalar>& all, Attend& attend, const RowShares& qu
   const RowShares keys = all.q.rows() == all.k.rows() ? queries : share_evenly(all.k.rows(), ranks.size());
   const Matrix<Scalar> q = own_rows(all.q, queries, ranks.rank());
   const Matrix<Scalar> k =
-      detail::rows_by_head(view(own_rows(all.k, keys, ranks.rank())), all.spec.kv_heads, all.spec.head_dim);
+      rows_by_head(view(own_rows(all.k, keys, ranks.rank())), all.spec.kv_heads, all.spec.head_dim);
   const Matrix<Scalar> v =
-      detail::rows_by_head(view(own_rows(all.v, keys, ranks.rank())), all.spec.kv_heads, all.spec.value_dim);
+      rows_by_head(view(own_rows(all.v, keys, ranks.rank())), all.spec.kv_heads, all.spec.value_dim);
   Matrix<Scalar> out = Matrix<Scalar>::Constant(q.rows(), all.spec.heads * all.spec.value_dim, Scalar(7));
   attend(RankInput<Scalar>{all.spec, layer, queries, keys, view(q), view(k), view(v), view(all.sinks)}, span(out));
   return out;
@@ -361,9 +361,9 @@ void expect_wanted_rows_alone(Case c, const Exec& exec) {
   };
   const Matrix<float> q = own_rows(all.q, queries, ranks.rank());
   const Matrix<float> k =
-      detail::rows_by_head(view(own_rows(all.k, queries, ranks.rank())), all.spec.kv_heads, all.spec.head_dim);
+      rows_by_head(view(own_rows(all.k, queries, ranks.rank())), all.spec.kv_heads, all.spec.head_dim);
   const Matrix<float> v =
-      detail::rows_by_head(view(own_rows(all.v, queries, ranks.rank())), all.spec.kv_heads, all.spec.value_dim);
+      rows_by_head(view(own_rows(all.v, queries, ranks.rank())), all.spec.kv_heads, all.spec.value_dim);
   attend(RankInput<float>{all.spec, 0, queries, queries, view(q), view(k), view(v)}, span(out), work);
   EXPECT_EQ(digest(out), digest(wanted));
   ASSERT_EQ(finished.size(), work.wanted.size());

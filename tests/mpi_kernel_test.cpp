@@ -98,10 +98,8 @@ void expect_bits_of_one_rank(const Case& c, const Exec& exec, const RankOptions&
   const RowShares queries = attend.share(spec, c.queries, c.keys);
   const RowShares keys = c.keys == c.queries ? queries : share_evenly(c.keys, ranks.size());
   const Matrix<Scalar> own_q = own_rows(q, queries, ranks.rank());
-  const Matrix<Scalar> own_k =
-      detail::rows_by_head(view(own_rows(k, keys, ranks.rank())), spec.kv_heads, spec.head_dim);
-  const Matrix<Scalar> own_v =
-      detail::rows_by_head(view(own_rows(v, keys, ranks.rank())), spec.kv_heads, spec.value_dim);
+  const Matrix<Scalar> own_k = rows_by_head(view(own_rows(k, keys, ranks.rank())), spec.kv_heads, spec.head_dim);
+  const Matrix<Scalar> own_v = rows_by_head(view(own_rows(v, keys, ranks.rank())), spec.kv_heads, spec.value_dim);
   Matrix<Scalar> out = Matrix<Scalar>::Constant(own_q.rows(), expected.cols(), Scalar(7));
   attend(RankInput<Scalar>{spec, 0, queries, keys, view(own_q), view(own_k), view(own_v)}, span(out));
   const std::uint64_t moved = ranks.sum(attend.counts().moved.bytes);

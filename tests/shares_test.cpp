@@ -276,7 +276,11 @@ TEST(Visits, AreTheOwnRowsOfEachQueryBlockInOrder) {
           if (share.rank == rank) expected.push_back({block, share.rows});
         });
       std::vector<Visit> found;
-      for_each_visit(plan, shares, rank, [&](const Visit& visit) { found.push_back(visit); });
+      shares.for_each_own(rank, [&](const RowShare& share) {
+        for_each_visit(plan, share.rows, share.rows.size(), [&](const Visit& visit) {
+          for_each_block(plan, visit, [&](Index block, Rows queries) { found.push_back({block, queries}); });
+        });
+      });
       EXPECT_EQ(found, expected) << "rank " << rank;
     }
   });

@@ -150,9 +150,10 @@ class LanguageRun {
 #ifdef TWOHEADS_WITH_MPI
   [[nodiscard]] RankRun<Scalar> on_ranks(twoheads::Ranks& ranks, const Matrix<Scalar>& x) {
     if (engine_ == EngineWord::kernel)
-      return kernel_on_ranks(ranks, model_.body, x, {.rows = kernel_rows_}, threads_, Matrix<Scalar>());
-    if (any() != nullptr) return any_on_ranks(ranks, model_.body, x, *any(), options_, Matrix<Scalar>());
-    return grid_on_ranks(ranks, model_.body, x, oracle_.limits(), options_, threads_, Matrix<Scalar>());
+      return kernel_on_ranks(ranks, model_.body, x, {.rows = kernel_rows_}, threads_, Matrix<Scalar>(),
+                             {checkpoint_.path, ""});
+    if (any() != nullptr) return any_on_ranks(ranks, model_.body, x, *any(), options_, Matrix<Scalar>(), checkpoint_);
+    return grid_on_ranks(ranks, model_.body, x, oracle_.limits(), options_, threads_, Matrix<Scalar>(), checkpoint_);
   }
 #endif
 

@@ -6,7 +6,9 @@
 #include <iostream>
 #include <memory>
 #include <streambuf>
+#include <string>
 #include <thread>
+#include <twoheads/base/errors.hpp>
 #include <twoheads/base/index.hpp>
 
 #include "support/arguments.hpp"
@@ -16,6 +18,20 @@
 #endif
 
 namespace programs {
+
+namespace detail {
+
+/// Refuses to be one of several processes that know nothing of each other, and would all do the same.
+inline void require_alone(const char* what_else) {
+  for (const char* name : {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"})
+    if (const char* const tasks = std::getenv(name); tasks != nullptr && std::atol(tasks) > 1)
+      throw ArgumentError(twoheads::detail::text(
+          name, " is ", tasks,
+          ", but this process is alone and would do all the work itself: expected the launcher of ",
+          "its own MPI (mpirun, srun --mpi=pmix)", what_else));
+}
+
+}  // namespace detail
 
 #ifdef TWOHEADS_WITH_MPI
 
@@ -60,11 +76,8 @@ class Launch {
   int run(CLI::App& app, int argc, char** argv, const Body& body) {
     return programs::run(app, argc, argv, [&] {
       try {
+        if (!ranks_) detail::require_alone("");
         body();
-      } catch (const ArgumentError&) {
-        throw;  // all ranks have the same arguments
-      } catch (const NotBuiltYet&) {
-        throw;
       } catch (const std::exception& error) {
         if (ranks_ && !ranks_->all_failed() && !others_end_too()) end_all(app, error.what());
         throw;
@@ -126,7 +139,10 @@ class Launch {
 
   template <class Body>
   int run(CLI::App& app, int argc, char** argv, const Body& body) {
-    return programs::run(app, argc, argv, body);
+    return programs::run(app, argc, argv, [&] {
+      detail::require_alone(", and a program that was built with -DTWOHEADS_WITH_MPI=ON");
+      body();
+    });
   }
 };
 

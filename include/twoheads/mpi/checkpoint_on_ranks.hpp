@@ -113,6 +113,11 @@ class CheckpointOnRanks {
     return attend_.part_ends(spec, layer, tokens, least, log_weights);
   }
 
+  void require_shares(const AttentionSpec& spec, Index layer, const RowShares& queries, Index keys,
+                      bool log_weights) const {
+    attend_.require_shares(spec, layer, queries, keys, log_weights);
+  }
+
   void operator()(const RankInput<Scalar>& input, MatrixSpan<Scalar> out) {
     std::uint64_t rows = 0;
     ranks().together([&] {
@@ -135,6 +140,7 @@ class CheckpointOnRanks {
   [[nodiscard]] const RankCheckpointCounts& kept() const { return kept_; }
   /// What the attention itself counts.
   [[nodiscard]] decltype(auto) counts() const { return attend_.counts(); }
+  [[nodiscard]] decltype(auto) totals() const { return attend_.totals(); }
 
  private:
   [[nodiscard]] static std::uint64_t digest_of(const RankInput<Scalar>& input, std::uint64_t rows) {

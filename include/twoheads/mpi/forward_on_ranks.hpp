@@ -1,6 +1,7 @@
 #pragma once
 
 #include <optional>
+#include <string>
 #include <twoheads/attention/forward.hpp>
 #include <twoheads/base/matrix.hpp>
 #include <twoheads/base/version.hpp>
@@ -68,20 +69,29 @@ template <RealScalar Scalar, class AttendFn>
   const Index rank = ranks.rank();
   const Index tokens = shares.rows();
   const RowShares& key_shares = memory == nullptr ? shares : memory->shares;
-  ranks.require_same(detail::text("(twoheads ", version, ") evaluates ", 8 * sizeof(Scalar), "-bit rows of ", tokens,
-                                  " tokens and ", key_shares.rows(), " keys on ", shares.ranks(), " ranks, ",
-                                  attend.words(), ", shares ", detail::digest_of(shares), ", model ",
-                                  detail::digest_of(model)));
+  std::string words;
   ranks.together([&] {
     require_shapes(model);
+    words = detail::text("(twoheads ", version, ", ", Eigen::SimdInstructionSetsInUse(), ") evaluates ",
+                         8 * sizeof(Scalar), "-bit rows of ", tokens, " tokens and ", key_shares.rows(),
+                         memory == nullptr ? " keys of their own" : " keys of a memory", " on ", shares.ranks(),
+                         " ranks, shares ", detail::digest_of(shares), " ", detail::digest_of(key_shares), ", model ",
+                         detail::digest_of(model), ", by ", attend.words());
+  });
+  ranks.require_same(words);
+  ranks.together([&] {
     detail::require_shape("the rank's input", x, shares.size(rank), spec.width);
     if (memory != nullptr) {
       detail::require_shape("the rank's memory", memory->own, key_shares.size(rank), spec.width);
       if (spec.attention.rope)
         throw SpecError("rotary positions over a memory are undefined: expected a model without rope");
     }
-    for (Index index = 0; index < spec.layers; ++index)
-      spec.attention_of(index).mask.require_defined(tokens, key_shares.rows());
+    for (Index index = 0; index < spec.layers; ++index) {
+      const AttentionSpec a = spec.attention_of(index);
+      a.mask.require_defined(tokens, key_shares.rows());
+      const bool log_weights = model.layers[static_cast<std::size_t>(index)].attention.sinks.size() > 0;
+      attend.require_shares(a, index, shares, key_shares.rows(), log_weights);
+    }
     if (model.input_mlp)
       shares.for_each_own(rank, [&](const RowShare& share) {
         model.input_mlp(share.rows.begin,
@@ -94,7 +104,7 @@ template <RealScalar Scalar, class AttendFn>
     const AttentionSpec a = spec.attention_of(index);
     const bool log_weights = layer.attention.sinks.size() > 0;
     detail::LayerStarts starts;
-    Matrix<Scalar> q, k, v;
+    Matrix<Scalar> q, k, v, mixed;
     ranks.together([&] {
       if (memory == nullptr) starts = detail::starts_of(attend, spec, a, index, tokens, log_weights);
       const Matrix<Scalar> rows = detail::attention_tokens(spec, layer, view(x));
@@ -105,13 +115,13 @@ template <RealScalar Scalar, class AttendFn>
       k = detail::map_own_rows(
           sources, key_shares, rank, starts.keys, a.kv_heads * a.head_dim,
           [&](const MatrixView<Scalar>& block, Index first) { return keys_of(a, layer.attention, block, first); });
-      k = detail::rows_by_head(view(k), a.kv_heads, a.head_dim);
+      k = rows_by_head(view(k), a.kv_heads, a.head_dim);
       v = detail::map_own_rows(
           sources, key_shares, rank, starts.keys, a.kv_heads * a.value_dim,
           [&](const MatrixView<Scalar>& block, Index) { return values_of(a, layer.attention, block); });
-      v = detail::rows_by_head(view(v), a.kv_heads, a.value_dim);
+      v = rows_by_head(view(v), a.kv_heads, a.value_dim);
+      mixed.resize(x.rows(), a.heads * a.value_dim);
     });
-    Matrix<Scalar> mixed(x.rows(), a.heads * a.value_dim);
     attend(RankInput<Scalar>{a, index, shares, key_shares, view(q), view(k), view(v), view(layer.attention.sinks)},
            span(mixed));
     q.resize(0, 0);

@@ -8,20 +8,39 @@
 
 namespace twoheads {
 
+/// A rank's own rows of a matrix that it has as a whole, in the order of the sequence.
+template <class Scalar>
+[[nodiscard]] Matrix<Scalar> own_rows(const RowShares& shares, Index rank, const Matrix<Scalar>& all) {
+  Matrix<Scalar> own(shares.size(rank), all.cols());
+  shares.for_each_own(rank, [&](const RowShare& share) {
+    own.middleRows(share.place, share.rows.size()) = all.middleRows(share.rows.begin, share.rows.size());
+  });
+  return own;
+}
+
 /// All rows in one place: on rank `to`, in the order of the sequence; on the others none.
 ///
 ///   Shapes   own (own rows of `shares`, cols), cols the same on all ranks; result (all rows, cols) or (0, cols)
-///   Throws   on every rank, as Ranks::together(): ShapeError where the rows do not fit the shares
+///   Throws   on every rank, as Ranks::together(): ShapeError where the rows do not fit the shares, SpecError where ranks
+///            differ in columns or goal
 template <RealScalar Scalar>
 [[nodiscard]] Matrix<Scalar> gather_rows(Ranks& ranks, const RowShares& shares, const Matrix<Scalar>& own,
                                          Index to = 0) {
-  ranks.together(
-      [&] { detail::require_shape("the rank's rows to be gathered", own, shares.size(ranks.rank()), own.cols()); });
+  ranks.require_same(detail::text("gathers ", shares.rows(), " rows of ", own.cols(), " columns, ", sizeof(Scalar),
+                                  " bytes each, on rank ", to));
+  Matrix<Scalar> all;
+  std::vector<MPI_Request> requests;
+  ranks.together([&] {
+    if (to < 0 || to >= ranks.size())
+      throw SpecError(detail::text("rows are gathered on rank ", to, ", expected 0 to ", ranks.size() - 1));
+    detail::require_shape("the rank's rows to be gathered", own, shares.size(ranks.rank()), own.cols());
+    all.resize(ranks.rank() == to ? shares.rows() : 0, own.cols());
+    requests.reserve(shares.shares().size());
+  });
   const detail::ReadableMemory memory(ranks, own.data(), static_cast<std::size_t>(own.size()) * sizeof(Scalar));
-  Matrix<Scalar> all(ranks.rank() == to ? shares.rows() : 0, own.cols());
   ranks.together([&] {
     if (ranks.rank() != to) return;
-    std::vector<MPI_Request> requests;
+    const detail::RequestsEnd end(ranks, requests);
     for (const RowShare& share : shares.shares()) {
       if (share.rank == to)
         all.middleRows(share.rows.begin, share.rows.size()) = own.middleRows(share.place, share.rows.size());
@@ -29,7 +48,7 @@ template <RealScalar Scalar>
         memory.read(share.rank, share.place * own.cols(), share.rows.size() * own.cols(),
                     all.data() + share.rows.begin * own.cols(), requests);
     }
-    for (MPI_Request& request : requests) ranks.complete(request);
+    for (MPI_Request& request : requests) ranks.wait(request);
   });
   return all;
 }

@@ -51,6 +51,14 @@ class GridOnRanks {
     return share_rows(Plan(request(spec, 0, queries, keys, false)), ranks_.size());
   }
 
+  /// Where the rows of a layer may be cut without a change of any call: see atoms_of.
+  [[nodiscard]] std::vector<Index> atoms(const RankInput<Scalar>& input) const {
+    const Index queries = input.query_shares.rows();
+    if (queries == 1) return {1};
+    const bool log_weights = input.sink_logits.size() > 0;
+    return atoms_of(Plan(request(input.spec, input.layer, queries, input.key_shares.rows(), log_weights)));
+  }
+
   /// What decides plan and bits, in words that ranks compare.
   [[nodiscard]] std::string words() const {
     const OracleLimits limits = oracles_.limits();
@@ -75,6 +83,14 @@ class GridOnRanks {
     return detail::part_ends_of(GridAttention<O>(oracle_, options_), spec, layer, tokens, least, log_weights);
   }
 
+  /// Throws SpecError where the rows of a layer are shared in such a way that a call would be cut; calls no MPI.
+  void require_shares(const AttentionSpec& spec, Index layer, const RowShares& queries, Index keys,
+                      bool log_weights) const {
+    if (queries.rows() > 1)
+      detail::require_whole_calls(Plan(request(spec, layer, queries.rows(), keys, log_weights)), queries.shares(),
+                                  layer);
+  }
+
   void operator()(const RankInput<Scalar>& input, MatrixSpan<Scalar> out) {
     (*this)(input, out, RankWork::all(input.query_shares, ranks_.rank()));
   }
@@ -85,6 +101,9 @@ class GridOnRanks {
     std::optional<Plan> plan;
     detail::NotFinite fault;
     const bool one_query = input.query_shares.rows() == 1;
+    std::string what;
+    ranks_.together([&] { what = detail::words_of(input, words()); });
+    ranks_.require_same(what);
     ranks_.together([&] {
       detail::require_rank_rows(ranks_, input, out);
       require_options();
@@ -104,7 +123,7 @@ class GridOnRanks {
       if (first_fault == fault.order && first_fault != detail::NotFinite::none)
         throw detail::not_finite(input.layer, fault.head, fault.position, fault.what);
     });
-    const SharedKeys<Scalar> keys(ranks_, input.key_shares, input.spec.kv_heads, input.k, input.v);
+    const SharedKeys<Scalar> keys(ranks_, input.key_shares, input.k, input.v);
     SimulationCounts taken;
     ranks_.together(
         [&] { taken = one_query ? evaluate_one(input, work, keys, out) : evaluate(*plan, input, work, keys, out); });
@@ -150,7 +169,7 @@ class GridOnRanks {
                                               const SharedKeys<Scalar>& keys, MatrixSpan<Scalar>& out) {
     if (work.wanted.empty()) return {};
     GridAttention<O, Exec> attend(oracle_, options_, exec_);
-    detail::attend_alone(input, keys, attend, out, counts_.moved);
+    detail::attend_alone(input, keys, attend, out, counts_);
     detail::FinishedRows(work).all();
     return attend.counts();
   }
@@ -179,19 +198,19 @@ class GridOnRanks {
     // A rank has its part of the plan's batches. Threads are not to wait for a piece to be full.
     const detail::GridPortionSize size{alone ? rank_options_.piece_keys : 0,
                                        alone ? 1 : detail::batches_at_once(plan, exec_.threads() * ranks_.size())};
-    detail::GridWork<Scalar> work(plan, wanted.wanted, keys, input.spec, size, counts_.moved);
+    detail::GridWork<Scalar> work(plan, wanted.wanted, keys, input.spec, size, counts_);
     SimulationCounts taken;
     std::optional<Merger<Scalar>> merger;
     Index first_row = 0;  // of the merger
     Index block = -1;     // of the last job
-    const auto evaluate_portion = [&, alone](Worker* worker, const Portion& portion) {
+    const auto evaluate_portion = [&](Worker* worker, const Portion& portion) {
       worker->input.held.first_query = first_row_of(portion.share);
       worker->input.lent = portion.lent;
       Found found;
       found.reserve(portion.batches.size());
       for (const std::vector<Job>& jobs : portion.batches) {
         found.push_back(worker->engine.evaluate(jobs));
-        if (alone) ranks_.poll();
+        work.poll();
       }
       return found;
     };
@@ -242,14 +261,10 @@ class GridOnRanks {
     const auto sum = [&](Index number) { return static_cast<Index>(ranks_.sum(static_cast<std::uint64_t>(number))); };
     counts_.calls += taken.calls;
     counts_.repeats += taken.repeats;
-    const auto rounds = static_cast<Index>(ranks_.largest(static_cast<std::uint64_t>(taken.rounds)));
-    counts_.rounds += rounds;
     totals_.calls += sum(taken.calls);
     totals_.repeats += sum(taken.repeats);
-    totals_.rounds += rounds;
-    const Index jobs = sum(taken.jobs);
-    counts_.tiles += jobs;
-    totals_.jobs += jobs;
+    totals_.rounds += static_cast<Index>(ranks_.largest(static_cast<std::uint64_t>(taken.rounds)));
+    totals_.jobs += sum(taken.jobs);
   }
 
   Ranks& ranks_;

@@ -27,9 +27,10 @@ inline void require_whole_calls(const Plan& plan, std::span<const RowShare> shar
   Index block = 0;
   Index slots = 0;
   const Index call = plan.slots_per_call();
+  SlotCounter counter(plan);
   const auto require_end = [&](Index position) {
     for (; block < plan.query_blocks() && plan.queries_of(block).end <= position; ++block)
-      if (call > 1) plan.for_each_slot(block, [&](std::span<const Tile>) { slots += plan.request().heads; });
+      if (call > 1) slots += counter.slots(block) * plan.request().heads;
     if (block == plan.query_blocks()) return;
     if (plan.queries_of(block).begin == position && slots % call == 0) return;
     throw SpecError(text("layer ", layer, ": rows up to ", position,
@@ -146,27 +147,34 @@ struct GridPortionSize {
 ///
 ///   Laws     each portion holds the keys that it reads; beside those that were given out and have not come back, one
 ///            portion is held
-///   Corner   next() calls MPI, in Ranks::together(); give_back() does not, and may run beside it
+///   Corner   next() and poll() call MPI, in Ranks::together(), one at a time; give_back() does not
 template <RealScalar Scalar>
 class GridWork {
  public:
   /// `wanted`: of the rank's own rows; see require_whole_calls().
   GridWork(const Plan& plan, std::span<const RowShare> wanted, const SharedKeys<Scalar>& keys,
-           const AttentionSpec& spec, const GridPortionSize& size, MovedBytes& moved)
-      : plan_(plan), wanted_(wanted), keys_(keys), spec_(spec), size_(size), moved_(moved) {}
+           const AttentionSpec& spec, const GridPortionSize& size, RankCounts& counts)
+      : plan_(plan), wanted_(wanted), keys_(keys), spec_(spec), size_(size), counts_(counts) {}
 
   /// The next portion, its keys at hand; none after the last.
   [[nodiscard]] std::optional<GridPortion<Scalar>> next() {
+    const std::lock_guard lock(mpi_);
     keys_.ranks().poll();
     if (!begun_) ahead_ = begin_next();
     begun_ = true;
     if (!ahead_) return std::nullopt;
     GridPortion<Scalar> portion = std::move(*ahead_);
     ahead_.reset();
-    portion.keys->wait();
+    portion.keys->wait(counts_.waited_seconds);
     portion.keys->lend(portion.lent);
     ahead_ = begin_next();
     return portion;
+  }
+
+  /// Ranks::poll() from any thread, unless another one is with MPI already.
+  void poll() {
+    const std::unique_lock lock(mpi_, std::try_to_lock);
+    if (lock.owns_lock()) keys_.ranks().poll();
   }
 
   /// Takes back the memory of keys that nobody reads any more.
@@ -193,7 +201,7 @@ class GridWork {
       }
     }
     portion.keys = room();
-    portion.keys->start(keys_of(portion.batches, spec_), moved_);
+    portion.keys->start(keys_of(portion.batches, spec_), counts_.moved);
     return portion;
   }
 
@@ -221,13 +229,14 @@ class GridWork {
   const SharedKeys<Scalar>& keys_;
   const AttentionSpec& spec_;
   GridPortionSize size_;
-  MovedBytes& moved_;
+  RankCounts& counts_;
   std::size_t next_share_ = 0;
   Index block_ = 0;  ///< of the plan: the first one that does not end before them
   RowShare share_;
   std::optional<Batches> batches_;  ///< of share_
   bool begun_ = false;
   std::optional<GridPortion<Scalar>> ahead_;
+  std::mutex mpi_;    ///< one thread at a time is with MPI
   std::mutex mutex_;  ///< of free_
   std::vector<std::unique_ptr<KeyPiece<Scalar>>> free_;
 };

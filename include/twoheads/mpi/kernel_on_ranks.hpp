@@ -12,6 +12,7 @@
 #include <twoheads/mpi/ranks.hpp>
 #include <twoheads/mpi/shared_keys.hpp>
 #include <twoheads/plan/shares.hpp>
+#include <twoheads/simulate.hpp>
 #include <utility>
 #include <vector>
 
@@ -64,6 +65,9 @@ class KernelOnRanks {
                                 log_weights);
   }
 
+  /// Any shares will do.
+  void require_shares(const AttentionSpec&, Index, const RowShares&, Index, bool) const {}
+
   void operator()(const RankInput<Scalar>& input, MatrixSpan<Scalar> out) {
     (*this)(input, out, RankWork::all(input.query_shares, ranks_.rank()));
   }
@@ -72,8 +76,13 @@ class KernelOnRanks {
   void operator()(const RankInput<Scalar>& input, MatrixSpan<Scalar> out, const RankWork& work) {
     std::optional<Plan> plan;
     bool finite = true;
+    thread_ = std::this_thread::get_id();
+    ranks_.require_same(detail::words_of(input, words()));
     ranks_.together([&] {
       detail::require_rank_rows(ranks_, input, out);
+      detail::require_score_terms(detail::input_of_share(input, RowShare{}));
+      if (options_.sampling.samples > 0)
+        detail::require_plain_scores(detail::input_of_share(input, RowShare{}), "a sample");
       require_options();
       plan.emplace(
           kernel_request(options_, input.spec, input.layer, {0, input.query_shares.rows()}, input.key_shares.rows()));
@@ -82,20 +91,23 @@ class KernelOnRanks {
       finite = detail::first_row_not_finite(input.v) < 0;
     });
     finite = ranks_.largest(finite ? std::uint64_t{0} : std::uint64_t{1}) == 0;
-    const SharedKeys<Scalar> keys(ranks_, input.key_shares, input.spec.kv_heads, input.k, input.v);
+    const SharedKeys<Scalar> keys(ranks_, input.key_shares, input.k, input.v);
     ranks_.together([&] {
       if (input.query_shares.rows() == 1) {
         if (work.wanted.empty()) return;
-        detail::attend_alone(input, keys, KernelAttention<Scalar, Exec, Simd>(options_, exec_), out, counts_.moved);
+        detail::attend_alone(input, keys, KernelAttention<Scalar, Exec, Simd>(options_, exec_), out, counts_);
         if (work.finished) work.finished(work.wanted.front());
       } else {
         evaluate(*plan, input, work, keys, finite, out);
       }
     });
-    counts_.tiles += plan->jobs();
+    totals_.jobs += plan->jobs();
   }
 
+  /// What this rank took.
   [[nodiscard]] const RankCounts& counts() const { return counts_; }
+  /// What all ranks took together: tiles of single heads as jobs, and no calls.
+  [[nodiscard]] const SimulationCounts& totals() const { return totals_; }
 
  private:
   using Kernel = BlockKernel<Scalar, Simd>;
@@ -115,28 +127,24 @@ class KernelOnRanks {
     if (options_.log_weights) throw SpecError("log weights are not kept on ranks: expected log_weights false");
     if (rank_options_.piece_keys < 1)
       throw SpecError(detail::text("a piece has ", rank_options_.piece_keys, " keys, expected 1 or more"));
-  }
-
-  /// Rows of a visit: as many as the memory for work has room for, for all heads of a group, in whole panels.
-  [[nodiscard]] Index rows_of_a_visit(const AttentionSpec& spec) const {
-    const Index numbers = spec.head_dim + 4 * spec.value_dim + 8;
-    const Index lane = numbers * static_cast<Index>(sizeof(Scalar)) * (spec.heads / spec.kv_heads);
-    const Index atoms = rank_options_.work_bytes * exec_.threads() / lane / detail::rows_of_a_kernel_atom;
-    return std::max<Index>(atoms, 1) * detail::rows_of_a_kernel_atom;
+    if (rank_options_.work_bytes < 1)
+      throw SpecError(detail::text("queries in work have ", rank_options_.work_bytes, " bytes, expected 1 or more"));
+    if (exec_.threads() > 1) ranks_.require_funneled("the kernel");
   }
 
   void evaluate(const Plan& plan, const RankInput<Scalar>& input, const RankWork& wanted,
                 const SharedKeys<Scalar>& keys, bool finite, MatrixSpan<Scalar>& out) {
     const AttentionSpec& spec = input.spec;
-    detail::KernelWork work(plan, detail::visits_of(plan, wanted.wanted, rows_of_a_visit(spec)),
-                            spec.heads / spec.kv_heads, rank_options_.piece_keys,
-                            ranks_.rank() * spec.kv_heads / ranks_.size());
+    const Index lane = bytes_of_a_lane(spec.head_dim, spec.value_dim, spec.heads / spec.kv_heads, sizeof(Scalar));
+    const Index most_rows = rows_of_a_visit(rank_options_.work_bytes, exec_.threads(), lane);
+    detail::KernelWork work(plan, detail::visits_of(plan, wanted.wanted, most_rows), spec.heads / spec.kv_heads,
+                            rank_options_.piece_keys, ranks_.rank() * spec.kv_heads / ranks_.size());
     KeyPiece<Scalar> rooms[2] = {KeyPiece<Scalar>(keys), KeyPiece<Scalar>(keys)};
     std::optional<detail::KernelPortion> portion = work.next();
     if (portion) rooms[0].start(portion->ranges, counts_.moved);
     std::deque<Piece> pieces;
     for (std::size_t room = 0; portion; room = 1 - room) {
-      rooms[room].wait();
+      rooms[room].wait(counts_.waited_seconds);
       std::optional<detail::KernelPortion> next = work.next();
       if (next) rooms[1 - room].start(next->ranges, counts_.moved);
       if (portion->first) begin(pieces, input, work.visits()[portion->visit], portion->heads, finite, plan);
@@ -212,8 +220,9 @@ class KernelOnRanks {
   KernelOptions options_;
   Exec exec_;
   RankOptions rank_options_;
-  std::thread::id thread_ = std::this_thread::get_id();
+  std::thread::id thread_;  ///< that called: MPI is its
   RankCounts counts_;
+  SimulationCounts totals_;
 };
 
 }  // namespace twoheads

@@ -75,8 +75,8 @@ class KernelWork {
         ++visit_;
       }
       if (visit_ >= visits_.size()) return std::nullopt;
-      find_steps();
       ++turn_;
+      find_steps();
       if (steps_.empty()) return portion(true);
     }
     return portion(step_ == 0);
@@ -90,11 +90,10 @@ class KernelWork {
     // Parts of tiles: a few milliseconds of work, so that messages of others do not wait for long.
     constexpr Index unit = rows_of_a_kernel_atom;
     const Index step = std::clamp<Index>(piece_ / unit * unit, unit, 1024);
-    const Index next_head = (turn_ + first_ * heads_of_kv_ / group_) % turns() * group_;
     steps_.clear();
     step_ = 0;
     for_each_block(plan_, visits_[visit_].visit, [&](Index block, Rows own) {
-      plan_.for_each_joined_tile(block, next_head, [&](const Tile& tile) {
+      plan_.for_each_joined_tile(block, head(), [&](const Tile& tile) {
         for_each_keys(tile, [&](const TileKeys& of) {
           // Where they can, all tiles are cut at the same keys.
           const Index shift = of.keys.begin % unit == 0 ? of.keys.begin % step : 0;

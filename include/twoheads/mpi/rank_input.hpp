@@ -7,10 +7,12 @@
 #include <twoheads/attention/parts.hpp>
 #include <twoheads/base/byte_hash.hpp>
 #include <twoheads/base/matrix.hpp>
+#include <twoheads/model/model_hash.hpp>
 #include <twoheads/model/weights.hpp>
 #include <twoheads/mpi/ranks.hpp>
 #include <twoheads/mpi/shared_keys.hpp>
 #include <twoheads/plan/shares.hpp>
+#include <twoheads/plan/visits.hpp>
 #include <vector>
 
 namespace twoheads {
@@ -32,8 +34,11 @@ struct RankInput {
 
 /// How attention on ranks takes the keys of others.
 struct RankOptions {
-  Index piece_keys = 4096;  ///< keys of one head that are fetched at a time; one piece is used while the next one comes
-  Index work_bytes = Index{3} << 20;  ///< memory for blocks of queries that are worked on, for each thread
+  /// Keys of one head that are fetched at a time; one piece is used while the next one comes. An oracle's calls come in
+  /// portions of so many, on several threads of a few calls.
+  Index piece_keys = default_piece_keys;
+  /// Memory for queries that the kernel works on, for each thread: the more, the fewer keys are fetched.
+  Index work_bytes = default_work_bytes;
 };
 
 /// Which of a rank's rows are to be evaluated, and who is told of those that are finished.
@@ -49,32 +54,42 @@ struct RankWork {
   }
 };
 
-/// What attention on ranks took so far, on this rank.
+/// What this rank took so far for attention.
 struct RankCounts {
-  MovedBytes moved;  ///< keys and values taken from others
-  Index tiles = 0;   ///< of single heads, of all ranks
-  Index calls = 0;   ///< of an oracle, repeats included
+  MovedBytes moved;           ///< keys and values taken from others
+  double waited_seconds = 0;  ///< for keys that were on their way
+  Index calls = 0;            ///< of an oracle, repeats included
   Index repeats = 0;
-  Index rounds = 0;  ///< the most of any rank
 };
 
-namespace detail {
-
-/// Keys by head: a rank's own rows (own, kv_heads * dim) as others read them.
+/// Keys or values of all heads side by side, as projections have them, laid head after head, as RankInput has them.
+///
+///   Shapes   rows (own, kv_heads * dim), result (kv_heads * own, dim)
 template <RealScalar Scalar>
 [[nodiscard]] Matrix<Scalar> rows_by_head(const MatrixView<Scalar>& rows, Index kv_heads, Index dim) {
-  require_shape("rows of all heads", rows, rows.rows(), kv_heads * dim);
+  detail::require_shape("rows of all heads", rows, rows.rows(), kv_heads * dim);
   Matrix<Scalar> result(kv_heads * rows.rows(), dim);
   for (Index head = 0; head < kv_heads; ++head)
     result.middleRows(head * rows.rows(), rows.rows()) = rows.middleCols(head * dim, dim);
   return result;
 }
 
+namespace detail {
+
 [[nodiscard]] inline std::uint64_t digest_of(const RowShares& shares) {
   ByteHash hash(static_cast<std::uint64_t>(shares.ranks()));
   for (const RowShare& share : shares.shares())
     for (const Index number : {share.rows.end, share.rank}) hash.add(static_cast<std::uint64_t>(number));
   return hash.value();
+}
+
+/// What a layer on ranks is about, in words that ranks compare.
+template <RealScalar Scalar>
+[[nodiscard]] std::string words_of(const RankInput<Scalar>& input, const std::string& attention) {
+  return text("attends layer ", input.layer, " in ", 8 * sizeof(Scalar), " bits by ", attention, "; spec ",
+              digest_of(input.spec), ", queries ", input.query_shares.rows(), " shared ", digest_of(input.query_shares),
+              ", keys ", input.key_shares.rows(), " shared ", digest_of(input.key_shares), ", learned sinks ",
+              input.sink_logits.size());
 }
 
 /// Where the parts of a layer end that attention on one rank would cut.
@@ -122,7 +137,7 @@ template <RealScalar Scalar>
 /// Evaluates the only query there is where it lies, by attention that wants all keys in one place.
 template <RealScalar Scalar, class AttendFn>
 void attend_alone(const RankInput<Scalar>& input, const SharedKeys<Scalar>& keys, AttendFn&& attend,
-                  MatrixSpan<Scalar>& out, MovedBytes& moved) {
+                  MatrixSpan<Scalar>& out, RankCounts& counts) {
   if (input.q.rows() == 0) return;
   const AttentionSpec& spec = input.spec;
   const Index count = input.key_shares.rows();
@@ -131,8 +146,8 @@ void attend_alone(const RankInput<Scalar>& input, const SharedKeys<Scalar>& keys
   KeyPiece<Scalar> piece(keys);
   for (Index head = 0; head < spec.kv_heads; ++head) {
     const KeyRange range{head, {0, count}};
-    piece.start(std::span<const KeyRange>(&range, 1), moved);
-    piece.wait();
+    piece.start(std::span<const KeyRange>(&range, 1), counts.moved);
+    piece.wait(counts.waited_seconds);
     k.middleCols(head * spec.head_dim, spec.head_dim) = piece.key_rows(range);
     v.middleCols(head * spec.value_dim, spec.value_dim) = piece.value_rows(range);
   }

@@ -95,16 +95,12 @@ class Ranks {
   [[nodiscard]] Index size() const { return size_; }
   [[nodiscard]] MPI_Comm communicator() const { return communicator_; }
 
-  /// Whether the last exception that left a member is one that all ranks have.
+  /// Whether the last member that was called threw what all ranks throw.
   [[nodiscard]] bool all_failed() const { return all_failed_; }
 
-  /// Throws SpecError unless MPI lets several threads call it in turn.
-  void require_serialized(const char* who) const {
-    int provided = MPI_THREAD_SINGLE;
-    MPI_Query_thread(&provided);
-    if (provided < MPI_THREAD_SERIALIZED)
-      throw SpecError(detail::text(who, " on several threads: expected MPI_Init_thread with MPI_THREAD_SERIALIZED"));
-  }
+  /// Throws SpecError unless MPI lets a program have several threads, of which one calls it; or several, in turn.
+  void require_funneled(const char* who) const { require_level(who, MPI_THREAD_FUNNELED, "MPI_THREAD_FUNNELED"); }
+  void require_serialized(const char* who) const { require_level(who, MPI_THREAD_SERIALIZED, "MPI_THREAD_SERIALIZED"); }
 
   /// Runs body() on every rank, and ends when all have.
   ///
@@ -113,6 +109,7 @@ class Ranks {
   void together(const Body& body) {
     std::optional<detail::Fault> fault;
     noticed_ = 0;
+    all_failed_ = false;
     try {
       body();
     } catch (const detail::OtherRankFailed&) {
@@ -148,7 +145,8 @@ class Ranks {
     constexpr std::size_t length = 512;
     std::array<char, length> own{};
     own.back() = 1;  // the form of this record
-    std::memcpy(own.data(), words.data(), std::min(words.size(), length - 16));
+    all_failed_ = false;
+    std::memcpy(own.data(), words.data(), std::min(words.size(), length - 17));
     std::uint64_t hash = 0xcbf29ce484222325ULL;
     for (const char c : words) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3ULL;
     std::memcpy(own.data() + length - 16, &hash, sizeof(hash));
@@ -172,6 +170,13 @@ class Ranks {
   [[nodiscard]] double largest(double number) { return reduce(number, MPI_DOUBLE, MPI_MAX); }
 
  private:
+  static void require_level(const char* who, int level, const char* name) {
+    int provided = MPI_THREAD_SINGLE;
+    MPI_Query_thread(&provided);
+    if (provided < level)
+      throw SpecError(detail::text(who, " on several threads: expected MPI_Init_thread with ", name));
+  }
+
   static constexpr int notice_tag = 1;
   static constexpr std::size_t most_words = 4000;
 

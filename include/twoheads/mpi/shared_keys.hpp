@@ -30,6 +30,26 @@ struct MovedBytes {
 
 namespace detail {
 
+/// Ends requests before the memory goes that they write to, however it is left.
+class RequestsEnd {
+ public:
+  RequestsEnd(Ranks& ranks, std::vector<MPI_Request>& requests) : ranks_(ranks), requests_(requests) {}
+  RequestsEnd(const RequestsEnd&) = delete;
+  RequestsEnd& operator=(const RequestsEnd&) = delete;
+  ~RequestsEnd() {
+    for (MPI_Request& request : requests_) {
+      try {
+        ranks_.complete(request);
+      } catch (const MpiError&) {
+      }
+    }
+  }
+
+ private:
+  Ranks& ranks_;
+  std::vector<MPI_Request>& requests_;
+};
+
 /// A rank's own memory, which the others may read while it works on something else.
 class ReadableMemory {
  public:
@@ -37,13 +57,16 @@ class ReadableMemory {
   ReadableMemory(Ranks& ranks, const void* data, std::size_t bytes) {
     if (ranks.size() == 1) return;  // nobody reads; Open MPI 4 has no windows of one rank
     // MPI's interface knows no memory that is only read.
-    require_success(MPI_Win_create(const_cast<void*>(data), static_cast<MPI_Aint>(bytes), 1, MPI_INFO_NULL,
-                                   ranks.communicator(), &window_),
-                    "MPI_Win_create");
-    MPI_Win_set_errhandler(window_, MPI_ERRORS_RETURN);
-    require_success(MPI_Win_lock_all(MPI_MODE_NOCHECK, window_), "MPI_Win_lock_all");
-    // What was written before is there for whoever reads.
-    MPI_Win_sync(window_);
+    int code = MPI_Win_create(const_cast<void*>(data), static_cast<MPI_Aint>(bytes), 1, MPI_INFO_NULL,
+                              ranks.communicator(), &window_);
+    if (code == MPI_SUCCESS) {
+      MPI_Win_set_errhandler(window_, MPI_ERRORS_RETURN);
+      code = MPI_Win_lock_all(MPI_MODE_NOCHECK, window_);
+    }
+    // What was written before is there for whoever reads, once all have come this far.
+    if (code == MPI_SUCCESS) code = MPI_Win_sync(window_);
+    // A window that some ranks lack cannot be freed either: it is left behind.
+    ranks.together([&] { require_success(code, "a window for others to read"); });
   }
   ReadableMemory(const ReadableMemory&) = delete;
   ReadableMemory& operator=(const ReadableMemory&) = delete;
@@ -83,18 +106,15 @@ class SharedKeys {
   using Scalar = S;
 
   /// All ranks together: see Ranks. The rows must outlive it, and stay as they are.
-  SharedKeys(Ranks& ranks, const RowShares& shares, Index kv_heads, const MatrixView<Scalar>& k,
-             const MatrixView<Scalar>& v)
+  SharedKeys(Ranks& ranks, const RowShares& shares, const MatrixView<Scalar>& k, const MatrixView<Scalar>& v)
       : ranks_(ranks),
         shares_(shares),
-        kv_heads_(kv_heads),
         k_(k),
         v_(v),
         k_window_(ranks, k.data(), bytes_of(k)),
         v_window_(ranks, v.data(), bytes_of(v)) {}
 
   [[nodiscard]] Ranks& ranks() const { return ranks_; }
-  [[nodiscard]] Index kv_heads() const { return kv_heads_; }
   [[nodiscard]] const RowShares& shares() const { return shares_; }
   [[nodiscard]] Index head_dim() const { return k_.cols(); }
   [[nodiscard]] Index value_dim() const { return v_.cols(); }
@@ -127,7 +147,6 @@ class SharedKeys {
 
   Ranks& ranks_;
   const RowShares& shares_;
-  Index kv_heads_;
   MatrixView<Scalar> k_, v_;
   detail::ReadableMemory k_window_, v_window_;
 };
@@ -143,15 +162,7 @@ class KeyPiece {
   explicit KeyPiece(const SharedKeys<Scalar>& keys) : keys_(keys) {}
   KeyPiece(const KeyPiece&) = delete;
   KeyPiece& operator=(const KeyPiece&) = delete;
-  ~KeyPiece() {
-    // Memory that MPI still writes to must not go.
-    for (MPI_Request& request : requests_) {
-      try {
-        keys_.ranks().complete(request);
-      } catch (const MpiError&) {
-      }
-    }
-  }
+  ~KeyPiece() { const detail::RequestsEnd end(keys_.ranks(), requests_); }
 
   /// Begins to fetch; what was here before goes.
   void start(std::span<const KeyRange> ranges, MovedBytes& moved) {
@@ -174,10 +185,12 @@ class KeyPiece {
       if (found.keys == nullptr) fetch(found, moved);
   }
 
-  /// Waits for what start() began; in Ranks::together().
-  void wait() {
+  /// Waits for what start() began; in Ranks::together(). Adds the seconds that it takes.
+  void wait(double& seconds) {
+    const double begin = MPI_Wtime();
     for (MPI_Request& request : requests_) keys_.ranks().wait(request);
     requests_.clear();
+    seconds += MPI_Wtime() - begin;
   }
 
   /// Keys and values at some positions, of a range that was asked for.

@@ -33,10 +33,10 @@ struct ScaleRequest {
   Index value_dim = 64;
   Index kv_heads = 0;  ///< 0: as many as the plan has heads
   Index scalar_bytes = 4;
-  Index piece = 4096;                 ///< key rows that are fetched at once
-  Index work_bytes = Index{3} << 20;  ///< for blocks of queries that the kernel works on, for each thread
-  Index threads = 1;                  ///< of a rank
-  bool memory = false;                ///< keys are another sequence's, also where they are as many as the queries
+  Index piece = default_piece_keys;       ///< key rows that are fetched at once
+  Index work_bytes = default_work_bytes;  ///< for blocks of queries that the kernel works on, for each thread
+  Index threads = 1;                      ///< of a rank
+  bool memory = false;                    ///< keys are another sequence's, also where they are as many as the queries
   RankMachine machine;
   Index most_slots = Index{1} << 23;  ///< of an oracle's layer that are walked one by one, see predict_scale
 
@@ -148,11 +148,9 @@ class ScaleModel {
   void count_kernel() {
     const Mask& mask = plan_.request().mask;
     const Index heads = plan_.request().heads;
-    // Of all query heads of a group: a query, a value, and the sums beside them.
     const Index lane_bytes =
-        heads / kv_heads_ * (request_.head_dim + 4 * request_.value_dim + 8) * request_.scalar_bytes;
-    const Index atoms = request_.work_bytes * request_.threads / lane_bytes / rows_of_a_kernel_atom;
-    const Index most_rows = std::max<Index>(atoms, 1) * rows_of_a_kernel_atom;
+        bytes_of_a_lane(request_.head_dim, request_.value_dim, heads / kv_heads_, request_.scalar_bytes);
+    const Index most_rows = rows_of_a_visit(request_.work_bytes, request_.threads, lane_bytes);
     for (const RowShare& share : shares_.shares())
       for_each_visit(plan_, share.rows, most_rows, [&](const Visit& visit) {
         RankScale& rank = at(share.rank);

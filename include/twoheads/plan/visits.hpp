@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <limits>
 #include <span>
 #include <twoheads/base/errors.hpp>
 #include <twoheads/base/index.hpp>
@@ -12,6 +13,23 @@
 #include <vector>
 
 namespace twoheads {
+
+/// What ranks work with unless they are told otherwise: keys that are fetched at a time, and memory for queries in work.
+constexpr Index default_piece_keys = 4096;
+constexpr Index default_work_bytes = Index{3} << 20;
+
+/// Bytes of one query in work in the tile kernel, for all heads of a group: a query, a value, and the sums beside them.
+[[nodiscard]] constexpr Index bytes_of_a_lane(Index head_dim, Index value_dim, Index heads_of_a_group,
+                                              Index scalar_bytes) {
+  return heads_of_a_group * (head_dim + 4 * value_dim + 8) * scalar_bytes;
+}
+
+/// Rows of a visit: as many as there is memory for, in whole panels of the kernel.
+[[nodiscard]] constexpr Index rows_of_a_visit(Index work_bytes, Index threads, Index lane_bytes) {
+  const Index work = work_bytes > std::numeric_limits<Index>::max() / threads ? std::numeric_limits<Index>::max()
+                                                                              : work_bytes * threads;
+  return std::max<Index>(work / lane_bytes / detail::rows_of_a_kernel_atom, 1) * detail::rows_of_a_kernel_atom;
+}
 
 /// What a rank evaluates at a time: rows that follow each other and are its own, of one query block; in the tile kernel,
 /// where all blocks read the keys in their order, of several.
@@ -74,12 +92,6 @@ void for_each_block(const Plan& plan, const Visit& visit, Use&& use) {
     use(block, queries);
     begin = queries.end;
   }
-}
-
-/// The same for all rows of a rank, in the order of the sequence.
-template <class Use>
-void for_each_visit(const Plan& plan, const RowShares& shares, Index rank, Use&& use) {
-  shares.for_each_own(rank, [&](const RowShare& share) { for_each_visit(plan, share.rows, use); });
 }
 
 namespace detail {
