@@ -53,6 +53,7 @@ struct Settings {
   programs::ProcessFlags processes;
   std::string checkpoint;
   bool reference = true;
+  Index ranks = 0;
 };
 
 struct Outcome {
@@ -323,6 +324,8 @@ int main(int argc, char** argv) {
       app, "--encoding", settings.encoding,
       {{"projected", twoheads::TokenEncoding::projected}, {"raw", twoheads::TokenEncoding::raw}}, {},
       "what the rows of a call hold: projected q, k, v, or tokens (default projected)");
+  programs::add_count(app, "--ranks", settings.ranks, 1,
+                      "ranks that a launcher of MPI is to have started; a run of others is refused");
   app.add_flag("!--no-reference", settings.reference,
                "leave out direct evaluation, which takes longest and one thread, and the errors against it");
   app.add_flag("--json", json, "print one JSON object and nothing else");
@@ -363,6 +366,9 @@ int main(int argc, char** argv) {
       throw programs::ArgumentError("--oracle-command runs on as many threads as --processes: leave --threads out");
     if (!settings.processes.command.empty() && settings.request.oracle.rows == programs::auto_rows)
       throw programs::ArgumentError("--oracle-command takes the rows that its process has: --rows auto has no choice");
+    if (settings.ranks > 0 && settings.ranks != launch.size())
+      throw programs::ArgumentError("--ranks", std::to_string(settings.ranks),
+                                    std::to_string(launch.size()) + ", the ranks that were started");
     if (launch.size() > 1) require_shared(settings);
     const bool single = scalar == ScalarWord::float32;
     const auto choice = single ? programs::choose_rows_if_auto<float>(settings.request, spec.attention, kernel)

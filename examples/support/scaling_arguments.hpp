@@ -40,6 +40,8 @@ class ScalingArguments {
         add_positive(app, "--call-seconds", machine.call_seconds,
                      "with --ranks: seconds of an oracle's call (default: its operations at --flops)"),
         add_count(app, "--scalar-bytes", request_.scalar_bytes, 1, "with --ranks: bytes of a number (default 4)"),
+        add_count(app, "--work-bytes", request_.work_bytes, 1,
+                  "with --ranks: memory for queries that the kernel works on (default 3 MiB)"),
         add_count(app, "--piece", request_.piece, 1, "with --ranks: keys that are fetched at once (default 4096)")};
   }
 

@@ -37,7 +37,8 @@ template <RealScalar Scalar>
     all.resize(ranks.rank() == to ? shares.rows() : 0, own.cols());
     requests.reserve(shares.shares().size());
   });
-  const detail::ReadableMemory memory(ranks, own.data(), static_cast<std::size_t>(own.size()) * sizeof(Scalar));
+  detail::ReadableMemory memory(ranks, own.data(), static_cast<std::size_t>(own.size()) * sizeof(Scalar));
+  detail::meet_with_windows(ranks, memory);
   ranks.together([&] {
     if (ranks.rank() != to) return;
     const detail::RequestsEnd end(ranks, requests);

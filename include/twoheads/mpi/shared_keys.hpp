@@ -53,21 +53,22 @@ class RequestsEnd {
 /// A rank's own memory, which the others may read while it works on something else.
 class ReadableMemory {
  public:
-  /// All ranks together: see Ranks. The memory must outlive the window.
+  /// All ranks together: see Ranks; then they meet in require_made(). The memory must outlive the window.
   ReadableMemory(Ranks& ranks, const void* data, std::size_t bytes) {
     if (ranks.size() == 1) return;  // nobody reads; Open MPI 4 has no windows of one rank
     // MPI's interface knows no memory that is only read.
-    int code = MPI_Win_create(const_cast<void*>(data), static_cast<MPI_Aint>(bytes), 1, MPI_INFO_NULL,
-                              ranks.communicator(), &window_);
-    if (code == MPI_SUCCESS) {
+    code_ = MPI_Win_create(const_cast<void*>(data), static_cast<MPI_Aint>(bytes), 1, MPI_INFO_NULL,
+                           ranks.communicator(), &window_);
+    if (code_ == MPI_SUCCESS) {
       MPI_Win_set_errhandler(window_, MPI_ERRORS_RETURN);
-      code = MPI_Win_lock_all(MPI_MODE_NOCHECK, window_);
+      code_ = MPI_Win_lock_all(MPI_MODE_NOCHECK, window_);
     }
-    // What was written before is there for whoever reads, once all have come this far.
-    if (code == MPI_SUCCESS) code = MPI_Win_sync(window_);
-    // A window that some ranks lack cannot be freed either: it is left behind.
-    ranks.together([&] { require_success(code, "a window for others to read"); });
+    // What was written before is there for whoever reads, once all have met.
+    if (code_ == MPI_SUCCESS) code_ = MPI_Win_sync(window_);
   }
+  void require_made() const { require_success(code_, "a window for others to read"); }
+  /// A window that some ranks lack cannot be freed: it stays behind.
+  void leave() { window_ = MPI_WIN_NULL; }
   ReadableMemory(const ReadableMemory&) = delete;
   ReadableMemory& operator=(const ReadableMemory&) = delete;
   ~ReadableMemory() {
@@ -92,7 +93,19 @@ class ReadableMemory {
 
  private:
   MPI_Win window_ = MPI_WIN_NULL;
+  int code_ = MPI_SUCCESS;
 };
+
+/// Where all ranks know that all have made their windows.
+template <class... Memory>
+void meet_with_windows(Ranks& ranks, Memory&... memory) {
+  try {
+    ranks.together([&] { (memory.require_made(), ...); });
+  } catch (...) {
+    (memory.leave(), ...);
+    throw;
+  }
+}
 
 }  // namespace detail
 
@@ -112,7 +125,9 @@ class SharedKeys {
         k_(k),
         v_(v),
         k_window_(ranks, k.data(), bytes_of(k)),
-        v_window_(ranks, v.data(), bytes_of(v)) {}
+        v_window_(ranks, v.data(), bytes_of(v)) {
+    detail::meet_with_windows(ranks, k_window_, v_window_);
+  }
 
   [[nodiscard]] Ranks& ranks() const { return ranks_; }
   [[nodiscard]] const RowShares& shares() const { return shares_; }
