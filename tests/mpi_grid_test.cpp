@@ -415,7 +415,7 @@ struct FailingOracle {
   [[nodiscard]] Matrix<float> run(const OracleCall<float>& call) {
     ++*calls;
     if (fails && --calls_left == 0) throw OracleError("the oracle has left");
-    if (!fails && all_ranks().size() > 1) std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    if (!fails && all_ranks().size() > 1) std::this_thread::sleep_for(std::chrono::milliseconds(20));
     return inner.run(call);
   }
 };
