@@ -5,9 +5,12 @@
 #include <twoheads/exec/kernel_attention.hpp>
 #include <twoheads/model/random.hpp>
 #include <twoheads/mpi/forward_on_ranks.hpp>
+#include <twoheads/mpi/gather.hpp>
 #include <twoheads/mpi/kernel_on_ranks.hpp>
+#include <utility>
 #include <vector>
 
+#include "support/message_of.hpp"
 #include "support/own_rows.hpp"
 #include "support/seed.hpp"
 
@@ -94,6 +97,92 @@ TEST(ForwardOnRanks, HasTheBitsOfOneRankInFloat) {
 
 TEST(ForwardOnRanks, HasTheBitsOfOneRankInDouble) {
   for (const Case& c : cases()) expect_bits_of_one_rank<double>(c, {.rows = 50});
+}
+
+/// Units of a few rows, dealt in turn: the last row is rank 0's.
+RowShares dealt_shares(Index rows, Index ranks) {
+  std::vector<Index> ends;
+  std::vector<Index> owners;
+  for (Index end = rows % 3 + 3; end <= rows; end += 3) {
+    ends.push_back(end);
+    owners.push_back((rows - end) / 3 % ranks);
+  }
+  return RowShares(ends, owners, ranks);
+}
+
+TEST(GatherRows, HasAllRowsInOrderOnTheRankThatAsks) {
+  Ranks ranks;
+  const Matrix<double> all = Random(seed_or(6)).matrix<double>(100, 7);
+  // A single row leaves all ranks but one without any.
+  const Matrix<double> one = all.topRows(1);
+  for (Index to = 0; to < ranks.size(); ++to) {
+    const RowShares dealt = dealt_shares(100, ranks.size());
+    const RowShares single = share_evenly(1, ranks.size());
+    for (const auto& [rows, shares] : {std::pair(&all, &dealt), std::pair(&one, &single)}) {
+      const Matrix<double> found = gather_rows(ranks, *shares, own_rows(*rows, *shares, ranks.rank()), to);
+      EXPECT_EQ(found.cols(), 7);
+      ASSERT_EQ(found.rows(), ranks.rank() == to ? rows->rows() : 0) << "to " << to;
+      EXPECT_TRUE(found.rows() == 0 || digest(found) == digest(*rows)) << "to " << to;
+    }
+  }
+}
+
+TEST(GatherRows, RefusesOnEveryRankWhatDoesNotFit) {
+  Ranks ranks;
+  const RowShares shares = dealt_shares(100, ranks.size());
+  const Index last = ranks.size() - 1;
+  const auto expect_error = [&](const std::string& message, const std::string& words) {
+    EXPECT_TRUE(ranks.all_failed());
+    EXPECT_NE(message.find(words), std::string::npos) << message;
+    ranks.require_same(message);
+  };
+  Matrix<double> own = own_rows(Matrix<double>(Matrix<double>::Zero(100, 7)), shares, ranks.rank());
+  for (const Index to : {Index{-1}, ranks.size()})
+    expect_error(message_of<SpecError>([&] { static_cast<void>(gather_rows(ranks, shares, own, to)); }), "on rank");
+  if (ranks.rank() == last) own.setZero(own.rows() + 1, 7);
+  const std::string who = last > 0 ? detail::text("rank ", last, ": ") : std::string();
+  expect_error(message_of<ShapeError>([&] { static_cast<void>(gather_rows(ranks, shares, own, 0)); }),
+               who + "the rank's rows to be gathered");
+}
+
+TEST(ForwardOnRanks, RanksThatKnowOtherSharesRefuseEachOther) {
+  Ranks ranks;
+  if (ranks.size() == 1) GTEST_SKIP() << "one rank agrees with itself";
+  const Model<float> model = random_model<float>(plain_spec(Mask::full()), seed_or(3));
+  KernelOnRanks<float> attend(ranks);
+  const RowShares even = share_evenly(301, ranks.size());
+  const RowShares other = ranks.rank() == 1 ? dealt_shares(301, ranks.size()) : even;
+  const Matrix<float> rows = Matrix<float>::Zero(301, model.spec.width);
+  for (const bool of_memory : {true, false}) {
+    const RowShares& shares = of_memory ? even : other;
+    const RowShares& key_shares = of_memory ? other : even;
+    const Matrix<float> own_memory = own_rows(rows, key_shares, ranks.rank());
+    const RankMemory<float> memory{key_shares, own_memory};
+    const std::string message = message_of<SpecError>([&] {
+      static_cast<void>(forward_on_ranks(model, own_rows(rows, shares, ranks.rank()), shares, attend, &memory));
+    });
+    EXPECT_TRUE(ranks.all_failed());
+    EXPECT_NE(message.find("ranks run different things"), std::string::npos) << message;
+  }
+}
+
+TEST(ForwardOnRanks, ARunAfterAFaultIsRight) {
+  {
+    Ranks ranks;
+    const Index failing = ranks.size() - 1;
+    Model<float> model = random_model<float>(plain_spec(Mask::causal()), seed_or(3));
+    const RowShares shares = share_evenly(333, ranks.size());
+    model.input_mlp = RowFunction([&](Index, auto&) {
+      if (ranks.rank() == failing) throw InputError("the rows of this rank are lost");
+    });
+    KernelOnRanks<float> attend(ranks);
+    const Matrix<float> x = Matrix<float>::Zero(shares.size(ranks.rank()), model.spec.width);
+    const std::string message =
+        message_of<InputError>([&] { static_cast<void>(forward_on_ranks(model, x, shares, attend)); });
+    EXPECT_NE(message.find("the rows of this rank are lost"), std::string::npos) << message;
+    EXPECT_TRUE(ranks.all_failed());
+  }
+  expect_bits_of_one_rank<float>(cases().front(), {});
 }
 
 }  // namespace

@@ -2,9 +2,13 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <limits>
+#include <memory>
 #include <string>
+#include <thread>
 #include <twoheads/base/digest.hpp>
 #include <twoheads/exec/threads.hpp>
 #include <twoheads/model/random.hpp>
@@ -399,15 +403,19 @@ std::string without_rank(const std::string& message) {
 
 const Case plain_case{"", Mask::causal(), OracleKind::plain, 9, 149, 149, 4, 2};
 
-/// Fails at a call of one rank.
+/// Fails at a call of one rank; the calls of the others take long, so that a fault comes long before their end.
 struct FailingOracle {
   using Scalar = float;
-  Index calls_left;
+  bool fails = false;
+  Index calls_left = 0;
+  std::shared_ptr<std::atomic<Index>> calls = std::make_shared<std::atomic<Index>>(0);  ///< of all copies
   SmallTransformer<float> inner{limits_of(plain_case)};
 
   [[nodiscard]] OracleLimits limits() const { return inner.limits(); }
   [[nodiscard]] Matrix<float> run(const OracleCall<float>& call) {
-    if (--calls_left == 0) throw OracleError("the oracle has left");
+    ++*calls;
+    if (fails && --calls_left == 0) throw OracleError("the oracle has left");
+    if (!fails && all_ranks().size() > 1) std::this_thread::sleep_for(std::chrono::milliseconds(20));
     return inner.run(call);
   }
 };
@@ -415,13 +423,17 @@ struct FailingOracle {
 template <class Exec>
 void expect_the_error_everywhere(const Exec& exec) {
   Ranks& ranks = all_ranks();
+  const Layer<float> all(plain_case);
+  AnyOracle<float> good = oracle_of<float>(plain_case);
+  GridOnRanks<AnyOracle<float>, Exec> whole(ranks, good, options_of(plain_case), {}, exec);
+  const RowShares queries = whole.share(all.spec, plain_case.queries, plain_case.keys);
+  static_cast<void>(run(all, whole, queries, 3));
   const Index failing = ranks.size() > 1 ? 1 : 0;
   for (const Index call : {1, 17}) {
-    FailingOracle oracle{ranks.rank() == failing ? call : Index{1} << 40};
+    FailingOracle oracle{ranks.rank() == failing, call};
     GridOnRanks<FailingOracle, Exec> attend(ranks, oracle, options_of(plain_case), {}, exec);
-    const Layer<float> all(plain_case);
-    const RowShares queries = attend.share(all.spec, plain_case.queries, plain_case.keys);
     EXPECT_EQ(without_rank(error_of<OracleError>(all, attend, queries)), "the oracle has left");
+    EXPECT_LT(oracle.calls->load(), whole.counts().calls) << "rank " << ranks.rank();
     // The ranks can go on together.
     EXPECT_EQ(attend.totals().calls, 0);
     EXPECT_EQ(ranks.sum(1), static_cast<std::uint64_t>(ranks.size()));

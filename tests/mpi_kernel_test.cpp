@@ -1,14 +1,21 @@
 #include <gtest/gtest.h>
 
+#include <chrono>
+#include <cmath>
+#include <limits>
+#include <optional>
 #include <string>
+#include <thread>
 #include <twoheads/base/digest.hpp>
 #include <twoheads/exec/kernel_attention.hpp>
 #include <twoheads/exec/threads.hpp>
 #include <twoheads/model/random.hpp>
 #include <twoheads/mpi/kernel_on_ranks.hpp>
 #include <twoheads/plan/scaling.hpp>
+#include <utility>
 #include <vector>
 
+#include "support/message_of.hpp"
 #include "support/own_rows.hpp"
 #include "support/seed.hpp"
 
@@ -24,9 +31,14 @@ struct Case {
   Index heads = 2;
   Index kv_heads = 1;
   Index rows = 0;
+  Sampling sampling = {};
+  std::optional<OracleKind> plan_for = {};
+  double soft_cap = 0;
+  bool alibi = false;
+  bool learned_sinks = false;
 };
 
-std::vector<Case> cases() {
+std::vector<Case> masks() {
   const Index n = 1337;
   return {
       {"full", Mask::full(), n, n},
@@ -51,20 +63,162 @@ std::vector<Case> cases() {
   };
 }
 
+/// What is evaluated other than masks: samples, plans of oracles, and terms of scores.
+std::vector<Case> more() {
+  const Index n = 700;
+  std::vector<Case> cases;
+  const auto add = [&](const char* name, const Mask& mask, const auto& change) {
+    Case c{name, mask, n, n, 4, 2};
+    change(c);
+    cases.push_back(c);
+  };
+  add("samples", Mask::full(), [](Case& c) { c.sampling = {2, 0, 0, 5, false}; });
+  add("samples, small blocks", Mask::full(), [](Case& c) {
+    c.sampling = {3, 0, 0, 5, false};
+    c.rows = 100;
+  });
+  add("samples, exact near, causal", Mask::causal(), [](Case& c) {
+    c.sampling = {1, 200, 3, 5, false};
+    c.rows = 128;
+  });
+  add("as many samples as there are", Mask::causal(), [](Case& c) {
+    c.sampling = {3, 0, 0, 5, false};
+    c.rows = 256;
+  });
+  for (const OracleKind kind : {OracleKind::plain, OracleKind::causal}) {
+    add("plan for an oracle, full", Mask::full(), [&](Case& c) {
+      c.plan_for = kind;
+      c.rows = 65;
+      c.heads = 2;
+    });
+    add("plan for an oracle, causal", Mask::causal(), [&](Case& c) {
+      c.plan_for = kind;
+      c.rows = 257;
+    });
+    add("plan for an oracle, window and sinks", Mask::window_and_sinks(60, 3), [&](Case& c) {
+      c.plan_for = kind;
+      c.rows = 64;
+    });
+    add("samples of a plan for an oracle", Mask::causal(), [&](Case& c) {
+      c.plan_for = kind;
+      c.rows = 200;
+      c.sampling = {1, 0, 0, 7, false};
+    });
+  }
+  add("ALiBi", Mask::causal(), [](Case& c) { c.alibi = true; });
+  add("ALiBi, small blocks, a window and sinks", Mask::window_and_sinks(150, 4), [](Case& c) {
+    c.alibi = true;
+    c.rows = 100;
+  });
+  add("soft cap", Mask::full(), [](Case& c) { c.soft_cap = 0.8; });
+  add("learned sinks", Mask::causal(), [](Case& c) { c.learned_sinks = true; });
+  add("all terms of scores", Mask::causal(), [](Case& c) {
+    c.soft_cap = 1.5;
+    c.alibi = c.learned_sinks = true;
+    c.rows = 256;
+  });
+  add("one query of all terms", Mask::full(), [](Case& c) {
+    c.soft_cap = 1.5;
+    c.learned_sinks = true;
+    c.queries = 1;
+  });
+  return cases;
+}
+
+KernelOptions options_of(const Case& c) {
+  KernelOptions options;
+  options.rows = c.rows;
+  options.sampling = c.sampling;
+  options.plan_for = c.plan_for;
+  return options;
+}
+
+/// Rows of a layer, as all ranks know them.
 template <class Scalar>
-AttentionSpec spec_of(const Case& c) {
+struct Layer {
+  explicit Layer(const Case& c) : sinks(1, c.learned_sinks ? c.heads : 0) {
+    spec.heads = c.heads;
+    spec.kv_heads = c.kv_heads;
+    spec.head_dim = 12;
+    spec.value_dim = 9;
+    spec.score_scale = 0.4;
+    spec.soft_cap = c.soft_cap;
+    spec.mask = c.mask;
+    if (c.alibi) spec.alibi = alibi_slopes(c.heads);
+    Random random(seed_or(5));
+    q = random.matrix<Scalar>(c.queries, spec.heads * spec.head_dim);
+    k = random.matrix<Scalar>(c.keys, spec.kv_heads * spec.head_dim);
+    v = random.matrix<Scalar>(c.keys, spec.kv_heads * spec.value_dim);
+    if (c.learned_sinks) sinks = random.matrix<Scalar>(1, spec.heads);
+  }
+
+  /// All rows by one rank.
+  [[nodiscard]] Matrix<Scalar> serial(const KernelOptions& options) const {
+    Matrix<Scalar> out(q.rows(), spec.heads * spec.value_dim);
+    const AttentionWeights<Scalar> none;
+    KernelAttention<Scalar> attend(options);
+    attend({spec, layer, view(q), view(k), view(v), no_rows<Scalar>(), no_rows<Scalar>(), none, {}, false, view(sinks)},
+           span(out));
+    return out;
+  }
+
+  static constexpr Index layer = 3;
   AttentionSpec spec;
-  spec.heads = c.heads;
-  spec.kv_heads = c.kv_heads;
-  spec.head_dim = 12;
-  spec.value_dim = 9;
-  spec.score_scale = 0.4;
-  spec.mask = c.mask;
-  return spec;
+  Matrix<Scalar> q, k, v, sinks;
+};
+
+/// The rows of a layer that one rank has, and those that it finds.
+template <class Scalar>
+struct Own {
+  Own(const Layer<Scalar>& all, RowShares query_shares, RowShares key_shares, Index rank)
+      : layer(all),
+        queries(std::move(query_shares)),
+        keys(std::move(key_shares)),
+        q(own_rows(all.q, queries, rank)),
+        k(own_rows_by_head(all.k, keys, rank, all.spec.kv_heads)),
+        v(own_rows_by_head(all.v, keys, rank, all.spec.kv_heads)),
+        out(Matrix<Scalar>::Constant(q.rows(), all.spec.heads * all.spec.value_dim, Scalar(7))) {}
+
+  [[nodiscard]] RankInput<Scalar> input() const {
+    return {layer.spec, layer.layer, queries, keys, view(q), view(k), view(v), view(layer.sinks)};
+  }
+
+  const Layer<Scalar>& layer;
+  RowShares queries, keys;
+  Matrix<Scalar> q, k, v, out;
+};
+
+/// Rows as an engine likes them shared; keys lie with their queries, or evenly.
+template <class Scalar, class Attend>
+Own<Scalar> own_of(const Layer<Scalar>& all, const Attend& attend) {
+  const Ranks& ranks = attend.ranks();
+  RowShares queries = attend.share(all.spec, all.q.rows(), all.k.rows());
+  RowShares keys = all.k.rows() == all.q.rows() ? queries : share_evenly(all.k.rows(), ranks.size());
+  return Own<Scalar>(all, std::move(queries), std::move(keys), ranks.rank());
+}
+
+/// The ranks of all tests: a communicator for each case would take longer than the case.
+Ranks& all_ranks() {
+  static Ranks ranks;
+  return ranks;
+}
+
+/// With one NaN for all: which of them comes out is nobody's promise.
+template <class Scalar>
+std::string digest_of_numbers(const Matrix<Scalar>& rows) {
+  return digest(Matrix<Scalar>(
+      rows.unaryExpr([](Scalar x) { return std::isnan(x) ? std::numeric_limits<Scalar>::quiet_NaN() : x; })));
+}
+
+template <class Scalar>
+void expect_bits(const Matrix<Scalar>& found, const Matrix<Scalar>& wanted) {
+  ASSERT_EQ(found.rows(), wanted.rows());
+  EXPECT_EQ(digest_of_numbers(found), digest_of_numbers(wanted))
+      << "rank " << all_ranks().rank() << ", largest difference " << (found - wanted).cwiseAbs().maxCoeff();
 }
 
 /// Bytes that ranks moved are those that plan/scaling.hpp foretells.
-void expect_predicted_bytes(const Case& c, const AttentionSpec& spec, Index scalar_bytes, const KernelOptions& options,
+void expect_predicted_bytes(const Case& c, const AttentionSpec& spec, Index scalar_bytes,
                             const RankOptions& rank_options, Index threads, std::uint64_t bytes, Index ranks) {
   ScaleRequest request;
   request.ranks = ranks;
@@ -75,51 +229,344 @@ void expect_predicted_bytes(const Case& c, const AttentionSpec& spec, Index scal
   request.piece = rank_options.piece_keys;
   request.work_bytes = rank_options.work_bytes;
   request.threads = threads;
-  const Plan plan(kernel_request(options, spec, 0, {0, c.queries}, c.keys));
+  const Plan plan(kernel_request(options_of(c), spec, Layer<float>::layer, {0, c.queries}, c.keys));
   EXPECT_EQ(static_cast<Index>(bytes), predict_scale(plan, request).bytes_moved);
 }
 
 template <class Scalar, class Exec>
-void expect_bits_of_one_rank(const Case& c, const Exec& exec, const RankOptions& rank_options) {
+void expect_bits_of_one_rank(const Case& c, const Exec& exec, const RankOptions& rank_options,
+                             Ranks& ranks = all_ranks()) {
   SCOPED_TRACE(c.name);
-  Ranks ranks;
-  const AttentionSpec spec = spec_of<Scalar>(c);
-  Random random(seed_or(5));
-  const Matrix<Scalar> q = random.matrix<Scalar>(c.queries, spec.heads * spec.head_dim);
-  const Matrix<Scalar> k = random.matrix<Scalar>(c.keys, spec.kv_heads * spec.head_dim);
-  const Matrix<Scalar> v = random.matrix<Scalar>(c.keys, spec.kv_heads * spec.value_dim);
-  KernelOptions options;
-  options.rows = c.rows;
-  Matrix<Scalar> expected(c.queries, spec.heads * spec.value_dim);
-  KernelAttention<Scalar> serial(options);
-  serial(projected_input(spec, view(q), view(k), view(v)), span(expected));
-
-  KernelOnRanks<Scalar, Exec> attend(ranks, options, exec, rank_options);
-  const RowShares queries = attend.share(spec, c.queries, c.keys);
-  const RowShares keys = c.keys == c.queries ? queries : share_evenly(c.keys, ranks.size());
-  const Matrix<Scalar> own_q = own_rows(q, queries, ranks.rank());
-  const Matrix<Scalar> own_k = rows_by_head(view(own_rows(k, keys, ranks.rank())), spec.kv_heads, spec.head_dim);
-  const Matrix<Scalar> own_v = rows_by_head(view(own_rows(v, keys, ranks.rank())), spec.kv_heads, spec.value_dim);
-  Matrix<Scalar> out = Matrix<Scalar>::Constant(own_q.rows(), expected.cols(), Scalar(7));
-  attend(RankInput<Scalar>{spec, 0, queries, keys, view(own_q), view(own_k), view(own_v)}, span(out));
+  const Layer<Scalar> all(c);
+  KernelOnRanks<Scalar, Exec> attend(ranks, options_of(c), exec, rank_options);
+  Own<Scalar> own = own_of(all, attend);
+  attend(own.input(), span(own.out));
   const std::uint64_t moved = ranks.sum(attend.counts().moved.bytes);
-  if (c.queries > 1)
-    expect_predicted_bytes(c, spec, sizeof(Scalar), options, rank_options, exec.threads(), moved, ranks.size());
-  const Matrix<Scalar> wanted = own_rows(expected, queries, ranks.rank());
-  EXPECT_EQ(digest(out), digest(wanted)) << "rank " << ranks.rank() << ", largest difference "
-                                         << (out - wanted).cwiseAbs().maxCoeff();
+  if (c.queries > 1 && c.sampling.samples == 0 && !c.plan_for)
+    expect_predicted_bytes(c, all.spec, sizeof(Scalar), rank_options, exec.threads(), moved, ranks.size());
+  expect_bits(own.out, own_rows(all.serial(options_of(c)), own.queries, ranks.rank()));
 }
 
 TEST(KernelOnRanks, HasTheBitsOfOneRankForEveryMaskInFloat) {
-  for (const Case& c : cases()) expect_bits_of_one_rank<float>(c, Serial(), {});
+  for (const Case& c : masks()) expect_bits_of_one_rank<float>(c, Serial(), {});
 }
 
 TEST(KernelOnRanks, HasTheBitsOfOneRankForEveryMaskInDoubleOnThreadsAndInSmallPieces) {
-  for (const Case& c : cases()) expect_bits_of_one_rank<double>(c, Threads(3), {.piece_keys = 100, .work_bytes = 1});
+  for (const Case& c : masks()) expect_bits_of_one_rank<double>(c, Threads(3), {.piece_keys = 100, .work_bytes = 1});
 }
 
 TEST(KernelOnRanks, HasTheBitsOfOneRankInVisitsOfManyBlocks) {
-  for (const Case& c : cases()) expect_bits_of_one_rank<float>(c, Serial(), {.piece_keys = 300, .work_bytes = 1 << 28});
+  for (const Case& c : masks()) expect_bits_of_one_rank<float>(c, Serial(), {.piece_keys = 300, .work_bytes = 1 << 28});
+}
+
+TEST(KernelOnRanks, HasTheBitsOfOneRankForSamplesPlansOfOraclesAndTermsOfScores) {
+  for (const Case& c : more()) {
+    expect_bits_of_one_rank<float>(c, Serial(), {.piece_keys = 300});
+    expect_bits_of_one_rank<double>(c, Threads(3), {.piece_keys = 100, .work_bytes = 1});
+  }
+}
+
+/// A row of a matrix with such a number, which is one rank's.
+template <class Scalar, class Exec>
+void expect_bits_with(Matrix<Scalar> Layer<Scalar>::*rows, Scalar number, const Mask& mask, const Exec& exec) {
+  Ranks& ranks = all_ranks();
+  Layer<Scalar> all({"", mask, 700, 700, 4, 2, 256});
+  (all.*rows)(401, 0) = number;
+  (all.*rows)(402, (all.*rows).cols() - 1) = number;
+  KernelOnRanks<Scalar, Exec> attend(ranks, {.rows = 256}, exec);
+  Own<Scalar> own = own_of(all, attend);
+  attend(own.input(), span(own.out));
+  const Matrix<Scalar> expected = all.serial({.rows = 256});
+  ASSERT_FALSE(expected.allFinite());
+  // Queries before are shown none of it.
+  if (mask.kind == MaskKind::causal) {
+    ASSERT_TRUE(expected.topRows(401).allFinite());
+  }
+  expect_bits(own.out, own_rows(expected, own.queries, ranks.rank()));
+}
+
+template <class Scalar, class Exec>
+void expect_bits_with_such_numbers(const Mask& mask, const Exec& exec) {
+  using Limits = std::numeric_limits<Scalar>;
+  for (const Scalar number : {Limits::quiet_NaN(), Limits::infinity(), -Limits::infinity()})
+    for (const auto rows : {&Layer<Scalar>::q, &Layer<Scalar>::k, &Layer<Scalar>::v}) {
+      SCOPED_TRACE(detail::text(name(mask.kind), ", ", number));
+      expect_bits_with<Scalar>(rows, number, mask, exec);
+    }
+}
+
+TEST(KernelOnRanks, NaNAndInfinityOfOneRankComeOutAsOnOneRank) {
+  expect_bits_with_such_numbers<float>(Mask::causal(), Serial());
+  expect_bits_with_such_numbers<double>(Mask::full(), Threads(3));
+}
+
+/// Evaluates the rank's atoms number 1, 3, 5 ... and counts the rows that it is told of.
+template <class Scalar, class Exec>
+void expect_wanted_rows_alone(const Case& c, const Exec& exec, const RankOptions& rank_options) {
+  SCOPED_TRACE(c.name);
+  Ranks& ranks = all_ranks();
+  const Layer<Scalar> all(c);
+  KernelOnRanks<Scalar, Exec> attend(ranks, options_of(c), exec, rank_options);
+  Own<Scalar> own = own_of(all, attend);
+  const Matrix<Scalar> whole = own_rows(all.serial(options_of(c)), own.queries, ranks.rank());
+  const std::vector<Index> atoms =
+      atoms_of(Plan(kernel_request(options_of(c), all.spec, all.layer, {0, c.queries}, c.keys)));
+  RankWork work;
+  Matrix<Scalar> wanted = own.out;
+  std::vector<int> told(static_cast<std::size_t>(own.out.rows()), 0);
+  std::vector<int> once = told;
+  for (std::size_t atom = 1; atom < atoms.size(); atom += 2)
+    own.queries.for_each_share({atoms[atom - 1], atoms[atom]}, [&](const RowShare& share) {
+      if (share.rank != ranks.rank()) return;
+      work.wanted.push_back(share);
+      wanted.middleRows(share.place, share.rows.size()) = whole.middleRows(share.place, share.rows.size());
+      for (Index row = 0; row < share.rows.size(); ++row) once[static_cast<std::size_t>(share.place + row)] = 1;
+    });
+  work.finished = [&](const RowShare& share) {
+    EXPECT_EQ(share.rank, ranks.rank());
+    own.queries.for_each_share(share.rows, [&](const RowShare& known) {
+      EXPECT_EQ(known.rank, share.rank);
+      EXPECT_EQ(known.place, share.place + known.rows.begin - share.rows.begin);
+    });
+    ASSERT_LE(share.place + share.rows.size(), own.out.rows());
+    for (Index row = 0; row < share.rows.size(); ++row) ++told[static_cast<std::size_t>(share.place + row)];
+    EXPECT_EQ(digest(Matrix<Scalar>(own.out.middleRows(share.place, share.rows.size()))),
+              digest(Matrix<Scalar>(whole.middleRows(share.place, share.rows.size()))));
+  };
+  attend(own.input(), span(own.out), work);
+  EXPECT_EQ(told, once);
+  expect_bits(own.out, wanted);
+}
+
+TEST(KernelOnRanks, EvaluatesTheRowsThatAreWantedAndTellsOnceWhenTheyAreFinished) {
+  const std::vector<std::pair<Index, Index>> pairs = {{0, 3}, {1, 1}, {7, 20}, {20, 0}};
+  const Index n = 1501;
+  for (const Case& c : {Case{"causal", Mask::causal(), n, n, 4, 2}, Case{"window", Mask::sliding_window(100), n, n},
+                        Case{"full, small blocks", Mask::full(), n, n, 2, 2, 100},
+                        Case{"blocks", Mask::block_pairs(n, n, 64, pairs), n, n, 2, 1, 300},
+                        Case{"samples", Mask::causal(), n, n, 4, 2, 384, {1, 0, 0, 5, false}},
+                        Case{"plan for an oracle", Mask::causal(), n, n, 2, 1, 300, {}, OracleKind::causal},
+                        Case{"cross", Mask::full(), n, 50}}) {
+    expect_wanted_rows_alone<float>(c, Serial(), {.piece_keys = 300, .work_bytes = 1 << 28});
+    expect_wanted_rows_alone<double>(c, Threads(3), {.piece_keys = 100, .work_bytes = 1});
+  }
+}
+
+TEST(KernelOnRanks, TellsOfTheOnlyQueryOnce) {
+  Ranks& ranks = all_ranks();
+  const Layer<float> all({"", Mask::full(), 1, 301});
+  KernelOnRanks<float> attend(ranks);
+  Own<float> own = own_of(all, attend);
+  RankWork work = RankWork::all(own.queries, ranks.rank());
+  Index told = 0;
+  work.finished = [&](const RowShare& share) {
+    told += share.rows.size();
+    EXPECT_EQ(digest(own.out), digest(all.serial({})));
+  };
+  attend(own.input(), span(own.out), work);
+  EXPECT_EQ(told, own.queries.size(ranks.rank()));
+  // Not wanted, it stays as it is.
+  own.out.setConstant(7);
+  work.wanted.clear();
+  attend(own.input(), span(own.out), work);
+  EXPECT_EQ(told, own.queries.size(ranks.rank()));
+  EXPECT_EQ(own.out, Matrix<float>::Constant(own.out.rows(), own.out.cols(), 7.F));
+}
+
+/// The error of a call, which is the same on every rank and names one of them.
+template <class ErrorType, class Action>
+std::string error_of(Index failing, const Action& action) {
+  Ranks& ranks = all_ranks();
+  const std::string message = message_of<ErrorType>(action);
+  EXPECT_TRUE(ranks.all_failed());
+  ranks.require_same(message);
+  if (ranks.size() == 1) return message;
+  const std::string who = detail::text("rank ", failing, ": ");
+  EXPECT_EQ(message.substr(0, who.size()), who);
+  return message;
+}
+
+void expect_words(const std::string& message, const std::string& words) {
+  EXPECT_NE(message.find(words), std::string::npos) << message;
+}
+
+const Case small{"", Mask::causal(), 1100, 1100, 4, 2};
+
+TEST(KernelOnRanks, RefusesOnEveryRankWhatIsNotEvaluatedOnRanks) {
+  Case c = small;
+  c.mask = Mask::full();
+  const Layer<float> all(c);
+  const auto refusal = [&](const KernelOptions& options, const RankOptions& rank_options = {}) {
+    KernelOnRanks<float> attend(all_ranks(), options, {}, rank_options);
+    Own<float> own(all, share_evenly(1100, all_ranks().size()), share_evenly(1100, all_ranks().size()),
+                   all_ranks().rank());
+    return error_of<SpecError>(0, [&] { attend(own.input(), span(own.out)); });
+  };
+  for (const KeyStorage storage : {KeyStorage::bfloat16, KeyStorage::half})
+    expect_words(refusal({.storage = storage}), "keys and values in 16 bits");
+  expect_words(refusal({.log_weights = true}), "expected log_weights false");
+  expect_words(refusal({.rows = 1}), "a kernel's block are 1");
+  expect_words(refusal({.rows = 128, .sampling = {1, 0, 0, 5, true}}), "samples of single keys");
+  expect_words(refusal({}, {.piece_keys = 0}), "a piece has 0 keys");
+}
+
+TEST(KernelOnRanks, RefusesTermsOfScoresAsOnOneRank) {
+  const auto expect_refusal_of_one_rank = [](auto error, const Case& c, const auto& change) {
+    using ErrorType = decltype(error);
+    Layer<float> all(c);
+    change(all);
+    const std::string expected = message_of<ErrorType>([&] { static_cast<void>(all.serial(options_of(c))); });
+    KernelOnRanks<float> attend(all_ranks(), options_of(c));
+    Own<float> own = own_of(all, attend);
+    expect_words(error_of<ErrorType>(0, [&] { attend(own.input(), span(own.out)); }), expected);
+  };
+  const Case full{"", Mask::full(), 300, 300, 4, 2, 0, {}, {}, 0, true};
+  expect_refusal_of_one_rank(SpecError(""), full, [](Layer<float>&) {});
+  Case sampled{"", Mask::full(), 300, 300, 4, 2, 64, {1, 0, 0, 5, false}};
+  expect_refusal_of_one_rank(SpecError(""), sampled, [](Layer<float>& all) { all.spec.soft_cap = 2; });
+  sampled.learned_sinks = true;
+  expect_refusal_of_one_rank(SpecError(""), sampled, [](Layer<float>&) {});
+  Case sinks = small;
+  sinks.learned_sinks = true;
+  expect_refusal_of_one_rank(InputError(""), sinks,
+                             [](Layer<float>& all) { all.sinks(0, 1) = std::numeric_limits<float>::quiet_NaN(); });
+  expect_refusal_of_one_rank(ShapeError(""), sinks, [](Layer<float>& all) { all.sinks.setZero(1, 3); });
+}
+
+TEST(KernelOnRanks, RowsOfOneRankThatDoNotFitAreEveryRanksError) {
+  Ranks& ranks = all_ranks();
+  const Layer<float> all(small);
+  for (const Index failing : {Index{0}, ranks.size() - 1}) {
+    KernelOnRanks<float> attend(ranks);
+    const auto refusal = [&](auto error, const auto& spoil) {
+      Own<float> own(all, share_evenly(1100, ranks.size()), share_evenly(1100, ranks.size()), ranks.rank());
+      if (ranks.rank() == failing) spoil(own);
+      return error_of<decltype(error)>(failing, [&] { attend(own.input(), span(own.out)); });
+    };
+    const auto resize = [](Matrix<float> Own<float>::*rows, Index more, Index wider) {
+      return [=](Own<float>& own) { (own.*rows).setZero((own.*rows).rows() + more, (own.*rows).cols() + wider); };
+    };
+    expect_words(refusal(ShapeError(""), resize(&Own<float>::q, 1, 0)), "layer 3: q of the rank");
+    expect_words(refusal(ShapeError(""), resize(&Own<float>::q, 0, -1)), "layer 3: q of the rank");
+    expect_words(refusal(ShapeError(""), resize(&Own<float>::k, -1, 0)), "layer 3: k of the rank");
+    expect_words(refusal(ShapeError(""), resize(&Own<float>::v, 0, 1)), "layer 3: v of the rank");
+    expect_words(refusal(ShapeError(""), resize(&Own<float>::out, -1, 0)), "layer 3: the rank's output");
+    Matrix<float> wide;
+    const std::string gaps = error_of<ShapeError>(failing, [&] {
+      Own<float> own(all, share_evenly(1100, ranks.size()), share_evenly(1100, ranks.size()), ranks.rank());
+      wide.setZero(own.k.rows(), own.k.cols() + 1);
+      RankInput<float> input = own.input();
+      const bool here = ranks.rank() == failing;
+      attend(RankInput<float>{input.spec, input.layer, input.query_shares, input.key_shares, input.q,
+                              here ? block_view(view(wide), {0, wide.rows()}, 0, own.k.cols()) : input.k, input.v},
+             span(own.out));
+    });
+    expect_words(gaps, "k of the rank has rows 13 numbers apart, expected 12");
+  }
+}
+
+/// Shares of as many rows that are not those of share_evenly: the first rank has one more than there.
+RowShares other_shares(Index rows, Index ranks) {
+  const Index first = share_evenly(rows, ranks).size(0) + 1;
+  const std::vector<Index> ends{first, rows};
+  const std::vector<Index> owners{0, 1};
+  return RowShares(ends, owners, ranks);
+}
+
+TEST(KernelOnRanks, RanksThatKnowOtherSharesRefuseEachOther) {
+  Ranks& ranks = all_ranks();
+  if (ranks.size() == 1) GTEST_SKIP() << "one rank agrees with itself";
+  const Layer<float> all(small);
+  KernelOnRanks<float> attend(ranks);
+  for (const bool of_keys : {true, false}) {
+    const RowShares even = share_evenly(1100, ranks.size());
+    const RowShares other = ranks.rank() == 1 ? other_shares(1100, ranks.size()) : even;
+    Own<float> own(all, of_keys ? even : other, of_keys ? other : even, ranks.rank());
+    expect_words(message_of<SpecError>([&] { attend(own.input(), span(own.out)); }), "ranks run different things");
+    EXPECT_TRUE(ranks.all_failed());
+  }
+}
+
+/// One rank's fails at its first piece of work. Those of the others sleep, so that a fault comes long before their end.
+class FaultyExecutor {
+ public:
+  static constexpr bool concurrent = false;
+  FaultyExecutor(bool fails, int& begun) : fails_(fails), begun_(&begun) {}
+  [[nodiscard]] Index threads() const { return 1; }
+  template <class MakeLocal, class Body>
+  void for_each(Index count, const MakeLocal& make_local, const Body& body) const {
+    Serial().for_each(count, make_local, [&](auto& local, Index piece) {
+      ++*begun_;
+      if (fails_) throw OracleError("the rank has burnt out");
+      std::this_thread::sleep_for(std::chrono::milliseconds(50));
+      body(local, piece);
+    });
+  }
+  template <class... Parts>
+  void in_order(const Parts&... parts) const {
+    Serial().in_order(parts...);
+  }
+
+ private:
+  bool fails_;
+  int* begun_;
+};
+
+/// Runs an action on a thread of its own.
+template <class Action>
+void on_another_thread(const Action& action) {
+  std::thread(action).join();
+}
+
+TEST(KernelOnRanks, ObjectsMayBeMadeOnAnotherThreadThanTheirs) {
+  const Layer<double> all(small);
+  const Matrix<double> expected = all.serial({});
+  std::optional<Ranks> ranks;
+  std::optional<KernelOnRanks<double, Threads>> attend;
+  on_another_thread([&] {
+    ranks.emplace();
+    attend.emplace(*ranks, KernelOptions{}, Threads(2));
+  });
+  const auto run = [&] {
+    Own<double> own = own_of(all, *attend);
+    (*attend)(own.input(), span(own.out));
+    expect_bits(own.out, own_rows(expected, own.queries, ranks->rank()));
+  };
+  run();
+  on_another_thread(run);
+}
+
+/// A fault reaches ranks that work, also those whose object was made on another thread, and new ranks find the rows.
+TEST(KernelOnRanks, AFaultReachesRanksInTheMiddleOfTheirWorkAndTheRunAfterItIsRight) {
+  if (all_ranks().size() == 1) GTEST_SKIP() << "one rank waits for nobody";
+  std::optional<Ranks> made(std::in_place);
+  Ranks& ranks = *made;
+  const Layer<float> all({"", Mask::causal(), 9000, 9000, 8, 2, 128});
+  const Index failing = ranks.size() - 1;
+  using Attend = KernelOnRanks<float, FaultyExecutor>;
+  for (const bool elsewhere : {false, true}) {
+    int begun = 0;
+    std::optional<Attend> attend;
+    const auto make = [&] {
+      attend.emplace(ranks, KernelOptions{.rows = 128}, FaultyExecutor(ranks.rank() == failing, begun),
+                     RankOptions{.piece_keys = 9000, .work_bytes = 1});
+    };
+    if (elsewhere)
+      on_another_thread(make);
+    else
+      make();
+    Own<float> own = own_of(all, *attend);
+    EXPECT_EQ(message_of<OracleError>([&] { (*attend)(own.input(), span(own.out)); }),
+              detail::text("rank ", failing, ": the rank has burnt out"));
+    EXPECT_TRUE(ranks.all_failed());
+    // A rank's work has a piece of each kind for its atoms and heads: begin, add (one for each stretch of keys), finish.
+    const Index whole = own.queries.size(ranks.rank()) / 128 * 8 * 3;
+    EXPECT_LT(begun, whole) << "rank " << ranks.rank();
+  }
+  expect_bits_of_one_rank<float>(small, Serial(), {}, ranks);
+  made.reset();
+  made.emplace();
+  expect_bits_of_one_rank<float>(small, Serial(), {}, *made);
 }
 
 }  // namespace

@@ -3,11 +3,13 @@
 
 #include <unistd.h>
 
+#include <chrono>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
 #include <string>
+#include <thread>
 #include <twoheads/exec/executor.hpp>
 #include <twoheads/model/random.hpp>
 #include <twoheads/mpi/forward_on_ranks.hpp>
@@ -18,12 +20,14 @@ namespace {
 
 using namespace twoheads;
 
-/// What happens, and before which piece of work it does.
+/// What happens, and before which piece of work it does: once, but for sleep, which all pieces from that one on begin
+/// with.
 struct Fault {
   std::string kind;
   long pieces_left = 0;
 
   void piece() {
+    if (kind == "sleep" && pieces_left <= 0) std::this_thread::sleep_for(std::chrono::milliseconds(500));
     if (pieces_left-- != 0) return;
     if (kind == "throw") throw OracleError("the oracle has burnt out");
     if (kind == "throw_int") throw 42;
@@ -61,12 +65,13 @@ void run(Ranks& ranks, const std::shared_ptr<Fault>& fault, std::uint64_t seed) 
   ModelSpec spec;
   spec.layers = 2;
   spec.width = 64;
-  spec.attention.heads = spec.attention.kv_heads = 2;
-  spec.attention.head_dim = spec.attention.value_dim = 32;
+  spec.attention.heads = spec.attention.kv_heads = 4;
+  spec.attention.head_dim = spec.attention.value_dim = 16;
   spec.attention.mask = Mask::causal();
   const Model<Scalar> model = random_model<Scalar>(spec, seed);
-  KernelOnRanks<Scalar, FaultyExecutor> attend(ranks, {.rows = 128}, FaultyExecutor(fault));
-  const RowShares shares = attend.share(spec.attention, 1500, 1500);
+  // On three ranks each has some 190 pieces of work a layer: three for each 128 queries of a head.
+  KernelOnRanks<Scalar, FaultyExecutor> attend(ranks, {.rows = 128}, FaultyExecutor(fault), {.work_bytes = 1});
+  const RowShares shares = attend.share(spec.attention, 6000, 6000);
   Matrix<Scalar> x = Random(2).matrix<Scalar>(shares.size(ranks.rank()), spec.width);
   x = forward_on_ranks(model, std::move(x), shares, attend);
 }
@@ -91,7 +96,8 @@ int main(int argc, char** argv) {
   {
     Ranks ranks;
     const bool here = ranks.rank() == std::atol(argv[2]);
-    const auto fault = here ? std::make_shared<Fault>(Fault{kind, std::atol(argv[3])}) : nullptr;
+    // The others would take a minute and more from there to the end of the layer, did they not hear of it.
+    const auto fault = std::make_shared<Fault>(Fault{here ? kind : "sleep", std::atol(argv[3])});
     try {
       if (kind == "scalar" && here)
         run<double>(ranks, nullptr, 1);
