@@ -105,7 +105,7 @@ nlohmann::json measure(Ranks& ranks, const Settings& settings) {
           {"most_bytes_moved", ranks.largest(attend.counts().moved.bytes) / repeats},
           {"predicted_bytes_moved", predicted(settings, spec, ranks.size()).bytes_moved},
           {"messages", ranks.sum(attend.counts().moved.messages) / repeats},
-          {"waited_seconds", ranks.largest(attend.counts().waited_seconds)},
+          {"fetch_seconds", ranks.largest(attend.counts().fetch_seconds)},
           {"held_bytes", ranks.largest(held)},
           {"peak_bytes", ranks.largest(static_cast<std::uint64_t>(peak))}};
 }

@@ -350,7 +350,7 @@ int main(int argc, char** argv) {
     if (rows->count() > 0) settings.kernel_rows = settings.rows;
     settings.rows_given = rows->count() > 0;
     const bool process = !settings.processes.command.empty();
-    const bool keeps = settings.engine == EngineWord::oracle || launch.size() > 1;
+    const bool keeps = settings.engine == EngineWord::oracle || launch.on_ranks();
     if ((settings.engine != EngineWord::oracle && process) || (!keeps && !settings.checkpoint.empty()))
       throw programs::ArgumentError("--oracle-command and --checkpoint need --engine oracle");
     if (process && settings.threads > 1)
@@ -369,7 +369,7 @@ int main(int argc, char** argv) {
       throw programs::ArgumentError("--model FILE needs --tokenizer: a llama2.c file has no text in it");
     if (settings.sinks > 0 && settings.window == 0)
       throw programs::ArgumentError("--sinks needs --window: without one every token sees the first ones");
-    if (launch.size() > 1) require_shared(settings);
+    if (launch.on_ranks()) require_shared(settings);
     if (scalar == ScalarWord::float32)
       run<float>(settings, launch);
     else

@@ -68,7 +68,7 @@ struct Outcome {
   double direct_seconds = 0;
   std::int64_t peak_bytes = 0;
   std::uint64_t bytes_moved = 0;  ///< between ranks
-  double waited_seconds = 0;      ///< for them, by the rank that waited longest
+  double fetch_seconds = 0;       ///< for them, by the rank that took longest
 };
 
 twoheads::ModelSpec make_spec(const Settings& settings) {
@@ -200,7 +200,7 @@ Outcome run(const Settings& settings, programs::Processes<Scalar>* processes, pr
     outcome.seconds = found.seconds;
     outcome.peak_bytes = found.peak_bytes;
     outcome.bytes_moved = found.bytes_moved;
-    outcome.waited_seconds = found.waited_seconds;
+    outcome.fetch_seconds = found.fetch_seconds;
   } else
 #endif
   {
@@ -359,7 +359,7 @@ int main(int argc, char** argv) {
     settings.request.oracle.score_scale =
         settings.processes.score_scale > 0 ? settings.processes.score_scale : spec.attention.score_scale;
     const bool calls = !kernel && stable;
-    const bool keeps = calls || (kernel && launch.size() > 1);
+    const bool keeps = calls || (kernel && launch.on_ranks());
     if ((!calls && !settings.processes.command.empty()) || (!keeps && !settings.checkpoint.empty()))
       throw programs::ArgumentError("--oracle-command and --checkpoint need --engine oracle and --method stable");
     if (!settings.processes.command.empty() && settings.threads > 1)
@@ -369,7 +369,7 @@ int main(int argc, char** argv) {
     if (settings.ranks > 0 && settings.ranks != launch.size())
       throw programs::ArgumentError("--ranks", std::to_string(settings.ranks),
                                     std::to_string(launch.size()) + ", the ranks that were started");
-    if (launch.size() > 1) require_shared(settings);
+    if (launch.on_ranks()) require_shared(settings);
     const bool single = scalar == ScalarWord::float32;
     const auto choice = single ? programs::choose_rows_if_auto<float>(settings.request, spec.attention, kernel)
                                : programs::choose_rows_if_auto<double>(settings.request, spec.attention, kernel);
@@ -402,7 +402,7 @@ int main(int argc, char** argv) {
       if (!cover.empty()) result["cover"] = cover;
       if (launch.size() > 1) result["ranks"] = launch.size();
       if (launch.size() > 1) result["bytes_moved"] = outcome.bytes_moved;
-      if (launch.size() > 1) result["waited_seconds"] = outcome.waited_seconds;
+      if (launch.size() > 1) result["fetch_seconds"] = outcome.fetch_seconds;
       if (choice) result["rows"] = choice->chosen.rows;
       if (choice) result["rows_reason"] = choice->reason();
       std::cout << result.dump() << "\n";
@@ -410,7 +410,7 @@ int main(int argc, char** argv) {
       print(settings, outcome, single ? 6e-8 : 1.2e-16, single ? 1e-6 : 1e-12);
       if (launch.size() > 1)
         std::cout << "  ranks          " << launch.size() << ", " << outcome.bytes_moved / 1024
-                  << " KiB of keys and values moved between them, " << outcome.waited_seconds << " s waited for\n";
+                  << " KiB of keys and values moved between them, " << outcome.fetch_seconds << " s for that\n";
       if (!cover.empty()) std::cout << "  cover          " << cover << "\n";
       if (choice) std::cout << "  rows           " << choice->reason() << "\n";
     }

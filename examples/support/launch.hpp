@@ -50,7 +50,6 @@ class Launch {
     });
     ranks_ = std::make_unique<twoheads::Ranks>();
     MPI_Comm_dup(MPI_COMM_WORLD, &ends_);
-    if (ranks_->size() == 1) ranks_.reset();
     if (!first()) {
       out_ = std::cout.rdbuf(&silence_);
       err_ = std::cerr.rdbuf(&silence_);
@@ -65,18 +64,19 @@ class Launch {
     if (running_) MPI_Finalize();
   }
 
-  /// The ranks of the run; none where the program is alone.
+  /// The ranks of the run, or the only one; none where the program was started without a launcher.
   [[nodiscard]] twoheads::Ranks* ranks() { return ranks_.get(); }
   /// Whether this is the rank that speaks.
   [[nodiscard]] bool first() const { return !ranks_ || ranks_->rank() == 0; }
   [[nodiscard]] twoheads::Index size() const { return ranks_ ? ranks_->size() : 1; }
+  [[nodiscard]] bool on_ranks() const { return ranks_ != nullptr; }
 
   /// programs::run() on every rank. An exception that only one rank has ends all of them.
   template <class Body>
   int run(CLI::App& app, int argc, char** argv, const Body& body) {
     return programs::run(app, argc, argv, [&] {
       try {
-        if (!ranks_) detail::require_alone("");
+        if (size() == 1) detail::require_alone("");
         body();
       } catch (const std::exception& error) {
         if (ranks_ && !ranks_->all_failed() && !others_end_too()) end_all(app, error.what());
@@ -136,6 +136,7 @@ class Launch {
   Launch(int&, char**&) {}
   [[nodiscard]] static constexpr bool first() { return true; }
   [[nodiscard]] static constexpr twoheads::Index size() { return 1; }
+  [[nodiscard]] static constexpr bool on_ranks() { return false; }
 
   template <class Body>
   int run(CLI::App& app, int argc, char** argv, const Body& body) {

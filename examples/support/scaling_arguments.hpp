@@ -54,6 +54,8 @@ class ScalingArguments {
     }
     if (request_.ranks > most_ranks)
       throw ArgumentError("--ranks", std::to_string(request_.ranks), "1 to " + std::to_string(most_ranks));
+    if (request_.scalar_bytes > 64)
+      throw ArgumentError("--scalar-bytes", std::to_string(request_.scalar_bytes), "1 to 64");
     if (arguments.method() != Method::stable) throw ArgumentError("--ranks needs --method stable");
   }
 

@@ -39,7 +39,7 @@ RankRun<Scalar> run_on_ranks(twoheads::Ranks& ranks, const twoheads::Model<Scala
   run.seconds = ranks.largest(watch.seconds());
   run.peak_bytes = static_cast<std::int64_t>(ranks.largest(static_cast<std::uint64_t>(peak.bytes())));
   run.bytes_moved = ranks.sum(attend.counts().moved.bytes);
-  run.waited_seconds = ranks.largest(attend.counts().waited_seconds);
+  run.fetch_seconds = ranks.largest(attend.counts().fetch_seconds);
   run.simulation.counts = attend.totals();
   run.simulation.rows = twoheads::gather_rows(ranks, shares, own);
   return run;

@@ -18,7 +18,7 @@ struct RankRun {
   std::uint64_t bytes_moved = 0;            ///< keys and values that ranks took from each other
   std::int64_t peak_bytes = 0;              ///< of the rank that needed most, its own rows not counted
   double seconds = 0;
-  double waited_seconds = 0;  ///< for keys, of the rank that waited longest
+  double fetch_seconds = 0;  ///< for keys of others, of the rank that took longest
 };
 
 /// The forward pass on the ranks of a launch: by the kernel, by the small transformer on Eigen, or by any oracle, of which

@@ -66,13 +66,14 @@ TWOHEADS_NOINLINE void cap_scores(Scalar* scores, Index count, const ScoreRule& 
 template <Index panel, RealScalar Scalar>
 TWOHEADS_NOINLINE void add_terms(Scalar* scores, PanelPlace place, Rows keys, Scalar scale,
                                  const TileTerms<Scalar>& terms) {
-  Scalar lane_slope[panel];
-  for (Index lane = 0; lane < panel; ++lane)
-    lane_slope[lane] = static_cast<Scalar>(terms.slope * static_cast<double>(lane));
+  double lanes[panel];
+  for (Index lane = 0; lane < panel; ++lane) lanes[lane] = static_cast<double>(lane);
   for (Index j = keys.begin; j < keys.end; ++j) {
-    const auto first = static_cast<Scalar>(terms.slope * static_cast<double>(terms.distance + j - place.first));
+    // Rounded once from the distance itself: a row has the same bits in any lane.
+    const auto first = static_cast<double>(terms.distance + j - place.first);
     Scalar* const at = scores + (j - keys.begin) * panel;
-    for (Index lane = 0; lane < panel; ++lane) at[lane] = scale * at[lane] + (first - lane_slope[lane]);
+    for (Index lane = 0; lane < panel; ++lane)
+      at[lane] = scale * at[lane] + static_cast<Scalar>(terms.slope * (first - lanes[lane]));
   }
   if (terms.bias == nullptr) return;
   for (Index lane = 0; lane < panel; ++lane) {

@@ -165,7 +165,7 @@ class GridWork {
     if (!ahead_) return std::nullopt;
     GridPortion<Scalar> portion = std::move(*ahead_);
     ahead_.reset();
-    portion.keys->wait(counts_.waited_seconds);
+    portion.keys->wait(counts_.fetch_seconds);
     portion.keys->lend(portion.lent);
     ahead_ = begin_next();
     return portion;
@@ -201,7 +201,7 @@ class GridWork {
       }
     }
     portion.keys = room();
-    portion.keys->start(keys_of(portion.batches, spec_), counts_.moved);
+    portion.keys->start(keys_of(portion.batches, spec_), counts_.moved, counts_.fetch_seconds);
     return portion;
   }
 

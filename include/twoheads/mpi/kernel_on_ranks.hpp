@@ -81,11 +81,11 @@ class KernelOnRanks {
     ranks_.together([&] {
       detail::require_rank_rows(ranks_, input, out);
       detail::require_score_terms(detail::input_of_share(input, RowShare{}));
-      if (options_.sampling.samples > 0)
-        detail::require_plain_scores(detail::input_of_share(input, RowShare{}), "a sample");
       require_options();
       plan.emplace(
           kernel_request(options_, input.spec, input.layer, {0, input.query_shares.rows()}, input.key_shares.rows()));
+      if (plan->sampled() != nullptr)
+        detail::require_plain_scores(detail::input_of_share(input, RowShare{}), "a sample");
       if (!plan->key_order().empty())
         throw SpecError("samples of single keys are not drawn on ranks: expected blocks, or no samples");
       finite = detail::first_row_not_finite(input.v) < 0;
@@ -141,12 +141,12 @@ class KernelOnRanks {
                             rank_options_.piece_keys, ranks_.rank() * spec.kv_heads / ranks_.size());
     KeyPiece<Scalar> rooms[2] = {KeyPiece<Scalar>(keys), KeyPiece<Scalar>(keys)};
     std::optional<detail::KernelPortion> portion = work.next();
-    if (portion) rooms[0].start(portion->ranges, counts_.moved);
+    if (portion) rooms[0].start(portion->ranges, counts_.moved, counts_.fetch_seconds);
     std::deque<Piece> pieces;
     for (std::size_t room = 0; portion; room = 1 - room) {
-      rooms[room].wait(counts_.waited_seconds);
+      rooms[room].wait(counts_.fetch_seconds);
       std::optional<detail::KernelPortion> next = work.next();
-      if (next) rooms[1 - room].start(next->ranges, counts_.moved);
+      if (next) rooms[1 - room].start(next->ranges, counts_.moved, counts_.fetch_seconds);
       if (portion->first) begin(pieces, input, work.visits()[portion->visit], portion->heads, finite, plan);
       add(pieces, *portion, rooms[room]);
       if (portion->last) finish(pieces, spec, out);

@@ -56,9 +56,9 @@ struct RankWork {
 
 /// What this rank took so far for attention.
 struct RankCounts {
-  MovedBytes moved;           ///< keys and values taken from others
-  double waited_seconds = 0;  ///< for keys that were on their way
-  Index calls = 0;            ///< of an oracle, repeats included
+  MovedBytes moved;          ///< keys and values taken from others
+  double fetch_seconds = 0;  ///< for keys of others: to ask for them, and to wait where they were late
+  Index calls = 0;           ///< of an oracle, repeats included
   Index repeats = 0;
 };
 
@@ -146,8 +146,8 @@ void attend_alone(const RankInput<Scalar>& input, const SharedKeys<Scalar>& keys
   KeyPiece<Scalar> piece(keys);
   for (Index head = 0; head < spec.kv_heads; ++head) {
     const KeyRange range{head, {0, count}};
-    piece.start(std::span<const KeyRange>(&range, 1), counts.moved);
-    piece.wait(counts.waited_seconds);
+    piece.start(std::span<const KeyRange>(&range, 1), counts.moved, counts.fetch_seconds);
+    piece.wait(counts.fetch_seconds);
     k.middleCols(head * spec.head_dim, spec.head_dim) = piece.key_rows(range);
     v.middleCols(head * spec.value_dim, spec.value_dim) = piece.value_rows(range);
   }

@@ -54,6 +54,12 @@ struct ScaleRequest {
     at_least("the slots that are walked", most_slots, 1);
     at_least("the bytes of work", work_bytes, 1);
     at_least("the number of threads", threads, 1);
+    const auto at_most = [](const char* what, Index value, Index most) {
+      if (value > most) throw SpecError(detail::text(what, " is ", value, ", expected ", most, " or less"));
+    };
+    at_most("the head dim", head_dim, Index{1} << 20);
+    at_most("the value dim", value_dim, Index{1} << 20);
+    at_most("the bytes of a scalar", scalar_bytes, 64);
     if (kv_heads > 0 && heads % kv_heads != 0)
       throw SpecError(detail::text(heads, " heads share ", kv_heads, " key/value heads, expected a divisor"));
     const auto above_zero = [](const char* what, double value) {
@@ -317,7 +323,8 @@ inline void require_scalable(const Plan& plan, const ScaleRequest& request) {
 ///            waited for, the others are hidden as far as there is something to compute.
 ///            seconds = layers * max over ranks of (compute + exposed); contended_seconds takes all bytes over what
 ///            the owners of two pieces send, where that is more
-///   Laws     bytes are exact for one thread a rank, but for oracles with more than most_slots slots a layer: there some
+///   Laws     bytes are exact for one thread a rank; under masks other than full and causal, the kernel may fetch keys that
+///            tiles of a visit share once instead of twice, and moves less. They are not for oracles with more than most_slots slots a layer: there some
 ///            of the query blocks that need others' keys are walked, a run of them as if it were a share, and a rank has their
 ///            bytes a slot (those of all ranks where it has none of them): exact_bytes tells. Bytes and messages do not
 ///            depend on the machine.

@@ -140,9 +140,19 @@ class SlotCounter {
   const auto rows = static_cast<double>(queries.size());
   if (mask.kind == MaskKind::full) return rows * static_cast<double>(keys);
   if (mask.kind == MaskKind::causal) return rows * (static_cast<double>(queries.begin + queries.end) + 1) / 2;
-  double pairs = 0;
-  for (Index query = queries.begin; query < queries.end; ++query)
+  const auto seen = [&](Index query) {
+    double pairs = 0;
     mask.for_each_range(query, keys, [&](Rows range) { pairs += static_cast<double>(range.size()); });
+    return pairs;
+  };
+  // What a window shows grows from the first query on, is the same for most, and shrinks before the last.
+  const bool window = mask.kind == MaskKind::window || mask.kind == MaskKind::sinks || mask.kind == MaskKind::band;
+  if (window && !queries.empty()) {
+    const double first = seen(queries.begin);
+    if (first == seen(queries.begin + queries.size() / 2) && first == seen(queries.end - 1)) return rows * first;
+  }
+  double pairs = 0;
+  for (Index query = queries.begin; query < queries.end; ++query) pairs += seen(query);
   return pairs;
 }
 
@@ -261,8 +271,11 @@ struct Excess {
 [[nodiscard]] inline std::vector<Index> atoms_of(const Plan& plan) {
   std::vector<Index> ends;
   if (plan.oracle().kind == OracleKind::kernel) {
+    // Longer ones for sequences of many millions: a million parts can be dealt to anyone.
+    constexpr Index many = Index{1} << 21;
+    const Index length = ceil_div(plan.tokens(), many * detail::rows_of_a_kernel_atom) * detail::rows_of_a_kernel_atom;
     while (ends.empty() || ends.back() < plan.queries().end)
-      ends.push_back(std::min((ends.empty() ? 0 : ends.back()) + detail::rows_of_a_kernel_atom, plan.queries().end));
+      ends.push_back(std::min((ends.empty() ? 0 : ends.back()) + length, plan.queries().end));
     return ends;
   }
   Index next = 0;
