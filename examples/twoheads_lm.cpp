@@ -352,7 +352,10 @@ int main(int argc, char** argv) {
     const bool process = !settings.processes.command.empty();
     const bool keeps = settings.engine == EngineWord::oracle || launch.on_ranks();
     if ((settings.engine != EngineWord::oracle && process) || (!keeps && !settings.checkpoint.empty()))
-      throw programs::ArgumentError("--oracle-command and --checkpoint need --engine oracle");
+      throw programs::ArgumentError(
+          "--oracle-command and --checkpoint need --engine oracle; on ranks of MPI, if only one, --checkpoint takes "
+          "the "
+          "kernel, too");
     if (process && settings.threads > 1)
       throw programs::ArgumentError("--oracle-command runs on as many threads as --processes: leave --threads out");
     if (process && settings.rows == programs::auto_rows)

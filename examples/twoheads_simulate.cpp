@@ -361,7 +361,9 @@ int main(int argc, char** argv) {
     const bool calls = !kernel && stable;
     const bool keeps = calls || (kernel && launch.on_ranks());
     if ((!calls && !settings.processes.command.empty()) || (!keeps && !settings.checkpoint.empty()))
-      throw programs::ArgumentError("--oracle-command and --checkpoint need --engine oracle and --method stable");
+      throw programs::ArgumentError(
+          "--oracle-command and --checkpoint need --engine oracle and --method stable; on ranks of MPI, if only one, "
+          "--checkpoint takes the kernel, too");
     if (!settings.processes.command.empty() && settings.threads > 1)
       throw programs::ArgumentError("--oracle-command runs on as many threads as --processes: leave --threads out");
     if (!settings.processes.command.empty() && settings.request.oracle.rows == programs::auto_rows)
