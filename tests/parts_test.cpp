@@ -87,7 +87,8 @@ TEST_P(Parts, GiveTheLayerAndItsCalls) {
   for (const Index least : {1, 7, 40, 1000}) {
     GridAttention<SmallTransformer<float>> attend(oracle, {Anchor::adaptive, c.encoding});
     Matrix<float> rows = x;
-    detail::layer_in_parts(model.spec, model.spec.attention, model.layers.front(), 0, *reach, least, rows, attend);
+    detail::layer_in_parts(model.spec, model.spec.attention, model.layers.front(), 0, detail::PartRule{*reach, least},
+                           rows, attend);
     const float size = expected.cwiseAbs().maxCoeff();
     EXPECT_TRUE((rows - expected).cwiseAbs().maxCoeff() <= 1e-6F * size) << "parts of " << least;
     EXPECT_TRUE((rows.cast<double>() - truth).cwiseAbs().maxCoeff() <= 3e-6 * size) << "parts of " << least;
@@ -109,8 +110,8 @@ TEST(Parts, NameTheRowOfABadNumber) {
   SmallTransformer<float> oracle(limits_of(c));
   GridAttention<SmallTransformer<float>> attend(oracle);
   try {
-    detail::layer_in_parts(model.spec, model.spec.attention, model.layers.front(), 0, *c.mask.reach(c.tokens), 20, x,
-                           attend);
+    detail::layer_in_parts(model.spec, model.spec.attention, model.layers.front(), 0,
+                           detail::PartRule{*c.mask.reach(c.tokens), 20}, x, attend);
     FAIL() << "no error";
   } catch (const InputError& error) {
     EXPECT_NE(std::string(error.what()).find("row 133:"), std::string::npos) << error.what();
