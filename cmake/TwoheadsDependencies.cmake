@@ -38,7 +38,7 @@ if(TWOHEADS_BUILD_BENCH AND NOT TARGET benchmark::benchmark_main)
   twoheads_require(benchmark https://github.com/google/benchmark.git v1.8.3)
 endif()
 
-if(TWOHEADS_BUILD_EXAMPLES AND NOT TARGET CLI11::CLI11)
+if((TWOHEADS_BUILD_EXAMPLES OR TWOHEADS_BUILD_BENCH) AND NOT TARGET CLI11::CLI11)
   twoheads_require(CLI11 https://github.com/CLIUtils/CLI11.git v2.4.2)
 endif()
 
