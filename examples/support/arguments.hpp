@@ -142,16 +142,6 @@ inline void note_without_effect(const CLI::App& app, const std::vector<std::stri
       std::cerr << app.get_name() << ": " << flag << " changes nothing here: " << why << "\n";
 }
 
-/// Flags that are to come: known by name, answered with "not built yet".
-inline void add_later(CLI::App& app, const std::vector<std::string>& flags) {
-  for (const std::string& flag : flags)
-    app.add_option_function<std::string>(
-           flag, [flag](const std::string&) { throw NotBuiltYet(flag); }, "")
-        ->expected(0, 1)
-        ->type_name("")
-        ->group("Not built yet");
-}
-
 /// Parses the command line and runs `body`; says on standard error why it could not, and returns the exit code.
 template <class Body>
 int run(CLI::App& app, int argc, char** argv, const Body& body) {

@@ -6,6 +6,19 @@
 
 namespace twoheads {
 
+/// Rows of all heads side by side, as projections have them, laid head after head.
+///
+///   Shapes   rows (n, heads * dim), result (heads * n, dim)
+///   Throws   ShapeError where the rows have other columns
+template <RealScalar Scalar>
+[[nodiscard]] Matrix<Scalar> rows_by_head(const MatrixView<Scalar>& rows, Index heads, Index dim) {
+  detail::require_shape("rows of all heads", rows, rows.rows(), heads * dim);
+  Matrix<Scalar> result(heads * rows.rows(), dim);
+  for (Index head = 0; head < heads; ++head)
+    result.middleRows(head * rows.rows(), rows.rows()) = rows.middleCols(head * dim, dim);
+  return result;
+}
+
 /// An attention input whose keys and values stand in another order, or head after head; without either, the input as it
 /// is.
 ///
@@ -47,14 +60,13 @@ class ReorderedKeys {
   /// Blocks of `cols` columns one below the other, each with its rows in order.
   [[nodiscard]] static Matrix<Scalar> gather(const MatrixView<Scalar>& rows, const std::vector<Index>& order,
                                              Index cols) {
-    const Index count = order.empty() ? rows.rows() : static_cast<Index>(order.size());
     const Index blocks = rows.cols() / cols;
+    if (order.empty()) return rows_by_head(rows, blocks, cols);
+    const auto count = static_cast<Index>(order.size());
     Matrix<Scalar> result(blocks * count, cols);
-    for (Index row = 0; row < count; ++row) {
-      const Index from = order.empty() ? row : order[static_cast<std::size_t>(row)];
+    for (Index row = 0; row < count; ++row)
       for (Index block = 0; block < blocks; ++block)
-        result.row(block * count + row) = rows.row(from).segment(block * cols, cols);
-    }
+        result.row(block * count + row) = rows.row(order[static_cast<std::size_t>(row)]).segment(block * cols, cols);
     return result;
   }
 

@@ -205,7 +205,7 @@ class GridOnRanks {
     Index block = -1;     // of the last job
     const auto evaluate_portion = [&](Worker* worker, const Portion& portion) {
       worker->input.held.first_query = first_row_of(portion.share);
-      worker->input.lent = portion.lent;
+      worker->input.lent = portion.keys->lent();
       Found found;
       found.reserve(portion.batches.size());
       for (const std::vector<Job>& jobs : portion.batches) {

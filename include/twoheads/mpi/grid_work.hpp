@@ -133,7 +133,6 @@ struct GridPortion {
   RowShare share;
   std::vector<std::vector<Job>> batches;
   std::unique_ptr<KeyPiece<Scalar>> keys;
-  std::vector<LentKeys<Scalar>> lent;
 };
 
 /// A portion has so many keys, each counted as often as it is read, and so many batches, or more, if the share has.
@@ -166,7 +165,6 @@ class GridWork {
     GridPortion<Scalar> portion = std::move(*ahead_);
     ahead_.reset();
     portion.keys->wait(counts_.fetch_seconds);
-    portion.keys->lend(portion.lent);
     ahead_ = begin_next();
     return portion;
   }

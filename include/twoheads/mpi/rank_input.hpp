@@ -5,6 +5,7 @@
 #include <string>
 #include <twoheads/attention/input.hpp>
 #include <twoheads/attention/parts.hpp>
+#include <twoheads/attention/reordered_keys.hpp>
 #include <twoheads/base/byte_hash.hpp>
 #include <twoheads/base/matrix.hpp>
 #include <twoheads/model/model_hash.hpp>
@@ -61,18 +62,6 @@ struct RankCounts {
   Index calls = 0;           ///< of an oracle, repeats included
   Index repeats = 0;
 };
-
-/// Keys or values of all heads side by side, as projections have them, laid head after head, as RankInput has them.
-///
-///   Shapes   rows (own, kv_heads * dim), result (kv_heads * own, dim)
-template <RealScalar Scalar>
-[[nodiscard]] Matrix<Scalar> rows_by_head(const MatrixView<Scalar>& rows, Index kv_heads, Index dim) {
-  detail::require_shape("rows of all heads", rows, rows.rows(), kv_heads * dim);
-  Matrix<Scalar> result(kv_heads * rows.rows(), dim);
-  for (Index head = 0; head < kv_heads; ++head)
-    result.middleRows(head * rows.rows(), rows.rows()) = rows.middleCols(head * dim, dim);
-  return result;
-}
 
 namespace detail {
 

@@ -15,8 +15,10 @@
 #include <cstdint>
 #include <cstring>
 #include <optional>
+#include <span>
 #include <string>
 #include <thread>
+#include <twoheads/base/byte_hash.hpp>
 #include <twoheads/base/errors.hpp>
 #include <twoheads/base/index.hpp>
 #include <twoheads/mpi/fault.hpp>
@@ -147,8 +149,7 @@ class Ranks {
     own.back() = 1;  // the form of this record
     all_failed_ = false;
     std::memcpy(own.data(), words.data(), std::min(words.size(), length - 17));
-    std::uint64_t hash = 0xcbf29ce484222325ULL;
-    for (const char c : words) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3ULL;
+    const std::uint64_t hash = detail::hash_of(std::as_bytes(std::span(words)), words.size());
     std::memcpy(own.data() + length - 16, &hash, sizeof(hash));
     std::vector<char> all(length * static_cast<std::size_t>(size_));
     MPI_Request request = MPI_REQUEST_NULL;

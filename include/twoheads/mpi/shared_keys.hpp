@@ -185,9 +185,9 @@ class KeyPiece {
     found_.clear();
     Index rows = 0;
     for (const KeyRange& range : ranges) {
-      Found found{range, rows, nullptr, nullptr};
+      LentKeys<Scalar> found{range.kv_head, range.keys};
       place_own(found);
-      if (found.keys == nullptr) rows += range.keys.size();
+      if (found.k == nullptr) rows += range.keys.size();
       found_.push_back(found);
     }
     // Without a value for each number: they are about to be written.
@@ -198,8 +198,12 @@ class KeyPiece {
     }
     // Between processes of one machine the rows are copied here, and not while somebody waits.
     const double begin = MPI_Wtime();
-    for (Found& found : found_)
-      if (found.keys == nullptr) fetch(found, moved);
+    Index place = 0;
+    for (LentKeys<Scalar>& found : found_) {
+      if (found.k != nullptr) continue;
+      fetch(found, place, moved);
+      place += found.keys.size();
+    }
     seconds += MPI_Wtime() - begin;
   }
 
@@ -213,58 +217,49 @@ class KeyPiece {
 
   /// Keys and values at some positions, of a range that was asked for.
   [[nodiscard]] MatrixView<Scalar> key_rows(const KeyRange& range) const {
-    const Found& found = find(range);
-    return rows_at(found.keys, range.keys.begin - found.range.keys.begin, range.keys.size(), keys_.head_dim());
+    const LentKeys<Scalar>& found = find(range);
+    return rows_at(found.k, range.keys.begin - found.keys.begin, range.keys.size(), keys_.head_dim());
   }
   [[nodiscard]] MatrixView<Scalar> value_rows(const KeyRange& range) const {
-    const Found& found = find(range);
-    return rows_at(found.values, range.keys.begin - found.range.keys.begin, range.keys.size(), keys_.value_dim());
+    const LentKeys<Scalar>& found = find(range);
+    return rows_at(found.v, range.keys.begin - found.keys.begin, range.keys.size(), keys_.value_dim());
   }
 
   /// Where all the ranges are, until the next start().
-  void lend(std::vector<LentKeys<Scalar>>& to) const {
-    for (const Found& found : found_) to.push_back({found.range.kv_head, found.range.keys, found.keys, found.values});
-  }
+  [[nodiscard]] std::span<const LentKeys<Scalar>> lent() const { return found_; }
 
  private:
-  struct Found {
-    KeyRange range;
-    Index place = 0;  ///< of its first row in our own memory
-    const Scalar* keys = nullptr;
-    const Scalar* values = nullptr;
-  };
-
   [[nodiscard]] static MatrixView<Scalar> rows_at(const Scalar* first, Index row, Index rows, Index cols) {
     return {first + row * cols, rows, cols, Eigen::OuterStride<>(cols)};
   }
 
-  [[nodiscard]] const Found& find(const KeyRange& range) const {
-    for (const Found& found : found_)
-      if (found.range.kv_head == range.kv_head && found.range.keys.begin <= range.keys.begin &&
-          range.keys.end <= found.range.keys.end)
+  [[nodiscard]] const LentKeys<Scalar>& find(const KeyRange& range) const {
+    for (const LentKeys<Scalar>& found : found_)
+      if (found.kv_head == range.kv_head && found.keys.begin <= range.keys.begin && range.keys.end <= found.keys.end)
         return found;
     TWOHEADS_ASSERT(false);
     return found_.front();
   }
 
   /// A range that lies in the rank's own share as a whole stays there.
-  void place_own(Found& found) const {
+  void place_own(LentKeys<Scalar>& found) const {
     const Index own = keys_.ranks().rank();
-    keys_.shares().for_each_share(found.range.keys, [&](const RowShare& share) {
-      if (share.rank != own || share.rows != found.range.keys) return;
-      const Index row = keys_.row(own, found.range.kv_head, share.place);
-      found.keys = keys_.own_keys().data() + row * keys_.head_dim();
-      found.values = keys_.own_values().data() + row * keys_.value_dim();
+    keys_.shares().for_each_share(found.keys, [&](const RowShare& share) {
+      if (share.rank != own || share.rows != found.keys) return;
+      const Index row = keys_.row(own, found.kv_head, share.place);
+      found.k = keys_.own_keys().data() + row * keys_.head_dim();
+      found.v = keys_.own_values().data() + row * keys_.value_dim();
     });
   }
 
-  void fetch(Found& found, MovedBytes& moved) {
+  /// Begins to fetch rows into our own memory, from row `place` of it on.
+  void fetch(LentKeys<Scalar>& found, Index place, MovedBytes& moved) {
     const Index own = keys_.ranks().rank();
-    found.keys = k_.data() + found.place * keys_.head_dim();
-    found.values = v_.data() + found.place * keys_.value_dim();
-    keys_.shares().for_each_share(found.range.keys, [&](const RowShare& share) {
-      const Index to = found.place + share.rows.begin - found.range.keys.begin;
-      const Index from = keys_.row(share.rank, found.range.kv_head, share.place);
+    found.k = k_.data() + place * keys_.head_dim();
+    found.v = v_.data() + place * keys_.value_dim();
+    keys_.shares().for_each_share(found.keys, [&](const RowShare& share) {
+      const Index to = place + share.rows.begin - found.keys.begin;
+      const Index from = keys_.row(share.rank, found.kv_head, share.place);
       const Index rows = share.rows.size();
       if (share.rank == own) {
         std::copy_n(keys_.own_keys().data() + from * keys_.head_dim(), rows * keys_.head_dim(),
@@ -281,7 +276,7 @@ class KeyPiece {
   }
 
   const SharedKeys<Scalar>& keys_;
-  std::vector<Found> found_;
+  std::vector<LentKeys<Scalar>> found_;
   std::vector<MPI_Request> requests_;
   Matrix<Scalar> k_, v_;
   Index capacity_ = 0;
