@@ -85,6 +85,21 @@ template <RealScalar Scalar, class AttendFn>
   return mixed;
 }
 
+/// Checks what a forward pass is given.
+template <RealScalar Scalar>
+void require_forward(const Model<Scalar>& model, const Matrix<Scalar>& x, const Matrix<Scalar>* memory) {
+  const ModelSpec& spec = model.spec;
+  require_shapes(model);
+  require_shape("the input", x, x.rows(), spec.width);
+  if (memory != nullptr) {
+    require_shape("the memory", *memory, memory->rows(), spec.width);
+    if (spec.attention.rope)
+      throw SpecError("rotary positions over a memory are undefined: expected a model without rope");
+  }
+  for (Index index = 0; index < spec.layers; ++index)
+    spec.attention_of(index).mask.require_defined(x.rows(), memory != nullptr ? memory->rows() : x.rows());
+}
+
 /// A layer part by part: beside x, memory for one part.
 template <RealScalar Scalar, AttendInParts<Scalar> AttendFn>
 void layer_in_parts(const ModelSpec& spec, const AttentionSpec& a, const LayerWeights<Scalar>& layer, Index index,
@@ -144,15 +159,7 @@ template <RealScalar Scalar, Attend<Scalar> AttendFn>
                                      const Matrix<std::type_identity_t<Scalar>>* memory = nullptr,
                                      const ScoreBias<std::type_identity_t<Scalar>>& bias = {}) {
   const ModelSpec& spec = model.spec;
-  require_shapes(model);
-  detail::require_shape("the input", x, x.rows(), spec.width);
-  if (memory != nullptr) {
-    detail::require_shape("the memory", *memory, memory->rows(), spec.width);
-    if (spec.attention.rope)
-      throw SpecError("rotary positions over a memory are undefined: expected a model without rope");
-  }
-  for (Index index = 0; index < spec.layers; ++index)
-    spec.attention_of(index).mask.require_defined(x.rows(), memory != nullptr ? memory->rows() : x.rows());
+  detail::require_forward(model, x, memory);
   if (model.input_mlp) model.input_mlp(0, span(x));
 
   for (Index index = 0; index < spec.layers; ++index) {

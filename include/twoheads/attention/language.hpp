@@ -57,6 +57,45 @@ void require_shapes(const LanguageModel<Scalar>& model) {
     detail::require_norm("the norm of the embedding", model.embedding_norm, spec.norm, spec.width);
 }
 
+namespace detail {
+
+/// embed() before its norm.
+template <RealScalar Scalar, class Ids>
+[[nodiscard]] Matrix<Scalar> embedded_rows(const LanguageModel<Scalar>& model, const Ids& ids, Index first,
+                                           std::span<const int> types) {
+  const auto count = static_cast<Index>(ids.size());
+  if (first < 0) throw SpecError(text("the first token stands at position ", first, ", expected 0 or more"));
+  Matrix<Scalar> rows(count, model.embedding.cols());
+  Index place = 0;
+  for (const auto id : ids) {
+    if (id < 0 || static_cast<Index>(id) >= model.vocabulary())
+      throw SpecError(text("token ", place, " has the id ", id, ", expected 0 to ", model.vocabulary() - 1));
+    rows.row(place++) = model.embedding.row(static_cast<Index>(id));
+  }
+  if (model.embedding_scale != 1.0) rows *= static_cast<Scalar>(model.embedding_scale);
+  if (model.positions.size() > 0) {
+    const Index begin = model.first_position + first;
+    if (begin > model.positions.rows() - count)
+      throw SpecError(text("tokens at positions ", first, "..", first + count - 1, ": the model has ",
+                           model.positions.rows() - model.first_position, " positions"));
+    rows += model.positions.middleRows(begin, count);
+  }
+  if (!types.empty() && static_cast<Index>(types.size()) != count)
+    throw ShapeError(text("there are ", types.size(), " token types for ", count, " tokens"));
+  if (!types.empty() && model.token_types.size() == 0) throw SpecError("token types are given, but the model has none");
+  if (model.token_types.size() > 0)
+    for (Index token = 0; token < count; ++token) {
+      const Index type = types.empty() ? 0 : types[static_cast<std::size_t>(token)];
+      if (type < 0 || type >= model.token_types.rows())
+        throw SpecError(
+            text("token ", token, " has the type ", type, ", expected 0 to ", model.token_types.rows() - 1));
+      rows.row(token) += model.token_types.row(type);
+    }
+  return rows;
+}
+
+}  // namespace detail
+
 /// Rows of tokens as the model's first layer takes them: see LanguageModel.
 ///
 ///   Shapes   ids (N), the first of them at position `first`; types (N) or empty: all of type 0; result (N, width)
@@ -64,34 +103,7 @@ void require_shapes(const LanguageModel<Scalar>& model) {
 template <RealScalar Scalar, class Ids>
 [[nodiscard]] Matrix<Scalar> embed(const LanguageModel<Scalar>& model, const Ids& ids, Index first = 0,
                                    std::span<const int> types = {}) {
-  const auto count = static_cast<Index>(ids.size());
-  if (first < 0) throw SpecError(detail::text("the first token stands at position ", first, ", expected 0 or more"));
-  Matrix<Scalar> rows(count, model.embedding.cols());
-  Index place = 0;
-  for (const auto id : ids) {
-    if (id < 0 || static_cast<Index>(id) >= model.vocabulary())
-      throw SpecError(detail::text("token ", place, " has the id ", id, ", expected 0 to ", model.vocabulary() - 1));
-    rows.row(place++) = model.embedding.row(static_cast<Index>(id));
-  }
-  if (model.embedding_scale != 1.0) rows *= static_cast<Scalar>(model.embedding_scale);
-  if (model.positions.size() > 0) {
-    const Index begin = model.first_position + first;
-    if (begin > model.positions.rows() - count)
-      throw SpecError(detail::text("tokens at positions ", first, "..", first + count - 1, ": the model has ",
-                                   model.positions.rows() - model.first_position, " positions"));
-    rows += model.positions.middleRows(begin, count);
-  }
-  if (!types.empty() && static_cast<Index>(types.size()) != count)
-    throw ShapeError(detail::text("there are ", types.size(), " token types for ", count, " tokens"));
-  if (!types.empty() && model.token_types.size() == 0) throw SpecError("token types are given, but the model has none");
-  if (model.token_types.size() > 0)
-    for (Index token = 0; token < count; ++token) {
-      const Index type = types.empty() ? 0 : types[static_cast<std::size_t>(token)];
-      if (type < 0 || type >= model.token_types.rows())
-        throw SpecError(
-            detail::text("token ", token, " has the type ", type, ", expected 0 to ", model.token_types.rows() - 1));
-      rows.row(token) += model.token_types.row(type);
-    }
+  Matrix<Scalar> rows = detail::embedded_rows(model, ids, first, types);
   if (model.embedding_norm.gain.size() == 0) return rows;
   const ModelSpec& spec = model.body.spec;
   return normed(view(rows), model.embedding_norm, spec.norm, spec.norm_epsilon);

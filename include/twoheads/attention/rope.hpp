@@ -35,30 +35,25 @@ template <RealScalar Angle>
   return frequencies;
 }
 
-}  // namespace detail
-
-/// Rotates the pairs of every head of every row by the row's position.
-///
-///   Shapes   rows (N, heads * head_dim), in place; row i stands at position first_position + i
-///   Math     (a, b) <- (a cos t - b sin t, a sin t + b cos t), t = position * f_i for pair i: see RopeSpec
-///   Units    angles in radians, computed in float64 or wider for every scalar
+/// Rotates the pairs of every head of every row: by t for `direction` 1, back by t for -1.
 template <RealScalar Scalar>
-void rotate(MatrixSpan<Scalar> rows, Index head_dim, const RopeSpec& rope, Index first_position = 0) {
+void rotate_towards(MatrixSpan<Scalar> rows, Index head_dim, const RopeSpec& rope, Index first_position,
+                    int direction) {
   using Angle = SumScalar<Scalar>;
   rope.require_valid(head_dim);
   if (rows.cols() % head_dim != 0)
-    throw ShapeError(detail::text("rows of ", rows.cols(), " columns cannot rotate in heads of ", head_dim,
-                                  ": expected a head_dim that divides the columns"));
+    throw ShapeError(text("rows of ", rows.cols(), " columns cannot rotate in heads of ", head_dim,
+                          ": expected a head_dim that divides the columns"));
   const Index heads = rows.cols() / head_dim;
   const bool halves = rope.pairing == RopePairing::halves;
-  const std::vector<Angle> frequency = detail::rope_frequencies<Angle>(rope, head_dim);
+  const std::vector<Angle> frequency = rope_frequencies<Angle>(rope, head_dim);
   const auto pairs = static_cast<Index>(frequency.size());
 
   for (Index row = 0; row < rows.rows(); ++row) {
     for (Index pair = 0; pair < pairs; ++pair) {
       const Angle angle = static_cast<Angle>(first_position + row) * frequency[static_cast<std::size_t>(pair)];
       const auto cosine = static_cast<Scalar>(std::cos(angle));
-      const auto sine = static_cast<Scalar>(std::sin(angle));
+      const auto sine = static_cast<Scalar>(direction * std::sin(angle));
       for (Index head = 0; head < heads; ++head) {
         const Index first = head * head_dim + (halves ? pair : 2 * pair);
         const Index second = first + (halves ? pairs : 1);
@@ -69,6 +64,24 @@ void rotate(MatrixSpan<Scalar> rows, Index head_dim, const RopeSpec& rope, Index
       }
     }
   }
+}
+
+}  // namespace detail
+
+/// Rotates the pairs of every head of every row by the row's position.
+///
+///   Shapes   rows (N, heads * head_dim), in place; row i stands at position first_position + i
+///   Math     (a, b) <- (a cos t - b sin t, a sin t + b cos t), t = position * f_i for pair i: see RopeSpec
+///   Units    angles in radians, computed in float64 or wider for every scalar
+template <RealScalar Scalar>
+void rotate(MatrixSpan<Scalar> rows, Index head_dim, const RopeSpec& rope, Index first_position = 0) {
+  detail::rotate_towards(rows, head_dim, rope, first_position, 1);
+}
+
+/// Undoes rotate(); it is also what derivatives by rotated rows become by the rows before.
+template <RealScalar Scalar>
+void rotate_back(MatrixSpan<Scalar> rows, Index head_dim, const RopeSpec& rope, Index first_position = 0) {
+  detail::rotate_towards(rows, head_dim, rope, first_position, -1);
 }
 
 }  // namespace twoheads

@@ -20,6 +20,13 @@ void multiply_transposed(MatrixSpan<Scalar> out, const MatrixView<Scalar>& a, co
   out.noalias() = a * b.transpose();
 }
 
+/// out += a^T b: what rows contribute to the gradient of the weights that they are multiplied by. Shapes: a (n, k),
+/// b (n, m), out (k, m); out overlaps neither.
+template <RealScalar Scalar>
+void add_transposed_product(MatrixSpan<Scalar> out, const MatrixView<Scalar>& a, const MatrixView<Scalar>& b) {
+  out.noalias() += a.transpose() * b;
+}
+
 /// out = a b, each entry summed from 0 in the order of b's rows: its bits depend on its own row of a and column of b
 /// alone, and stay as they are where zeros of `a` are added or left out.
 ///
