@@ -136,7 +136,8 @@ class TrainingPlot {
     }
     const auto step = static_cast<Index>(std::max(tick_for(static_cast<double>(last_step_), 8), 1.0));
     for (Index at = 0; at <= last_step_; at += step)
-      svg += words(x(at), bottom + 20, 12, twoheads::detail::svg_count(at), std::string(grey) + " text-anchor=\"middle\"");
+      svg +=
+          words(x(at), bottom + 20, 12, twoheads::detail::svg_count(at), std::string(grey) + " text-anchor=\"middle\"");
     line(svg, {{left, top}, {left, bottom}, {right, bottom}}, "stroke=\"#5a6470\" stroke-width=\"1\"");
     svg += words((left + right) / 2, bottom + 42, 13, "steps", std::string(grey) + " text-anchor=\"middle\"");
     svg += words(18, (top + bottom) / 2, 13, "bits a byte",

@@ -84,18 +84,18 @@ struct TrainingSettings {
     rows_ = add_count(app, "--rows", rows, 2, "with --engine oracle: all rows that a call may have (default 64)");
     using twoheads::MaskKind;
     add_choice<MaskKind>(
-        app, "--mask", mask,
-        {{"causal", MaskKind::causal}, {"window", MaskKind::window}, {"sinks", MaskKind::sinks}}, {},
-        "what a byte attends to: all before it, a window, or a window and the first bytes (default causal)");
+        app, "--mask", mask, {{"causal", MaskKind::causal}, {"window", MaskKind::window}, {"sinks", MaskKind::sinks}},
+        {}, "what a byte attends to: all before it, a window, or a window and the first bytes (default causal)");
     window_ = add_count(app, "--window", window, 1, "bytes of a window, the byte itself included");
     sinks_ = add_count(app, "--sinks", sinks, 0, "first bytes that stay visible beside the window");
-    CLI::Option* kept = add_file(
-        app, "--checkpoint", checkpoint, "file that the run is kept in, and goes on from where it is there already");
+    CLI::Option* kept = add_file(app, "--checkpoint", checkpoint,
+                                 "file that the run is kept in, and goes on from where it is there already");
     add_count(app, "--checkpoint-every", checkpoint_every, 1, "steps between writing it (default 100)")->needs(kept);
     add_count(app, "--evaluate-every", evaluate_every, 1,
               "steps between predictions of held-out text (default: a twentieth of --steps)");
-    add_count(app, "--evaluate-bytes", evaluate_bytes, 2,
-              "first bytes of the held-out text that are predicted during the run (default 65536); in the end, all are");
+    add_count(
+        app, "--evaluate-bytes", evaluate_bytes, 2,
+        "first bytes of the held-out text that are predicted during the run (default 65536); in the end, all are");
     add_file(app, "--log", log, "table of all steps, as CSV");
     add_file(app, "--plot", plot, "picture of the loss, as SVG");
     app.add_flag("--json", json, "print one JSON object");
@@ -105,9 +105,9 @@ struct TrainingSettings {
   void complete() {
     if (kv_heads == 0) kv_heads = heads;
     if (width % heads != 0 || (width / heads) % 2 != 0)
-      throw ArgumentError("--heads", std::to_string(heads),
-                          "a number that parts the width " + std::to_string(width) +
-                              " into heads of an even number of columns");
+      throw ArgumentError(
+          "--heads", std::to_string(heads),
+          "a number that parts the width " + std::to_string(width) + " into heads of an even number of columns");
     if (heads % kv_heads != 0)
       throw ArgumentError("--kv-heads", std::to_string(kv_heads), "a divisor of --heads " + std::to_string(heads));
     // Whole vectors of any instruction set.

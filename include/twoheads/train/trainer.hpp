@@ -131,6 +131,7 @@ class Trainer {
   [[nodiscard]] const LanguageModel<Scalar>& model() const { return model_->model; }
   [[nodiscard]] const TrainingOptions& options() const { return options_; }
   [[nodiscard]] Index steps() const { return adamw_.steps(); }
+  [[nodiscard]] Index parameter_count() const { return adamw_.first().size(); }
 
   /// What the steps to come depend on.
   [[nodiscard]] TrainingState<Scalar> state() const {

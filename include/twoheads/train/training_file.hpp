@@ -50,11 +50,12 @@ class TrainingBytes {
  public:
   TrainingBytes(std::string name, const std::string& bytes) : name_(std::move(name)), bytes_(bytes) {}
 
-  template <class Number>
-  void take(std::span<Number> to) {
-    if (to.size_bytes() > bytes_.size() - at_) throw damage("is cut short");
-    if (!to.empty()) std::memcpy(to.data(), bytes_.data() + at_, to.size_bytes());
-    at_ += to.size_bytes();
+  template <class Numbers>
+  void take(Numbers&& numbers) {
+    const std::span<std::byte> to = std::as_writable_bytes(std::span(numbers));
+    if (to.size() > bytes_.size() - at_) throw damage("is cut short");
+    if (!to.empty()) std::memcpy(to.data(), bytes_.data() + at_, to.size());
+    at_ += to.size();
   }
   [[nodiscard]] std::size_t left() const { return bytes_.size() - at_; }
   [[nodiscard]] FormatError damage(const std::string& what) const { return FormatError(text(name_, ": ", what)); }
@@ -151,7 +152,7 @@ template <RealScalar Scalar>
   const std::string bytes = detail::training_bytes_of(path);
   detail::TrainingBytes in(path.string(), bytes);
   std::array<char, detail::training_magic.size()> magic{};
-  in.take(std::span(magic));
+  in.take(magic);
   detail::TrainingHead head;
   in.take(std::span(&head, 1));
   if (head.version != detail::training_version)
@@ -175,7 +176,7 @@ template <RealScalar Scalar>
     throw in.damage("is damaged: its bytes do not fit their checksum");
 
   std::string found(static_cast<std::size_t>(head.key_bytes), ' ');
-  in.take(std::span(found));
+  in.take(found);
   if (found != key) throw in.damage("of another run: its key is '" + found + "', expected '" + key + "'");
   if (head.scalar_bytes != sizeof(Scalar))
     throw in.damage(detail::text("holds numbers of ", head.scalar_bytes, " bytes, expected ", sizeof(Scalar)));
@@ -185,7 +186,7 @@ template <RealScalar Scalar>
   TrainingState<Scalar> state;
   state.steps = static_cast<Index>(head.steps);
   state.curve.resize(static_cast<std::size_t>(head.points));
-  in.take(std::span(state.curve));
+  in.take(state.curve);
   for (Vector<Scalar>* numbers : {&state.weights, &state.first, &state.second}) {
     numbers->resize(parameters);
     in.take(std::span(numbers->data(), static_cast<std::size_t>(parameters)));
