@@ -19,29 +19,53 @@
 namespace twoheads {
 namespace detail {
 
-/// Collects the tensors of a folder under the names of a family.
+/// How config.json spells a dtype of weights.
+[[nodiscard]] inline const char* torch_name(Dtype dtype) {
+  switch (dtype) {
+    case Dtype::f64:
+      return "float64";
+    case Dtype::f32:
+      return "float32";
+    case Dtype::f16:
+      return "float16";
+    case Dtype::bf16:
+      return "bfloat16";
+    default:
+      throw SpecError(text("weights as ", name(dtype), ", expected F64, F32, F16 or BF16"));
+  }
+}
+
+/// Collects the tensors of a folder under the names of a family, in one dtype.
 template <RealScalar Scalar>
 requires TensorNumber<Scalar>
 class FamilyWriter {
  public:
-  explicit FamilyWriter(const LanguageModel<Scalar>& model) : model_(model) { writer_.metadata("format", "pt"); }
-
-  void matrix(const std::string& name, const Matrix<Scalar>& values) { writer_.add(name, values); }
-  /// A linear layer (in, out), as (out, in).
-  void linear(const std::string& name, const Matrix<Scalar>& weight) {
-    writer_.add(name + ".weight", weight.transpose());
+  FamilyWriter(const LanguageModel<Scalar>& model, Dtype dtype) : model_(model), dtype_(dtype) {
+    writer_.metadata("format", "pt");
   }
+
+  void matrix(const std::string& name, const Matrix<Scalar>& values) {
+    require_in_range(name, values);
+    writer_.add(name, values, dtype_);
+  }
+  /// A linear layer (in, out), as (out, in).
+  void linear(const std::string& name, const Matrix<Scalar>& weight) { matrix(name + ".weight", weight.transpose()); }
   /// A row, or as many `otherwise` where the model has none.
   void row(const std::string& name, const RowVector<Scalar>& values, Index size, double otherwise = 0.0) {
     const RowVector<Scalar> all =
         values.size() > 0 ? values : RowVector<Scalar>::Constant(size, static_cast<Scalar>(otherwise));
-    writer_.add_values(name, std::span<const Scalar>(all.data(), static_cast<std::size_t>(all.size())), {size});
+    require_in_range(name, all);
+    with_type_of(dtype_, [&]<class To>(To) {
+      std::vector<To> rounded;
+      for (Index i = 0; i < all.size(); ++i) rounded.push_back(static_cast<To>(all[i]));
+      writer_.add_values(name, rounded, {size});
+    });
   }
 
   void write(const std::filesystem::path& folder, nlohmann::ordered_json config) const {
     config["vocab_size"] = model_.vocabulary();
     config["tie_word_embeddings"] = model_.output.size() == 0;
-    config["torch_dtype"] = sizeof(Scalar) == 8 ? "float64" : "float32";
+    config["torch_dtype"] = torch_name(dtype_);
     std::error_code failed;
     std::filesystem::create_directories(folder, failed);
     if (failed) throw FormatError(text(folder.string(), ": no folder can be made: ", failed.message()));
@@ -52,7 +76,18 @@ class FamilyWriter {
   }
 
  private:
+  /// Of the dtypes half alone has a range that weights may leave.
+  template <class Derived>
+  void require_in_range(const std::string& name, const Eigen::DenseBase<Derived>& values) const {
+    constexpr double most = 65504;
+    if (dtype_ != Dtype::f16 || values.size() == 0) return;
+    const auto largest = static_cast<double>(values.derived().cwiseAbs().maxCoeff());
+    if (!(largest <= most))
+      throw SpecError(text(name, " holds ", largest, ", expected at most ", most, " for float16"));
+  }
+
   const LanguageModel<Scalar>& model_;
+  Dtype dtype_;
   SafetensorsWriter writer_;
 };
 
@@ -114,7 +149,8 @@ inline void write_rope(nlohmann::ordered_json& config, const RopeSpec& rope, Ind
 
 /// Llama, or Mistral where all layers have a sliding window.
 template <RealScalar Scalar>
-void write_gated(const std::filesystem::path& folder, const LanguageModel<Scalar>& model, Index positions) {
+void write_gated(const std::filesystem::path& folder, const LanguageModel<Scalar>& model, Index positions,
+                 Dtype dtype) {
   const ModelSpec& spec = model.body.spec;
   const AttentionSpec& a = spec.attention;
   const auto require = require_writable_part;
@@ -153,7 +189,7 @@ void write_gated(const std::filesystem::path& folder, const LanguageModel<Scalar
     config["mlp_bias"] = mlp_bias;
   }
 
-  FamilyWriter<Scalar> out(model);
+  FamilyWriter<Scalar> out(model, dtype);
   out.matrix("model.embed_tokens.weight", model.embedding);
   const auto linear = [&](const std::string& name, const Matrix<Scalar>& weight, const RowVector<Scalar>& bias,
                           bool biased) {
@@ -182,7 +218,7 @@ void write_gated(const std::filesystem::path& folder, const LanguageModel<Scalar
 }
 
 template <RealScalar Scalar>
-void write_gpt2(const std::filesystem::path& folder, const LanguageModel<Scalar>& model) {
+void write_gpt2(const std::filesystem::path& folder, const LanguageModel<Scalar>& model, Dtype dtype) {
   const ModelSpec& spec = model.body.spec;
   const AttentionSpec& a = spec.attention;
   const auto require = require_writable_part;
@@ -204,7 +240,7 @@ void write_gpt2(const std::filesystem::path& folder, const LanguageModel<Scalar>
                                       {"activation_function", spec.mlp == MlpKind::relu   ? "relu"
                                                               : spec.mlp == MlpKind::gelu ? "gelu"
                                                                                           : "gelu_new"}};
-  FamilyWriter<Scalar> out(model);
+  FamilyWriter<Scalar> out(model, dtype);
   const Index width = spec.width;
   out.matrix("transformer.wte.weight", model.embedding);
   out.matrix("transformer.wpe.weight", model.positions);
@@ -243,7 +279,7 @@ void write_gpt2(const std::filesystem::path& folder, const LanguageModel<Scalar>
 }  // namespace detail
 
 /// Writes a model as a folder that read_model() and transformers read: config.json and model.safetensors, in the model's
-/// scalar. With rotary positions it becomes a Llama, or a Mistral where it has sliding windows; with learned positions a
+/// scalar, or rounded to `dtype`. With rotary positions it becomes a Llama, or a Mistral where it has sliding windows; with learned positions a
 /// GPT-2.
 ///
 ///   Math     columns of heads whose neighbours rotate together are brought into the order of halves, which changes no
@@ -253,12 +289,14 @@ void write_gpt2(const std::filesystem::path& folder, const LanguageModel<Scalar>
 ///   Throws   SpecError, ShapeError or InputError before a file is touched, where no family can hold the model; FormatError
 ///            where a file cannot be written, which may leave the weights without their config.json
 template <RealScalar Scalar>
-void write_model(const std::filesystem::path& folder, const LanguageModel<Scalar>& model, Index positions = 2048) {
+void write_model(const std::filesystem::path& folder, const LanguageModel<Scalar>& model, Index positions = 2048,
+                 Dtype dtype = dtype_of<Scalar>()) {
+  static_cast<void>(detail::torch_name(dtype));
   detail::require_common_parts(model);
   if (model.body.spec.attention.rope)
-    detail::write_gated(folder, model, positions);
+    detail::write_gated(folder, model, positions, dtype);
   else
-    detail::write_gpt2(folder, model);
+    detail::write_gpt2(folder, model, dtype);
 }
 
 }  // namespace twoheads

@@ -1,0 +1,91 @@
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <twoheads/base/draws.hpp>
+#include <twoheads/base/errors.hpp>
+#include <twoheads/base/index.hpp>
+#include <twoheads/model/spec.hpp>
+#include <utility>
+#include <vector>
+
+namespace twoheads {
+
+/// A sequence to learn from: row i should predict targets[i]; -1: nothing is asked of it.
+struct Example {
+  std::vector<int> ids;
+  std::vector<int> targets;
+
+  [[nodiscard]] Index counted() const {
+    return static_cast<Index>(std::count_if(targets.begin(), targets.end(), [](int target) { return target >= 0; }));
+  }
+};
+
+/// Windows of a text, byte after byte, each of which should predict the next.
+///
+///   Laws     what a step draws depends on the seed, the step and the item alone, so that a run can begin anywhere
+///   Throws   SpecError for a text that is not longer than a window
+class TextWindows {
+ public:
+  TextWindows(std::string text, Index context, std::uint64_t seed)
+      : text_(std::move(text)), context_(context), seed_(seed) {
+    detail::require_positive("the context", context);
+    if (static_cast<Index>(text_.size()) <= context)
+      throw SpecError(detail::text("a text of ", text_.size(), " bytes, expected more than the context of ", context));
+  }
+
+  /// A window that begins anywhere, each place as likely as any other.
+  [[nodiscard]] Example operator()(Index step, Index item) const {
+    detail::Draws draws(detail::seed_of_part(detail::seed_of_part(seed_, step), item));
+    return window(draws.below(static_cast<Index>(text_.size()) - context_));
+  }
+
+  [[nodiscard]] Example window(Index begin) const {
+    Example example;
+    for (Index i = 0; i < context_; ++i) {
+      example.ids.push_back(byte(begin + i));
+      example.targets.push_back(byte(begin + i + 1));
+    }
+    return example;
+  }
+
+ private:
+  [[nodiscard]] int byte(Index at) const {
+    return static_cast<int>(static_cast<unsigned char>(text_[static_cast<std::size_t>(at)]));
+  }
+
+  std::string text_;
+  Index context_;
+  std::uint64_t seed_;
+};
+
+/// The windows in which a text is judged: each of its bytes but the first is predicted once, after half a window of
+/// bytes or more where the text has them.
+[[nodiscard]] inline std::vector<Example> judging_windows(std::string_view text, Index context) {
+  detail::require_positive("the context", context);
+  const auto size = static_cast<Index>(text.size());
+  const Index stride = std::max<Index>(context / 2, 1);
+  const auto byte = [&](Index at) {
+    return static_cast<int>(static_cast<unsigned char>(text[static_cast<std::size_t>(at)]));
+  };
+  std::vector<Example> windows;
+  // Targets up to `done` are predicted already.
+  for (Index done = 0; done + 1 < size;) {
+    const Index end = std::min(done == 0 ? context : done + stride, size - 1);
+    const Index begin = std::max<Index>(end - context, 0);
+    Example window;
+    for (Index i = begin; i < end; ++i) {
+      window.ids.push_back(byte(i));
+      window.targets.push_back(i >= done ? byte(i + 1) : -1);
+    }
+    windows.push_back(std::move(window));
+    done = end;
+  }
+  return windows;
+}
+
+}  // namespace twoheads
