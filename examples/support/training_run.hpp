@@ -26,6 +26,10 @@
 #include <utility>
 #include <vector>
 
+#if __has_include(<twoheads/train/trainable_kernel.hpp>)
+#include <twoheads/train/trainable_kernel.hpp>
+#endif
+
 #include "support/executor.hpp"
 #include "support/instances.hpp"
 #include "support/stopwatch.hpp"
@@ -111,7 +115,11 @@ class TrainingRun {
     [[nodiscard]] Trainable operator()() const {
       switch (settings.engine) {
         case EngineWord::kernel:
+#if __has_include(<twoheads/train/trainable_kernel.hpp>)
+          return Trainable(std::make_unique<twoheads::TrainableKernel<Scalar>>());
+#else
           throw NotBuiltYet("--engine kernel");
+#endif
         case EngineWord::oracle:
           throw NotBuiltYet("--engine oracle");
         case EngineWord::direct:
