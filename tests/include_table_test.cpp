@@ -32,7 +32,7 @@ const std::map<std::string, std::set<std::string>> table{
     {"exec", {"base", "model", "attention", "plan", "oracle", "codec"}},
     {"merge", {"base", "attention", "plan"}},
     {"paper", {"base", "model", "attention", "plan", "oracle", "codec"}},
-    {"train", {"base", "model", "attention", "plan", "oracle", "codec", "exec", "merge"}},
+    {"train", {"base", "model", "attention", "plan", "oracle", "codec", "exec", "merge", "simulate.hpp"}},
 };
 
 /// Folders with dependencies of their own: they may include any of ours, nothing outside may include them.

@@ -4,6 +4,7 @@
 #include <concepts>
 #include <cstdint>
 #include <deque>
+#include <limits>
 #include <mutex>
 #include <optional>
 #include <span>
@@ -34,6 +35,8 @@ struct SimulationOptions {
   Index oracle_heads = 0;      ///< heads and layers of the oracle that are used, as a PlanChoice has them; 0: all
   Index oracle_layers = 0;
   bool checksums = false;  ///< calls carry a number and a checksum, by which a wrong answer is known
+  /// Whether to keep the log weights of the last layer: see GridAttention::log_weights().
+  bool log_weights = false;
 };
 
 /// What a simulation took.
@@ -125,11 +128,11 @@ class GridAttention {
   void operator()(const AttentionInput<Scalar>& input, MatrixSpan<Scalar> out) {
     require_shapes(input, out);
     // A sequence of one token is an input like others, planned as such.
-    const bool as_it_is =
-        input.key_positions() == 1 || options_.encoding == TokenEncoding::raw || options_.sampling.samples > 0;
+    const bool as_it_is = input.key_positions() == 1 || options_.encoding == TokenEncoding::raw ||
+                          options_.sampling.samples > 0 || options_.log_weights;
     if (!as_it_is && options_.error_bar_level == 0 && GroupedQuery<Scalar>::fits(input))
       return evaluate_one(input, out);
-    const bool log_weights = input.sink_logits.size() > 0;
+    const bool log_weights = options_.log_weights || input.sink_logits.size() > 0;
     begin(input.spec, input.layer, input.query_positions(), input.key_positions(), log_weights);
     (*this)(input, input.query_positions(), out);
     end_layer();
@@ -177,6 +180,13 @@ class GridAttention {
   /// For each layer so far the error bars (N, heads) of its attention; empty unless error_bar_level was set.
   [[nodiscard]] const std::vector<Matrix<double>>& error_bars() const { return error_bars_; }
 
+  /// Log weights (N, heads) of the last layer, learned sinks included; empty unless SimulationOptions::log_weights asked.
+  ///
+  ///   Units    nats
+  ///   Corner   a query that sees no key has -infinity. NaN in a layer that was begun without them and fits one call:
+  ///            without a synthetic row a call says none
+  [[nodiscard]] const Matrix<double>& log_weights() const { return log_weights_; }
+
  private:
   /// One query, its heads packed.
   void evaluate_one(const AttentionInput<Scalar>& input, MatrixSpan<Scalar>& out) {
@@ -200,6 +210,8 @@ class GridAttention {
       throw SpecError("error bars need the spread of 2 samples or more, the plan draws 1: expected more samples");
     if (options_.error_bar_level != 0)
       bars_.emplace(queries.size(), spec.heads, spec.value_dim, options_.error_bar_level);
+    if (options_.log_weights)
+      log_weights_.setConstant(queries.size(), spec.heads, -std::numeric_limits<double>::infinity());
     next_block_ = 0;
     rounds_ = 0;
   }
@@ -229,19 +241,28 @@ class GridAttention {
       next_number_ += detail::numbers_of_an_engine;
       return &engines.emplace_back(oracles_.of(engines.size()), *plan_, ordered, made);
     };
-    Merger<Scalar> merger(out, spec.value_dim, queries.begin, input.sink_logits);
+    MatrixSpan<double> log_weights = log_weights_of(queries);
+    Merger<Scalar> merger(out, spec.value_dim, queries.begin, input.sink_logits, log_weights);
     const auto sink = [&](const Job& job, const Partial<Scalar>& partial) {
       merger(job, partial);
       if (bars_) (*bars_)(job, partial);
     };
     execute<Scalar>(exec_, *plan_, blocks, engine, sink);
     merger.finish();
+    if (plan_->straight()) log_weights.setConstant(std::numeric_limits<double>::quiet_NaN());
 
     for (const OracleEngine<O>& used : engines) {
       counts_.calls += used.calls();
       counts_.repeats += used.repeats();
       rounds_ = std::max(rounds_, used.rounds());
     }
+  }
+
+  /// Where the log weights of a part go; nowhere unless they are kept.
+  [[nodiscard]] MatrixSpan<double> log_weights_of(Rows queries) {
+    const Index first = plan_->queries().begin;
+    const Rows kept = options_.log_weights ? Rows{queries.begin - first, queries.end - first} : Rows{0, 0};
+    return block_span(span(log_weights_), kept, 0, log_weights_.cols());
   }
 
   static void require_finite(const AttentionInput<Scalar>& input) {
@@ -272,6 +293,7 @@ class GridAttention {
   Index rounds_ = 0;
   std::optional<ErrorBars<Scalar>> bars_;
   std::vector<Matrix<double>> error_bars_;
+  Matrix<double> log_weights_;
 };
 
 /// The rows of the full-length transformer, and what they took.

@@ -48,24 +48,11 @@ class OracleEngine {
   [[nodiscard]] Index rounds() const { return rounds_; }
 
   [[nodiscard]] std::vector<Partial<Scalar>> evaluate(std::span<const Job> jobs) {
-    std::vector<Task> tasks;
-    tasks.reserve(jobs.size());
-    for (const Job& job : jobs) tasks.emplace_back(job);
-    std::vector<Slot> slots;
-    for (std::size_t begin = 0; begin < tasks.size();) {
-      std::size_t end = begin + 1;
-      while (end < tasks.size() && jobs[end].slot == jobs[begin].slot) ++end;
-      slots.emplace_back(std::span<Task>(tasks).subspan(begin, end - begin), slot_map(jobs.subspan(begin, end - begin)),
-                         input_);
-      begin = end;
-    }
-    std::vector<Group> groups(static_cast<std::size_t>(ceil_div(static_cast<Index>(slots.size()), made_.instances())));
-    for (std::size_t i = 0; i < slots.size(); ++i)
-      groups[i / static_cast<std::size_t>(made_.instances())].push_back(&slots[i]);
-
+    detail::GroupedTasks<Scalar> made(jobs, plan_, input_, made_.instances());
+    const std::vector<Group>& groups = made.groups;
     depth_ = 0;
     planned_ += static_cast<Index>(groups.size()) * plan_.rounds_per_layer();
-    for (Slot& slot : slots)
+    for (Slot& slot : made.slots)
       for (std::size_t job = 0; job < slot.tasks.size(); ++job)
         set_anchors(slot.tasks[job], first_anchors(slot, static_cast<Index>(job)));
     round(first_kind(), groups);
@@ -74,11 +61,11 @@ class OracleEngine {
     else
       repeat_unsafe(groups);
 
-    for (Slot& slot : slots) slot.shift_log_weights();
+    for (Slot& slot : made.slots) slot.shift_log_weights();
 
     std::vector<Partial<Scalar>> partials;
-    partials.reserve(tasks.size());
-    for (Task& task : tasks) partials.push_back(std::move(task.found.partial));
+    partials.reserve(made.tasks.size());
+    for (Task& task : made.tasks) partials.push_back(std::move(task.found.partial));
     return partials;
   }
 
@@ -86,13 +73,6 @@ class OracleEngine {
   using Task = detail::Task<Scalar>;
   using Slot = detail::Slot<Scalar>;
   using Group = detail::SlotGroup<Scalar>;
-
-  [[nodiscard]] SlotMap slot_map(std::span<const Job> jobs) const {
-    std::vector<Tile> tiles;
-    tiles.reserve(jobs.size());
-    for (const Job& job : jobs) tiles.push_back(job.tile);
-    return SlotMap(std::span<const Tile>(tiles), limits().kind, plan_.straight());
-  }
 
   [[nodiscard]] CallKind first_kind() const { return first_call(plan_.straight(), plan_.anchor()); }
 

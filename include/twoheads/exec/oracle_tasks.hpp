@@ -73,6 +73,33 @@ struct Slot {
 template <RealScalar Scalar>
 using SlotGroup = std::vector<Slot<Scalar>*>;
 
+/// The jobs of whole slots as tasks, and the slots that they share, cut into calls of so many.
+template <RealScalar Scalar>
+struct GroupedTasks {
+  GroupedTasks(std::span<const Job> jobs, const Plan& plan, const AttentionInput<Scalar>& input, Index instances) {
+    tasks.reserve(jobs.size());
+    for (const Job& job : jobs) tasks.emplace_back(job);
+    std::vector<Tile> tiles;
+    for (std::size_t begin = 0; begin < tasks.size();) {
+      std::size_t end = begin + 1;
+      while (end < tasks.size() && jobs[end].slot == jobs[begin].slot) ++end;
+      tiles.clear();
+      for (const Job& job : jobs.subspan(begin, end - begin)) tiles.push_back(job.tile);
+      slots.emplace_back(std::span<Task<Scalar>>(tasks).subspan(begin, end - begin),
+                         SlotMap(std::span<const Tile>(tiles), plan.oracle().kind, plan.straight()), input);
+      begin = end;
+    }
+    groups.resize(static_cast<std::size_t>(ceil_div(static_cast<Index>(slots.size()), instances)));
+    for (std::size_t i = 0; i < slots.size(); ++i) groups[i / static_cast<std::size_t>(instances)].push_back(&slots[i]);
+  }
+  GroupedTasks(const GroupedTasks&) = delete;
+  GroupedTasks& operator=(const GroupedTasks&) = delete;
+
+  std::vector<Task<Scalar>> tasks;
+  std::vector<Slot<Scalar>> slots;
+  std::vector<SlotGroup<Scalar>> groups;
+};
+
 /// The same calls with nothing but the slots that pass a test.
 template <RealScalar Scalar, class Test>
 [[nodiscard]] std::vector<SlotGroup<Scalar>> only(const std::vector<SlotGroup<Scalar>>& groups, const Test& test) {

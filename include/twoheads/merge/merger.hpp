@@ -7,7 +7,7 @@
 namespace twoheads {
 /// Joins the partials of one layer into its output rows, one query block of one head at a time.
 ///
-///   Shapes   out (N, heads * value_dim)
+///   Shapes   out (N, heads * value_dim); log_weights (N, heads) or empty: those of the joined rows, in nats
 ///   Laws     partials arrive in the plan's order of jobs and are joined in that order, so the bits of the output do
 ///            not depend on how calls were batched or answered. Memory: one query block of one head, in float64 or
 ///            wider.
@@ -19,8 +19,9 @@ class Merger {
  public:
   /// `first_row` is the position of out's first row; sink_logits (1, heads) or empty.
   Merger(MatrixSpan<Scalar> out, Index value_dim, Index first_row = 0,
-         const MatrixView<Scalar>& sink_logits = no_rows<Scalar>())
-      : out_(out), value_dim_(value_dim), first_row_(first_row), sink_logits_(sink_logits) {}
+         const MatrixView<Scalar>& sink_logits = no_rows<Scalar>(),
+         MatrixSpan<double> log_weights = {nullptr, 0, 0, Eigen::OuterStride<>(0)})
+      : out_(out), value_dim_(value_dim), first_row_(first_row), sink_logits_(sink_logits), log_weights_(log_weights) {}
 
   void operator()(const Job& job, const Partial<Scalar>& partial) {
     if (job.query_block != block_ || job.head != head_) {
@@ -42,8 +43,9 @@ class Merger {
       sink.log_weight.setConstant(static_cast<double>(sink_logits_(0, head_)));
       merge_into(sum_, sink);
     }
-    block_span(out_, {queries_.begin - first_row_, queries_.end - first_row_}, head_ * value_dim_, value_dim_) =
-        sum_.value.template cast<Scalar>();
+    const Rows place{queries_.begin - first_row_, queries_.end - first_row_};
+    block_span(out_, place, head_ * value_dim_, value_dim_) = sum_.value.template cast<Scalar>();
+    if (log_weights_.size() > 0) log_weights_.col(head_).segment(place.begin, place.size()) = sum_.log_weight;
     block_ = -1;
   }
 
@@ -52,6 +54,7 @@ class Merger {
   Index value_dim_;
   Index first_row_;
   MatrixView<Scalar> sink_logits_;
+  MatrixSpan<double> log_weights_;
   Index block_ = -1;
   Index head_ = -1;
   Rows queries_;

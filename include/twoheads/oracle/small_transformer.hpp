@@ -6,11 +6,13 @@
 #include <twoheads/base/matrix.hpp>
 #include <twoheads/base/product.hpp>
 #include <twoheads/oracle/oracle.hpp>
+#include <twoheads/oracle/vjp.hpp>
+#include <vector>
 
 namespace twoheads {
 
 /// The small transformer on Eigen: L' layers, H' heads, plain or causal, residual or not, and no more rows than its
-/// limit.
+/// limit. It can be differentiated: see HasVjp.
 ///
 ///   Throws   LimitError for more rows, heads, layers or columns than the limits allow; ShapeError for weights that
 ///            do not fit
@@ -50,7 +52,34 @@ class SmallTransformer {
     }
   }
 
+  /// The derivatives of a loss by the rows of a call, where those by its answer are given.
+  ///
+  ///   Shapes   d_answer (n, output width), result (n, width)
+  ///   Math     P = softmax(scale q k^T): d_v = P^T d_out, d_score = P * (d_out v^T - m), m the row sums of
+  ///            P * (d_out v^T), d_q = scale d_score k, d_k = scale d_score^T q
+  ///   Corner   the forward pass is run again. Memory: the rows as each layer finds them, and a panel of score rows
+  ///   Throws   SpecError where a layer has an MLP, whose derivative nobody said; LimitError, ShapeError as run()
+  [[nodiscard]] Matrix<Scalar> vjp(const OracleCall<Scalar>& call, const Matrix<Scalar>& d_answer) {
+    require_within(limits_, call);
+    const SmallWeights<Scalar>& weights = *call.weights;
+    detail::require_shape("the derivatives by an answer", d_answer, call.rows.rows(), weights.output_width());
+    for (const SmallLayer<Scalar>& layer : weights.layers)
+      if (layer.mlp) throw SpecError("a small transformer with a layer MLP has no derivative: expected none");
+    std::vector<Matrix<Scalar>> inputs(weights.layers.size());
+    for (std::size_t l = 1; l < inputs.size(); ++l)
+      run_layer(weights.layers[l - 1], l == 1 ? call.rows : inputs[l - 1], inputs[l]);
+    Matrix<Scalar> d_rows = d_answer;
+    Matrix<Scalar> d_input;
+    for (std::size_t l = inputs.size(); l-- > 0;) {
+      layer_derivative(weights.layers[l], l == 0 ? call.rows : inputs[l], d_rows, d_input);
+      d_rows.swap(d_input);
+    }
+    return d_rows;
+  }
+
  private:
+  static constexpr Index lanes = 16;
+
   void run_layer(const SmallLayer<Scalar>& layer, const Matrix<Scalar>& input, Matrix<Scalar>& output) {
     output.resize(input.rows(), layer.output_width);
     if (limits_.residual) output = input;
@@ -92,38 +121,105 @@ class SmallTransformer {
     return ceil_div(ceil_div(rows, ceil_div(rows, most + most / 4)), 4) * 4;
   }
 
+  /// Makes room for the score rows of a panel of a call of so many rows.
+  void prepare_panels(Index rows) {
+    const Index panel = std::min(panel_of(rows), rows);
+    // Score rows are whole vectors, so that no exponential is left to the slow path for the ends of a row.
+    const Index stride = ceil_div(rows, lanes) * lanes;
+    if (scores_.rows() < panel || scores_.cols() != stride) scores_.setZero(panel, stride);
+    sums_.resize(panel);
+  }
+
+  /// Leaves exp(score - the row's largest) of a panel of queries in scores_ and their sums in sums_; returns the keys
+  /// that the panel sees.
+  Rows weigh_panel(const MatrixView<Scalar>& q, const MatrixView<Scalar>& k, Rows queries) {
+    const Index rows = q.rows();
+    const Rows own{0, queries.size()};
+    const Rows keys{0, seen_by(queries.end - 1, rows)};
+    MatrixSpan<Scalar> scores = block_span(span(scores_), own, 0, keys.size());
+    detail::multiply_transposed(scores, block_view(q, queries, 0, q.cols()), block_view(k, keys, 0, k.cols()));
+    if (limits_.score_scale != 1.0) scores *= static_cast<Scalar>(limits_.score_scale);
+    for (Index row = 0; row < own.end; ++row) {
+      const Index seen = seen_by(queries.begin + row, rows);
+      auto logits = scores_.row(row).head(ceil_div(seen, lanes) * lanes).array();
+      const Scalar most = logits.head(seen).maxCoeff();
+      const bool deep = logits.head(seen).minCoeff() - most < std::log(std::numeric_limits<Scalar>::min());
+      logits = (logits - most).exp();
+      if (deep) flush(&scores_(row, 0), seen);
+      scores_.row(row).tail(scores_.cols() - seen).setZero();
+      sums_[row] = logits.sum();
+    }
+    return keys;
+  }
+
   /// out = softmax(scale q k^T) v.
   void attend(const MatrixView<Scalar>& q, const MatrixView<Scalar>& k, const MatrixView<Scalar>& v,
               MatrixSpan<Scalar> out) {
     const Index rows = q.rows();
     const Index panel = panel_of(rows);
-    // Score rows are whole vectors, so that no exponential is left to the slow path for the ends of a row.
-    constexpr Index lanes = 16;
-    const Index stride = ceil_div(rows, lanes) * lanes;
-    if (scores_.rows() < std::min(panel, rows) || scores_.cols() != stride)
-      scores_.setZero(std::min(panel, rows), stride);
-    sums_.resize(std::min(panel, rows));
+    prepare_panels(rows);
     for (Index begin = 0; begin < rows; begin += panel) {
       const Rows queries{begin, std::min(begin + panel, rows)};
-      const Rows own{0, queries.size()};
-      const Rows keys{0, seen_by(queries.end - 1, rows)};
-      MatrixSpan<Scalar> scores = block_span(span(scores_), own, 0, keys.size());
-      detail::multiply_transposed(scores, block_view(q, queries, 0, q.cols()), block_view(k, keys, 0, k.cols()));
-      if (limits_.score_scale != 1.0) scores *= static_cast<Scalar>(limits_.score_scale);
-      for (Index row = 0; row < own.end; ++row) {
-        const Index seen = seen_by(queries.begin + row, rows);
-        auto logits = scores_.row(row).head(ceil_div(seen, lanes) * lanes).array();
-        const Scalar most = logits.head(seen).maxCoeff();
-        const bool deep = logits.head(seen).minCoeff() - most < std::log(std::numeric_limits<Scalar>::min());
-        logits = (logits - most).exp();
-        if (deep) flush(&scores_(row, 0), seen);
-        scores_.row(row).tail(stride - seen).setZero();
-        sums_[row] = logits.sum();
-      }
+      const Rows keys = weigh_panel(q, k, queries);
       MatrixSpan<Scalar> sums = block_span(out, queries, 0, out.cols());
-      detail::multiply(sums, view(scores), block_view(v, keys, 0, v.cols()));
-      sums.array().colwise() /= sums_.head(own.end).array();
+      detail::multiply(sums, block_view(view(scores_), {0, queries.size()}, 0, keys.size()),
+                       block_view(v, keys, 0, v.cols()));
+      sums.array().colwise() /= sums_.head(queries.size()).array();
     }
+  }
+
+  /// d_input from the derivatives by a layer's output.
+  void layer_derivative(const SmallLayer<Scalar>& layer, const Matrix<Scalar>& input, const Matrix<Scalar>& d_output,
+                        Matrix<Scalar>& d_input) {
+    if (limits_.residual)
+      d_input = d_output;
+    else
+      d_input.setZero(input.rows(), input.cols());
+    for (const SmallHead<Scalar>& head : layer.heads) {
+      const MatrixView<Scalar> q = head.wq.read(input, q_);
+      const MatrixView<Scalar> k = head.wk.read(input, k_);
+      const MatrixView<Scalar> v = head.wv.read(input, v_);
+      head_derivative(q, k, v, block_view(view(d_output), {0, input.rows()}, head.output_begin, v.cols()));
+      head.wq.add_derivative(dq_, d_input);
+      head.wk.add_derivative(dk_, d_input);
+      head.wv.add_derivative(dv_, d_input);
+    }
+  }
+
+  /// Leaves the derivatives by a head's queries, keys and values in dq_, dk_ and dv_.
+  void head_derivative(const MatrixView<Scalar>& q, const MatrixView<Scalar>& k, const MatrixView<Scalar>& v,
+                       const MatrixView<Scalar>& d_out) {
+    const Index rows = q.rows();
+    const Index panel = panel_of(rows);
+    const auto scale = static_cast<Scalar>(limits_.score_scale);
+    dq_.resize(rows, q.cols());
+    dk_.setZero(rows, k.cols());
+    dv_.setZero(rows, v.cols());
+    prepare_panels(rows);
+    for (Index begin = 0; begin < rows; begin += panel) {
+      const Rows queries{begin, std::min(begin + panel, rows)};
+      const Rows keys = weigh_panel(q, k, queries);
+      const MatrixView<Scalar> d_values = block_view(d_out, queries, 0, v.cols());
+      weights_ = scores_.topLeftCorner(queries.size(), keys.size());
+      weights_.array().colwise() /= sums_.head(queries.size()).array();
+      d_scores_.resize(queries.size(), keys.size());
+      detail::multiply_transposed(span(d_scores_), d_values, block_view(v, keys, 0, v.cols()));
+      for (Index row = 0; row < queries.size(); ++row) {
+        const Scalar mean = weights_.row(row).dot(d_scores_.row(row));
+        d_scores_.row(row).array() = weights_.row(row).array() * (d_scores_.row(row).array() - mean) * scale;
+      }
+      detail::multiply(block_span(span(dq_), queries, 0, q.cols()), view(d_scores_), block_view(k, keys, 0, k.cols()));
+      add_transposed(d_scores_, block_view(q, queries, 0, q.cols()), dk_);
+      add_transposed(weights_, d_values, dv_);
+    }
+  }
+
+  /// Adds a^T b to the first rows of a sum. The transpose is written out: products are compiled once for rows.
+  void add_transposed(const Matrix<Scalar>& a, const MatrixView<Scalar>& b, Matrix<Scalar>& sum) {
+    transposed_ = a.transpose();
+    product_.resize(a.cols(), b.cols());
+    detail::multiply(span(product_), view(transposed_), b);
+    sum.topRows(a.cols()) += product_;
   }
 
   /// Makes 0 of weights below the normal numbers, so that hidden keys have none: Eigen's vectorised exponential ends
@@ -163,8 +259,10 @@ class SmallTransformer {
   SumOrder order_;
   Matrix<Scalar> input_, q_, k_, v_, keys_, scores_, out_;
   Vector<Scalar> sums_;
+  Matrix<Scalar> dq_, dk_, dv_, weights_, d_scores_, transposed_, product_;
 };
 
 static_assert(Oracle<SmallTransformer<float>> && Oracle<SmallTransformer<double>>);
+static_assert(HasVjp<SmallTransformer<float>> && HasVjp<SmallTransformer<double>>);
 
 }  // namespace twoheads

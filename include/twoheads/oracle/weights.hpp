@@ -74,6 +74,19 @@ class Projection {
     if (!matrix_) result = rows;
   }
 
+  /// Adds to d_x what derivatives by the map's result are by x.
+  ///
+  ///   Shapes   d_result (n, cols), d_x (n, width)
+  void add_derivative(const Matrix<Scalar>& d_result, Matrix<Scalar>& d_x) const {
+    if (!matrix_) {
+      d_x.middleCols(begin_, count_) += d_result;
+      return;
+    }
+    Matrix<Scalar> d_columns(d_result.rows(), count_);
+    detail::multiply_transposed(span(d_columns), view(d_result), view(*matrix_));
+    d_x.middleCols(begin_, count_) += d_columns;
+  }
+
   /// The map as one matrix over whole rows of `width` columns, (width, cols).
   [[nodiscard]] Matrix<Scalar> to_matrix(Index width) const {
     Matrix<Scalar> whole = Matrix<Scalar>::Zero(width, cols_);

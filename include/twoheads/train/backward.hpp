@@ -10,6 +10,7 @@
 #include <twoheads/train/trainable.hpp>
 #include <twoheads/train/training_pass.hpp>
 #include <utility>
+#include <vector>
 
 namespace twoheads {
 namespace detail {
@@ -26,7 +27,7 @@ void require_targets(const LanguageModel<Scalar>& model, std::span<const int> id
 
 /// Logits of a few rows become the derivatives of their cross-entropies by them; returns the sum of these, in nats.
 ///
-///   Shapes   logits (n, outputs); targets (n), negative: not counted, zero
+///   Shapes   logits (n, outputs); targets (n)
 ///   Math     -log softmax(logits)[target]; of capped logits c = cap tanh(z / cap), by z
 template <RealScalar Scalar>
 [[nodiscard]] double cross_entropy_gradient(Matrix<Scalar>& logits, std::span<const int> targets, double cap) {
@@ -35,10 +36,6 @@ template <RealScalar Scalar>
   RowVector<Scalar> slopes;
   for (Index i = 0; i < logits.rows(); ++i) {
     const int target = targets[static_cast<std::size_t>(i)];
-    if (target < 0) {
-      logits.row(i).setZero();
-      continue;
-    }
     row = logits.row(i);
     if (cap != 0) slopes = Scalar(1) - (row.array() / static_cast<Scalar>(cap)).square();
     const Scalar largest = row.maxCoeff();
@@ -59,20 +56,32 @@ template <RealScalar Scalar>
 template <RealScalar Scalar>
 [[nodiscard]] double score_rows(const LanguageModel<Scalar>& model, std::span<const int> targets, Matrix<Scalar>& rows,
                                 LanguageModel<Scalar>* gradient, double scale) {
-  const Matrix<Scalar>& output = model.output_rows();
+  std::vector<Index> counted;
+  for (Index row = 0; row < rows.rows(); ++row)
+    if (targets[static_cast<std::size_t>(row)] >= 0) counted.push_back(row);
+  Matrix<Scalar> d_rows;
+  if (gradient != nullptr) d_rows.setZero(rows.rows(), rows.cols());
   double sum = 0;
-  for_each_rows(rows.rows(), [&](Rows block) {
-    const MatrixView<Scalar> part = block_view(view(rows), block, 0, rows.cols());
-    Matrix<Scalar> scores = logits(model, part);
-    const auto own = targets.subspan(static_cast<std::size_t>(block.begin), static_cast<std::size_t>(block.size()));
-    sum += cross_entropy_gradient(scores, own, model.logit_cap);
+  for_each_rows(static_cast<Index>(counted.size()), [&](Rows block) {
+    Matrix<Scalar> part(block.size(), rows.cols());
+    std::vector<int> own;
+    for (Index at = block.begin; at < block.end; ++at) {
+      const Index row = counted[static_cast<std::size_t>(at)];
+      part.row(at - block.begin) = rows.row(row);
+      own.push_back(targets[static_cast<std::size_t>(row)]);
+    }
+    Matrix<Scalar> scores = logits(model, view(part));
+    sum += cross_entropy_gradient(scores, std::span<const int>(own), model.logit_cap);
     if (gradient == nullptr) return;
     scores *= static_cast<Scalar>(scale);
-    Matrix<Scalar>& d_output = model.output.size() > 0 ? gradient->output : gradient->embedding;
-    add_transposed_product(span(d_output), view(scores), part);
+    add_transposed_product(span(model.output.size() > 0 ? gradient->output : gradient->embedding), view(scores),
+                           view(part));
     if (gradient->output_bias.size() > 0) gradient->output_bias += scores.colwise().sum();
-    multiply(block_span(span(rows), block, 0, rows.cols()), view(scores), view(output));
+    multiply(span(part), view(scores), view(model.output_rows()));
+    for (Index at = block.begin; at < block.end; ++at)
+      d_rows.row(counted[static_cast<std::size_t>(at)]) = part.row(at - block.begin);
   });
+  if (gradient != nullptr) rows = std::move(d_rows);
   return sum;
 }
 

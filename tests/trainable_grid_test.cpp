@@ -1,0 +1,566 @@
+// Gradients through oracle calls: of the small transformer itself, and of attention by run() and vjp() alone.
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <twoheads/exec/threads.hpp>
+#include <twoheads/model/random.hpp>
+#include <twoheads/oracle/small_transformer.hpp>
+#include <twoheads/train/trainable_grid.hpp>
+
+#include "support/bounds.hpp"
+#include "support/message_of.hpp"
+#include "support/naive_attention_backward.hpp"
+#include "support/seed.hpp"
+
+namespace {
+
+using namespace twoheads;
+using naive::at;
+using naive::Real;
+
+// --- the small transformer -------------------------------------------------------------------------------------------
+
+struct SmallCase {
+  OracleKind kind = OracleKind::plain;
+  Index layers = 1;
+  Index heads = 1;
+  bool residual = false;
+  bool dense = false;
+  Index rows = 7;
+};
+
+SmallWeights<double> weights_of(const SmallCase& c, Random& random) {
+  using P = Projection<double>;
+  SmallWeights<double> weights;
+  weights.width = 8;
+  for (Index l = 0; l < c.layers; ++l) {
+    SmallLayer<double> layer;
+    layer.output_width = c.residual ? 8 : 8 - l;
+    const Index width = c.residual || l == 0 ? 8 : 9 - l;
+    for (Index h = 0; h < c.heads; ++h) {
+      // Heads overlap in what they read and in what they write.
+      const auto read = [&](Index begin, Index cols) {
+        if (!c.dense) return P::selector(begin, cols);
+        return P::dense(begin, std::make_shared<Matrix<double>>(random.matrix<double>(width - begin, cols, 0.6)));
+      };
+      layer.heads.push_back({read(h, 2), read(2, 2), read(1, 3), h});
+    }
+    weights.layers.push_back(std::move(layer));
+  }
+  return weights;
+}
+
+TEST(SmallTransformerVjp, IsTheDerivativeOfItsRun) {
+  Random random(seed_or(3));
+  for (const SmallCase& c : std::vector<SmallCase>{{},
+                                                   {OracleKind::causal},
+                                                   {OracleKind::plain, 2, 2, false, true},
+                                                   {OracleKind::causal, 3, 2, true, false},
+                                                   {OracleKind::causal, 2, 1, false, true, 1},
+                                                   {OracleKind::plain, 0, 1, false, false},
+                                                   {OracleKind::causal, 1, 2, false, true, 90}}) {
+    OracleLimits limits;
+    limits.kind = c.kind;
+    limits.rows = std::max<Index>(c.rows, 2);
+    limits.heads = c.heads;
+    limits.layers = std::max<Index>(c.layers, 1);
+    limits.residual = c.residual;
+    limits.score_scale = 0.7;
+    SmallTransformer<double> oracle(limits);
+    const SmallWeights<double> weights = weights_of(c, random);
+    OracleCall<double> call{&weights, random.matrix<double>(c.rows, 8, 0.5)};
+    const Matrix<double> d_answer = random.matrix<double>(c.rows, weights.output_width());
+    const Matrix<double> found = oracle.vjp(call, d_answer);
+    ASSERT_EQ(found.rows(), c.rows);
+    ASSERT_EQ(found.cols(), 8);
+    const double step = 1e-5;
+    for (Index row = 0; row<c.rows; row += c.rows> 20 ? 17 : 1)
+      for (Index col = 0; col < 8; ++col) {
+        double sides = 0;
+        for (const double side : {step, -step}) {
+          OracleCall<double> moved = call;
+          moved.rows(row, col) += side;
+          sides += (oracle.run(moved).array() * d_answer.array()).sum() / (2 * side);
+        }
+        EXPECT_NEAR(found(row, col), sides, 1e-8 * std::max(1.0, found.cwiseAbs().maxCoeff()))
+            << "row " << row << ", column " << col << ", layers " << c.layers;
+      }
+  }
+}
+
+TEST(SmallTransformerVjp, RefusesALayerMlp) {
+  OracleLimits limits;
+  limits.rows = 4;
+  SmallTransformer<double> oracle(limits);
+  SmallWeights<double> weights;
+  weights.width = 2;
+  weights.layers.push_back({{}, 2, RowFunction([](Index, auto&) {})});
+  const OracleCall<double> call{&weights, Matrix<double>::Zero(3, 2)};
+  EXPECT_THROW((void)oracle.vjp(call, Matrix<double>::Zero(3, 2)), SpecError);
+  EXPECT_THROW((void)oracle.vjp(call, Matrix<double>::Zero(3, 1)), ShapeError);
+}
+
+// --- attention -------------------------------------------------------------------------------------------------------
+
+/// An oracle of which nothing is known but its limits, run() and vjp(). One type for all tests: it is compiled once.
+class BareOracle {
+ public:
+  using Scalar = double;
+
+  explicit BareOracle(const OracleLimits& limits) : inner_(limits) {}
+  [[nodiscard]] OracleLimits limits() const { return inner_.limits(); }
+  [[nodiscard]] Matrix<double> run(const OracleCall<double>& call) {
+    ++runs;
+    return inner_.run(call);
+  }
+  [[nodiscard]] Matrix<double> vjp(const OracleCall<double>& call, const Matrix<double>& d_answer) {
+    ++vjps;
+    require_within(inner_.limits(), call);
+    Matrix<double> found = inner_.vjp(call, d_answer);
+    if (spoil) found.bottomRows(1).setConstant(std::numeric_limits<double>::quiet_NaN());
+    return found;
+  }
+
+  Index runs = 0;
+  Index vjps = 0;
+  bool spoil = false;
+
+ private:
+  SmallTransformer<double> inner_;
+};
+
+static_assert(DifferentiableOracle<BareOracle> && !HasRunInto<BareOracle> && !HasRunBatch<BareOracle>);
+static_assert(TrainableAttention<TrainableGrid<BareOracle>, double>);
+
+struct Case {
+  std::string name = {};
+  Mask mask = {};
+  OracleLimits limits = {};
+  Index tokens = 23;
+  Index keys = 23;
+  Index heads = 2;
+  Index kv_heads = 1;
+  double logits = 1.0;
+  bool sinks = false;
+  bool alibi = false;
+  SimulationOptions options = {};
+};
+
+OracleLimits limits_of(OracleKind kind, Index rows) {
+  OracleLimits limits;
+  limits.kind = kind;
+  limits.rows = rows;
+  return limits;
+}
+
+/// The rows of a case, and a loss sum(d_out * out) of its attention.
+struct Problem {
+  explicit Problem(const Case& c) : options(c.options), keys(c.keys) {
+    Random random(seed_or(5));
+    spec.heads = c.heads;
+    spec.kv_heads = c.kv_heads;
+    spec.head_dim = 3;
+    spec.value_dim = 2;
+    spec.score_scale = 0.6;
+    spec.mask = c.mask;
+    if (c.alibi) spec.alibi = alibi_slopes(c.heads);
+    q = random.matrix<double>(c.tokens, c.heads * 3);
+    k = random.matrix<double>(c.keys, c.kv_heads * 3);
+    v = random.matrix<double>(c.keys, c.kv_heads * 2);
+    d_out = random.matrix<double>(c.tokens, c.heads * 2);
+    if (c.sinks) sinks = random.matrix<double>(1, c.heads);
+    if (c.logits != 1.0) q *= c.logits / 4.0;
+  }
+
+  [[nodiscard]] AttentionInput<double> input() const {
+    AttentionInput<double> made = projected_input(spec, view(q), view(k), view(v));
+    made.layer = 1;
+    if (sinks.size() > 0) new (&made.sink_logits) MatrixView<double>(view(sinks));
+    return made;
+  }
+
+  [[nodiscard]] naive::AttentionBackward truth(const naive::Term& term) const {
+    return naive::attention_backward(spec, naive::plain(q), naive::plain(k), naive::plain(v), naive::plain(d_out), term,
+                                     sinks.size() > 0 ? naive::plain(sinks).front() : naive::Row{});
+  }
+  [[nodiscard]] naive::AttentionBackward truth() const {
+    const naive::Term hides = naive::hiding(naive::visible(spec.mask));
+    return truth([&](Index head, Index i, Index j) {
+      return hides(head, i, j) + (spec.alibi.empty() ? 0 : Real(spec.alibi[at(head)]) * Real(j - i));
+    });
+  }
+
+  AttentionSpec spec;
+  SimulationOptions options;
+  Index keys;
+  Matrix<double> q, k, v, d_out, sinks;
+};
+
+struct Found {
+  Matrix<double> out, log_weights;
+  AttentionGradient<double> gradient;
+};
+
+template <class Attend>
+Found found_by(Attend& attend, const Problem& p) {
+  Found found;
+  found.out.resize(p.q.rows(), p.d_out.cols());
+  attend.forward(p.input(), span(found.out), found.log_weights);
+  found.gradient = attend.backward(p.input(), view(found.out), found.log_weights, view(p.d_out));
+  return found;
+}
+
+/// Largest error of all entries over the largest entry, of a matrix that must have the truth's shape.
+Real error_of(const Matrix<double>& found, const naive::Table& truth) {
+  return bounds::max_row_error(found, truth, naive::largest(truth));
+}
+
+/// Errors over the largest entry; where logits are large, over the terms that make it.
+void expect_right(const Found& found, const naive::AttentionBackward& truth, Real tolerance) {
+  const bool large = truth.largest_logit > 500;
+  EXPECT_LE(bounds::max_row_error(found.gradient.q, truth.q, large ? truth.q_terms : naive::largest(truth.q)),
+            tolerance);
+  EXPECT_LE(bounds::max_row_error(found.gradient.k, truth.k, large ? truth.k_terms : naive::largest(truth.k)),
+            tolerance);
+  EXPECT_LE(error_of(found.gradient.v, truth.v), tolerance);
+  if (truth.sinks.empty()) {
+    EXPECT_EQ(found.gradient.sinks.size(), 0);
+  } else {
+    EXPECT_LE(error_of(found.gradient.sinks, {truth.sinks}), tolerance);
+  }
+}
+
+std::vector<Mask> masks() {
+  return {Mask::full(),
+          Mask::causal(),
+          Mask::sliding_window(5),
+          Mask::window_and_sinks(4, 3),
+          Mask::band(3, 2),
+          Mask::documents({5, 1, 9, 8}, false),
+          Mask::documents({5, 1, 9, 8}, true),
+          Mask::pairs(23, 23, [](Index i, Index j) { return i != 7 && (i * 5 + j * 3) % 4 != 0 && j != 11; })};
+}
+
+std::vector<Case> cases() {
+  std::vector<Case> cases;
+  for (const Mask& mask : masks())
+    for (const OracleKind kind : {OracleKind::plain, OracleKind::causal})
+      cases.push_back({std::string(name(mask.kind)) + ", " + name(kind), mask, limits_of(kind, 8)});
+  for (const OracleKind kind : {OracleKind::plain, OracleKind::causal}) {
+    const Mask own = kind == OracleKind::plain ? Mask::full() : Mask::causal();
+    const std::string of = std::string(", ") + name(kind);
+    const auto add = [&](const char* what, const auto& change) {
+      Case c{what + of, own, limits_of(kind, 8)};
+      change(c);
+      cases.push_back(c);
+    };
+    add("fits one call", [](Case& c) { c.limits.rows = 23; });
+    add("fits one call of more rows",
+        [](Case& c) { c.limits = limits_of(c.limits.kind, 30), c.limits.fixed_rows = true; });
+    add("fits one call, weighed", [](Case& c) { c.limits.rows = 24, c.options.log_weights = true; });
+    add("two rows", [](Case& c) { c.limits.rows = c.limits.kind == OracleKind::plain ? 2 : 3; });
+    add("fixed rows", [](Case& c) { c.limits.fixed_rows = true; });
+    add("row counts", [](Case& c) { c.limits.row_counts = {3, 5, 8}; });
+    add("smaller blocks", [](Case& c) { c.options.block = 4; });
+    add("grouped heads", [](Case& c) { c.heads = 6, c.kv_heads = 2; });
+    add("score scale", [](Case& c) { c.limits.score_scale = 0.25; });
+    add("learned sinks", [](Case& c) { c.sinks = true; });
+    add("learned sinks in one call", [](Case& c) { c.sinks = true, c.limits.rows = 24; });
+    add("checksums", [](Case& c) { c.options.checksums = true, c.limits.heads = 2; });
+    add("heads", [](Case& c) { c.limits.heads = 3, c.heads = 4; });
+    add("residual", [](Case& c) { c.limits.heads = 2, c.limits.layers = 3, c.limits.residual = true, c.heads = 3; });
+    add("identity",
+        [](Case& c) { c.limits.heads = 3, c.limits.layers = 2, c.options.packing = Packing::identity, c.heads = 3; });
+    add("one query and one key", [](Case& c) { c.tokens = c.keys = 1; });
+    add("small blocks of documents", [](Case& c) { c.mask = Mask::documents({2, 3, 1, 2, 3, 4, 2, 6}, true); });
+    for (const Anchor anchor : {Anchor::zero, Anchor::mean_key, Anchor::gibbs})
+      add(name(anchor), [&](Case& c) { c.options.anchor = anchor; });
+    for (const double logits : {1e3, 1e4}) add("large logits", [&](Case& c) { c.logits = logits; });
+    add("large logits and sinks",
+        [](Case& c) { c.logits = 1e4, c.sinks = true, c.mask = Mask::window_and_sinks(6, 2); });
+    add("end of scores", [](Case& c) { c.limits.largest_score = 40; });
+    Case cross{"cross-attention" + of, Mask::full(), limits_of(kind, 8), 9, 31};
+    cases.push_back(cross);
+    cross = {"one query" + of, Mask::full(), limits_of(kind, 8), 1, 31};
+    cases.push_back(cross);
+    Case alibi{"ALiBi" + of, Mask::causal(), limits_of(kind, 8)};
+    alibi.alibi = true;
+    cases.push_back(alibi);
+  }
+  return cases;
+}
+
+/// The rounding of logits moves each weight by so much, relative.
+Real tolerance_of(const naive::AttentionBackward& truth) {
+  return 1e-11L + 16 * bounds::eps<double> * truth.largest_logit;
+}
+
+TEST(TrainableGrid, HasTheGradientOfDenseAttention) {
+  for (const Case& c : cases()) {
+    SCOPED_TRACE(c.name);
+    const Problem problem(c);
+    const naive::AttentionBackward truth = problem.truth();
+    BareOracle oracle(c.limits);
+    TrainableGrid<BareOracle> attend(oracle, c.options);
+    const Found found = found_by(attend, problem);
+    EXPECT_LE(error_of(found.out, truth.out), tolerance_of(truth));
+    expect_right(found, truth, tolerance_of(truth));
+  }
+}
+
+TEST(TrainableGrid, TakesTwoCallsForEachPlannedOneOrOneWhereAllFitOne) {
+  for (const Case& c : cases()) {
+    SCOPED_TRACE(c.name);
+    const Problem problem(c);
+    BareOracle oracle(c.limits);
+    TrainableGrid<BareOracle> attend(oracle, c.options);
+    static_cast<void>(found_by(attend, problem));
+    const Plan plan({c.mask,
+                     c.tokens,
+                     c.keys,
+                     c.heads,
+                     1,
+                     c.limits,
+                     Anchor::mean_key,
+                     c.options.packing,
+                     {},
+                     c.options.block,
+                     0,
+                     c.sinks || c.options.log_weights});
+    const GridTrainingCounts counts = attend.counts();
+    EXPECT_EQ(counts.vjps, plan.calls());
+    EXPECT_EQ(counts.runs, plan.straight() ? 0 : plan.calls());
+    EXPECT_EQ(counts.planned, counts.runs + counts.vjps);
+    EXPECT_EQ(oracle.vjps, counts.vjps);
+    EXPECT_EQ(oracle.runs, counts.runs + counts.forward.calls);
+    EXPECT_EQ(plan.calls(), ceil_div(plan.slots_per_layer(), plan.slots_per_call()));
+  }
+}
+
+TEST(TrainableGrid, KeepsTheLogWeightsOfTheRows) {
+  for (const Case& c : cases()) {
+    SCOPED_TRACE(c.name);
+    const Problem problem(c);
+    const naive::AttentionBackward truth = problem.truth();
+    BareOracle oracle(c.limits);
+    TrainableGrid<BareOracle> attend(oracle, c.options);
+    const Matrix<double> found = found_by(attend, problem).log_weights;
+    ASSERT_EQ(found.rows(), c.tokens);
+    ASSERT_EQ(found.cols(), c.heads);
+    const bool straight = attend.counts().runs == 0;
+    for (Index i = 0; i < c.tokens; ++i)
+      for (Index h = 0; h < c.heads; ++h) {
+        const auto wanted = static_cast<double>(truth.log_weights[at(i)][at(h)]);
+        if (straight) {
+          EXPECT_TRUE(std::isnan(found(i, h)));
+        } else if (std::isinf(wanted)) {
+          EXPECT_EQ(found(i, h), wanted);
+        } else {
+          EXPECT_NEAR(found(i, h), wanted, 1e-12 * std::max(1.0, static_cast<double>(truth.largest_logit)));
+        }
+      }
+  }
+}
+
+TEST(TrainableGrid, HasTheDerivativeOfItsForward) {
+  for (const OracleKind kind : {OracleKind::plain, OracleKind::causal}) {
+    Case c{"", Mask::window_and_sinks(5, 2), limits_of(kind, 6), 9, 9};
+    c.sinks = true;
+    Problem problem(c);
+    BareOracle oracle(c.limits);
+    TrainableGrid<BareOracle> attend(oracle);
+    const AttentionGradient<double> gradient = found_by(attend, problem).gradient;
+    const auto loss = [&] {
+      Matrix<double> out(problem.q.rows(), problem.d_out.cols()), log_weights;
+      attend.forward(problem.input(), span(out), log_weights);
+      return (out.array() * problem.d_out.array()).sum();
+    };
+    const auto expect_derivative = [&](Matrix<double>& rows, const Matrix<double>& found) {
+      ASSERT_EQ(rows.size(), found.size());
+      for (Index i = 0; i < rows.size(); ++i) {
+        const double step = 1e-5, at = rows.data()[i];
+        rows.data()[i] = at + step;
+        const double above = loss();
+        rows.data()[i] = at - step;
+        const double below = loss();
+        rows.data()[i] = at;
+        EXPECT_NEAR(found.data()[i], (above - below) / (2 * step), 1e-8);
+      }
+    };
+    expect_derivative(problem.q, gradient.q);
+    expect_derivative(problem.k, gradient.k);
+    expect_derivative(problem.v, gradient.v);
+    expect_derivative(problem.sinks, gradient.sinks);
+  }
+}
+
+/// Of what the jobs of a plan show each query: how often a key counts, as a logarithm.
+naive::Term drawn_by(const Plan& plan, Index heads, Index queries, Index keys) {
+  std::vector<Matrix<double>> counts(at(heads),
+                                     Matrix<double>::Constant(queries, keys, -std::numeric_limits<double>::infinity()));
+  const std::vector<Index> order = plan.key_order();
+  plan.for_each_job(Rows{0, plan.query_blocks()}, [&](const Job& job) {
+    for (Index i = 0; i < job.tile.queries.size(); ++i) {
+      const Rows seen = job.tile.visible_keys(i);
+      for (Index j = seen.begin; j < seen.end; ++j)
+        counts[at(job.head)](job.tile.queries.begin + i, order.empty() ? j : order[at(j)]) = job.tile.log_factor();
+    }
+  });
+  return [counts](Index head, Index i, Index j) { return Real(counts[at(head)](i, j)); };
+}
+
+TEST(TrainableGrid, HasTheGradientOfASampleThatIsHeldFixed) {
+  for (const OracleKind kind : {OracleKind::plain, OracleKind::causal})
+    for (const Index near : {0, 5}) {
+      Case c{"", Mask::full(), limits_of(kind, 6), 40, 40};
+      if (near > 0) c.mask = Mask::causal();
+      c.options.sampling.samples = 2;
+      c.options.sampling.near = near;
+      c.options.sampling.permute = true;
+      c.options.sampling.seed = 9;
+      SCOPED_TRACE(std::string(name(kind)) + (near > 0 ? ", near" : ""));
+      const Problem problem(c);
+      Sampling sampling = c.options.sampling;
+      sampling.layer = problem.input().layer;
+      const Plan plan({c.mask, c.tokens, c.keys, c.heads, 1, c.limits, Anchor::mean_key, Packing::residual, sampling});
+      ASSERT_FALSE(plan.exact());
+      if (near == 0) {
+        ASSERT_FALSE(plan.key_order().empty());
+      }
+      const naive::AttentionBackward truth = problem.truth(drawn_by(plan, c.heads, c.tokens, c.keys));
+      BareOracle oracle(c.limits);
+      TrainableGrid<BareOracle> attend(oracle, c.options);
+      const Found found = found_by(attend, problem);
+      EXPECT_LE(error_of(found.out, truth.out), 1e-12L);
+      expect_right(found, truth, 1e-11L);
+    }
+}
+
+TEST(TrainableGrid, TakesABiasAsAConstantAlsoWhereItHidesKeys) {
+  for (const OracleKind kind : {OracleKind::plain, OracleKind::causal})
+    for (const bool by_query : {false, true}) {
+      Case c{"", Mask::full(), limits_of(kind, 8), 12, 19};
+      const Problem problem(c);
+      Matrix<double> bias = Random(seed_or(8)).matrix<double>(by_query ? c.tokens : 1, c.keys);
+      for (Index i = 0; i < bias.size(); i += 5) bias.data()[i] = -std::numeric_limits<double>::infinity();
+      if (by_query) bias.row(3).setConstant(-std::numeric_limits<double>::infinity());
+      AttentionInput<double> input = problem.input();
+      new (&input.bias) ScoreBias<double>{view(bias), false, by_query};
+      const naive::AttentionBackward truth =
+          problem.truth([&](Index, Index i, Index j) { return Real(bias(by_query ? i : 0, j)); });
+      BareOracle oracle(c.limits);
+      TrainableGrid<BareOracle> attend(oracle);
+      Found found;
+      found.out.resize(problem.q.rows(), problem.d_out.cols());
+      attend.forward(input, span(found.out), found.log_weights);
+      found.gradient = attend.backward(input, view(found.out), found.log_weights, view(problem.d_out));
+      expect_right(found, truth, 1e-11L);
+    }
+}
+
+TEST(TrainableGrid, TakesQueriesOfAChunkAfterOthers) {
+  for (const OracleKind kind : {OracleKind::plain, OracleKind::causal}) {
+    const Case c{"", Mask::causal(), limits_of(kind, 8), 12, 30};
+    const Problem problem(c);
+    AttentionInput<double> input = problem.input();
+    input.held.first_query = 18;
+    const naive::AttentionBackward truth = problem.truth(naive::hiding([](Index i, Index j) { return j <= i + 18; }));
+    BareOracle oracle(c.limits);
+    TrainableGrid<BareOracle> attend(oracle);
+    Found found;
+    found.out.resize(problem.q.rows(), problem.d_out.cols());
+    attend.forward(input, span(found.out), found.log_weights);
+    found.gradient = attend.backward(input, view(found.out), found.log_weights, view(problem.d_out));
+    expect_right(found, truth, 1e-11L);
+  }
+}
+
+TEST(TrainableGrid, HasTheSameBitsForAnyBatchAndExecutor) {
+  for (Case c : std::vector<Case>{
+           {"causal", Mask::causal(), limits_of(OracleKind::causal, 6), 50, 50, 4, 2},
+           {"plain", Mask::full(), limits_of(OracleKind::plain, 6), 50, 50, 4, 2},
+           {"documents", Mask::documents({2, 3, 30, 15}, true), limits_of(OracleKind::causal, 6), 50, 50, 4, 2}}) {
+    c.limits.heads = 3;
+    SCOPED_TRACE(c.name);
+    const Problem problem(c);
+    BareOracle oracle(c.limits);
+    TrainableGrid<BareOracle> attend(oracle);
+    const AttentionGradient<double> first = found_by(attend, problem).gradient;
+    const auto expect_same = [&](const AttentionGradient<double>& other) {
+      EXPECT_TRUE(first.q == other.q && first.k == other.k && first.v == other.v);
+    };
+    for (const Index batch : {2, 7, 1000}) {
+      OracleLimits limits = c.limits;
+      limits.batch = batch;
+      BareOracle batched(limits);
+      TrainableGrid<BareOracle> other(batched);
+      expect_same(found_by(other, problem).gradient);
+      EXPECT_EQ(batched.vjps, oracle.vjps);
+      EXPECT_EQ(batched.runs, oracle.runs);
+    }
+    TrainableGrid<BareOracle, Threads> threads(oracle, {}, Threads(4));
+    expect_same(found_by(threads, problem).gradient);
+    EXPECT_EQ(threads.counts().vjps, attend.counts().vjps);
+    EXPECT_EQ(threads.counts().runs, attend.counts().runs);
+  }
+}
+
+TEST(TrainableGrid, HasAFloatGradientOfAllItsDigits) {
+  Case c{"", Mask::causal(), limits_of(OracleKind::causal, 8)};
+  const Problem problem(c);
+  const Matrix<float> q = problem.q.cast<float>(), k = problem.k.cast<float>(), v = problem.v.cast<float>();
+  const Matrix<float> d_out = problem.d_out.cast<float>();
+  const naive::AttentionBackward truth = problem.truth();
+  SmallTransformer<float> oracle(c.limits);
+  TrainableGrid<SmallTransformer<float>> attend(oracle);
+  const AttentionInput<float> input = projected_input(problem.spec, view(q), view(k), view(v));
+  Matrix<float> out(q.rows(), d_out.cols());
+  Matrix<double> log_weights;
+  attend.forward(input, span(out), log_weights);
+  const AttentionGradient<float> found = attend.backward(input, view(out), log_weights, view(d_out));
+  EXPECT_LE(bounds::max_row_error(found.q, truth.q, naive::largest(truth.q)), 3e-6L);
+  EXPECT_LE(bounds::max_row_error(found.k, truth.k, naive::largest(truth.k)), 3e-6L);
+  EXPECT_LE(bounds::max_row_error(found.v, truth.v, naive::largest(truth.v)), 3e-6L);
+}
+
+TEST(TrainableGrid, RefusesWhatHasNoGradientAndSaysWhy) {
+  const OracleLimits limits = limits_of(OracleKind::causal, 8);
+  BareOracle oracle(limits);
+  SimulationOptions raw;
+  raw.encoding = TokenEncoding::raw;
+  EXPECT_THROW((TrainableGrid<BareOracle>(oracle, raw)), SpecError);
+  SimulationOptions bars;
+  bars.error_bar_level = 0.9;
+  EXPECT_THROW((TrainableGrid<BareOracle>(oracle, bars)), SpecError);
+  OracleLimits low = limits;
+  low.precision = mixed_precision(Precision::half);
+  BareOracle rounding(low);
+  EXPECT_THROW((TrainableGrid<BareOracle>(rounding)), SpecError);
+
+  Problem problem({"", Mask::causal(), limits});
+  TrainableGrid<BareOracle> attend(oracle);
+  Found found = found_by(attend, problem);
+  problem.spec.soft_cap = 20;
+  EXPECT_THROW(static_cast<void>(found_by(attend, problem)), SpecError);
+  problem.spec.soft_cap = 0;
+  const auto backward = [&](const Matrix<double>& log_weights, const Matrix<double>& d_out) {
+    return message_of<Error>(
+        [&] { static_cast<void>(attend.backward(problem.input(), view(found.out), log_weights, view(d_out))); });
+  };
+  EXPECT_THROW(
+      static_cast<void>(attend.backward(problem.input(), view(found.out), Matrix<double>(3, 2), view(problem.d_out))),
+      ShapeError);
+  Matrix<double> wrong = problem.d_out;
+  wrong(4, 1) = std::numeric_limits<double>::infinity();
+  EXPECT_NE(backward(found.log_weights, wrong).find("row 4: the derivatives by the output are NaN"), std::string::npos);
+  Matrix<double> none = found.log_weights;
+  none.array() -= 2000;
+  EXPECT_NE(backward(none, problem.d_out).find("it is not what the forward pass found"), std::string::npos);
+  none.setConstant(std::numeric_limits<double>::quiet_NaN());
+  EXPECT_NE(backward(none, problem.d_out).find("or none was found"), std::string::npos);
+  oracle.spoil = true;
+  EXPECT_NE(backward(found.log_weights, problem.d_out).find("derivatives hold NaN"), std::string::npos);
+}
+
+}  // namespace
