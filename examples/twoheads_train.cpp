@@ -8,6 +8,7 @@ int main(int argc, char** argv) {
   settings.add_to(app);
   return programs::run(app, argc, argv, [&] {
     settings.complete();
+    programs::keep_freed_memory();
     if (settings.wide)
       programs::TrainingRun<double>(settings).run();
     else

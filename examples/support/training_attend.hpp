@@ -1,10 +1,22 @@
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <twoheads/attention/input.hpp>
 #include <twoheads/base/matrix.hpp>
+#include <twoheads/oracle/small_transformer.hpp>
+#include <twoheads/plan/limits.hpp>
 #include <twoheads/train/trainable.hpp>
+#include <twoheads/train/trainable_direct.hpp>
+#include <twoheads/train/trainable_grid.hpp>
 #include <utility>
+
+#if __has_include(<twoheads/train/trainable_kernel.hpp>)
+#include <twoheads/train/trainable_kernel.hpp>
+#endif
+
+#include "support/engine_word.hpp"
+#include "support/training_settings.hpp"
 
 namespace programs {
 
@@ -51,5 +63,69 @@ class AnyTrainable {
 };
 
 static_assert(twoheads::TrainableAttention<AnyTrainable<float>, float>);
+
+/// Makes the attention of a thread; what it took is added up in `calls`.
+template <class Scalar>
+class MakeTrainable {
+ public:
+  explicit MakeTrainable(const TrainingSettings& settings) : engine_(settings.engine) {
+    limits_.kind = twoheads::OracleKind::causal;
+    limits_.rows = settings.rows;
+    limits_.score_scale = settings.spec().attention.score_scale;
+  }
+
+  [[nodiscard]] AnyTrainable<Scalar> operator()() const {
+    switch (engine_) {
+      case EngineWord::kernel:
+#if __has_include(<twoheads/train/trainable_kernel.hpp>)
+        return AnyTrainable<Scalar>(std::make_unique<twoheads::TrainableKernel<Scalar>>());
+#else
+        throw NotBuiltYet("--engine kernel");
+#endif
+      case EngineWord::oracle:
+        return AnyTrainable<Scalar>(std::make_unique<OnOracle>(limits_, calls_));
+      case EngineWord::direct:
+        break;
+    }
+    return AnyTrainable<Scalar>(std::make_unique<twoheads::TrainableDirect<Scalar>>());
+  }
+
+  [[nodiscard]] Index calls() const { return *calls_; }
+
+ private:
+  using Calls = std::shared_ptr<std::atomic<Index>>;
+  using Oracle = twoheads::SmallTransformer<Scalar>;
+
+  /// An oracle of its own for each thread.
+  class OnOracle {
+   public:
+    OnOracle(const twoheads::OracleLimits& limits, Calls calls)
+        : oracle_(limits), grid_(oracle_, {twoheads::Anchor::adaptive}), calls_(std::move(calls)) {}
+    ~OnOracle() {
+      const twoheads::GridTrainingCounts counts = grid_.counts();
+      *calls_ += counts.forward.calls + counts.runs + counts.vjps;
+    }
+    OnOracle(const OnOracle&) = delete;
+    OnOracle& operator=(const OnOracle&) = delete;
+
+    template <class... Parts>
+    void forward(Parts&&... parts) {
+      grid_.forward(std::forward<Parts>(parts)...);
+    }
+    template <class... Parts>
+    auto backward(const Parts&... parts) {
+      return grid_.backward(parts...);
+    }
+
+   private:
+    Oracle oracle_;
+    twoheads::TrainableGrid<Oracle> grid_;
+    Calls calls_;
+  };
+
+  EngineWord engine_;
+  twoheads::OracleLimits limits_;
+  Calls calls_ = std::make_shared<std::atomic<Index>>(0);
+};
 
 }  // namespace programs

@@ -16,15 +16,17 @@
 #include <twoheads/base/digest.hpp>
 #include <twoheads/base/write_file.hpp>
 #include <twoheads/io/model_writer.hpp>
-#include <twoheads/oracle/small_transformer.hpp>
 #include <twoheads/train/example.hpp>
 #include <twoheads/train/held_out.hpp>
-#include <twoheads/train/trainable_direct.hpp>
 #include <twoheads/train/trainer.hpp>
 #include <twoheads/train/training_file.hpp>
 #include <twoheads/train/untrained.hpp>
 #include <utility>
 #include <vector>
+
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 
 #include "support/executor.hpp"
 #include "support/instances.hpp"
@@ -47,6 +49,15 @@ inline void watch_for_interrupts() {
   };
   std::signal(SIGINT, note);
   std::signal(SIGTERM, note);
+}
+
+/// Freed memory is kept for the next sequence: a pass takes and frees some hundred large blocks, and the system would
+/// hand out each as new pages of zeros.
+inline void keep_freed_memory() {
+#ifdef __GLIBC__
+  ::mallopt(M_MMAP_THRESHOLD, 1 << 30);
+  ::mallopt(M_TRIM_THRESHOLD, std::numeric_limits<int>::max());
+#endif
 }
 
 /// The bytes that are learned, and those that are only predicted.
@@ -88,8 +99,9 @@ class TrainingRun {
             std::string_view(texts_.held_out).substr(0, static_cast<std::size_t>(settings.evaluate_bytes)),
             settings.context)),
         exec_(settings.threads),
+        make_attend_(settings),
         trainer_(twoheads::untrained_model<Scalar>(settings.spec(), 256, static_cast<std::uint64_t>(settings.seed)),
-                 settings.options(), MakeAttend{settings}, exec_),
+                 settings.options(), make_attend_, exec_),
         key_(key()) {}
 
   void run() {
@@ -102,25 +114,6 @@ class TrainingRun {
   }
 
  private:
-  using Trainable = AnyTrainable<Scalar>;
-
-  /// A thread's attention.
-  struct MakeAttend {
-    TrainingSettings settings;
-
-    [[nodiscard]] Trainable operator()() const {
-      switch (settings.engine) {
-        case EngineWord::kernel:
-          throw NotBuiltYet("--engine kernel");
-        case EngineWord::oracle:
-          throw NotBuiltYet("--engine oracle");
-        case EngineWord::direct:
-          break;
-      }
-      return Trainable(std::make_unique<twoheads::TrainableDirect<Scalar>>());
-    }
-  };
-
   [[nodiscard]] std::string key() const {
     const char* engine = settings_.engine == EngineWord::kernel   ? "kernel"
                          : settings_.engine == EngineWord::direct ? "direct"
@@ -201,6 +194,7 @@ class TrainingRun {
       result["parameters"] = parameters();
       result["tokens_per_second"] = speed_;
       result["digest"] = digest;
+      if (settings_.engine == EngineWord::oracle) result["calls"] = make_attend_.calls();
       result["seconds"] = curve_.empty() ? 0.0 : curve_.back().seconds;
       std::cout << result.dump() << "\n";
       return;
@@ -208,6 +202,8 @@ class TrainingRun {
     std::cout << "steps            " << trainer_.steps() << "\nloss             " << loss << " nats a byte, last batch";
     if (std::isfinite(held_out)) std::cout << "\nheld-out text    " << held_out << " bits a byte";
     std::cout << "\nparameters       " << parameters() << "\ndigest           " << digest << "\n";
+    if (settings_.engine == EngineWord::oracle)
+      std::cout << "calls            " << make_attend_.calls() << " of at most " << settings_.rows << " rows\n";
     if (!settings_.out.empty()) std::cout << "folder           " << settings_.out << "\n";
   }
 
@@ -270,7 +266,8 @@ class TrainingRun {
   twoheads::TextWindows windows_;
   std::vector<twoheads::Example> held_out_, some_held_out_;
   Executor exec_;
-  twoheads::Trainer<Scalar, MakeAttend, Executor> trainer_;
+  MakeTrainable<Scalar> make_attend_;
+  twoheads::Trainer<Scalar, MakeTrainable<Scalar>, Executor> trainer_;
   std::string key_;
   std::vector<twoheads::TrainingPoint> curve_;
   double seconds_before_ = 0;

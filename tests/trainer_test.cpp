@@ -1,0 +1,534 @@
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <numbers>
+#include <span>
+#include <string>
+#include <twoheads/base/byte_hash.hpp>
+#include <twoheads/io/model_folder.hpp>
+#include <twoheads/io/model_writer.hpp>
+#include <twoheads/train/adamw.hpp>
+#include <twoheads/train/example.hpp>
+#include <twoheads/train/held_out.hpp>
+#include <twoheads/train/schedule.hpp>
+#include <twoheads/train/trainable_direct.hpp>
+#include <twoheads/train/trainer.hpp>
+#include <twoheads/train/training_file.hpp>
+#include <twoheads/train/untrained.hpp>
+#include <vector>
+
+#include "support/contains.hpp"
+#include "support/damage.hpp"
+#include "support/executor.hpp"
+#include "support/instances.hpp"
+#include "support/message_of.hpp"
+#include "support/sanitized.hpp"
+#include "support/seed.hpp"
+#include "support/shared_data.hpp"
+#include "support/temp_folder.hpp"
+
+namespace twoheads {
+namespace {
+
+// --- schedule --------------------------------------------------------------------------------------------------------
+
+TEST(Schedule, RisesInALineAndFallsAlongHalfACosine) {
+  const Schedule schedule{1.0, 0.1, 4, 24};
+  for (Index step = 0; step < 4; ++step)
+    EXPECT_DOUBLE_EQ(schedule.rate(step), 0.25 * static_cast<double>(step + 1)) << step;
+  EXPECT_DOUBLE_EQ(schedule.rate(4), 1.0) << "the largest rate begins the cosine";
+  EXPECT_DOUBLE_EQ(schedule.rate(14), 0.55) << "half-way, the mean of both ends";
+  EXPECT_NEAR(schedule.rate(9), 0.1 + 0.45 * (1 + std::sqrt(0.5)), 1e-15);
+  EXPECT_DOUBLE_EQ(schedule.rate(24), 0.1);
+  EXPECT_DOUBLE_EQ(schedule.rate(1000), 0.1);
+  EXPECT_DOUBLE_EQ((Schedule{1.0, 0.1, 0, 24}.rate(0)), 1.0) << "no warm-up";
+  EXPECT_DOUBLE_EQ((Schedule{1.0, 0.0, 30, 24}.rate(24)), 25.0 / 30) << "a run that ends before its warm-up";
+}
+
+TEST(Schedule, NamesTheFieldThatIsWrong) {
+  const auto fault = [](const Schedule& schedule) { return message_of<SpecError>([&] { schedule.require_valid(); }); };
+  EXPECT_TRUE(contains(fault({0.0, 0.0, 0, 1}), "the learning rate is 0"));
+  EXPECT_TRUE(contains(fault({1.0, 2.0, 0, 1}), "the last learning rate is 2"));
+  EXPECT_TRUE(contains(fault({1.0, 0.0, -1, 1}), "warm-up has -1"));
+  EXPECT_TRUE(contains(fault({1.0, 0.0, 0, 0}), "a run of 0 steps"));
+}
+
+// --- AdamW -----------------------------------------------------------------------------------------------------------
+
+/// Two arrays, of which the first decays.
+template <class Scalar>
+struct TwoArrays {
+  std::vector<Scalar> matrix = std::vector<Scalar>(37);
+  std::vector<Scalar> gain = std::vector<Scalar>(5);
+  std::string name = "wq";
+
+  [[nodiscard]] std::vector<Parameter<Scalar>> list() {
+    return {{name, matrix.data(), 37, true}, {"gain", gain.data(), 5, false}};
+  }
+  template <class Draw>
+  void fill(const Draw& draw) {
+    for (Scalar& value : matrix) value = static_cast<Scalar>(draw());
+    for (Scalar& value : gain) value = static_cast<Scalar>(draw());
+  }
+};
+
+template <class Scalar>
+void expect_adamw_as_the_paper_says(double tolerance) {
+  const AdamWOptions options{0.9, 0.95, 1e-8, 0.1, true};
+  Random random(seed_or(3));
+  TwoArrays<Scalar> weights;
+  weights.fill([&] { return random.normal(); });
+  AdamW<Scalar> adamw(42, options);
+  struct Naive {
+    long double p = 0, m = 0, v = 0;
+  };
+  std::vector<Naive> naive(42);
+  const auto at = [](TwoArrays<Scalar>& arrays, std::size_t i) -> Scalar& {
+    return i < 37 ? arrays.matrix[i] : arrays.gain[i - 37];
+  };
+  for (std::size_t i = 0; i < 42; ++i) naive[i].p = at(weights, i);
+  for (int step = 1; step <= 12; ++step) {
+    TwoArrays<Scalar> gradient;
+    gradient.fill([&] { return random.normal(); });
+    const double rate = 0.01 * step;
+    const double factor = step == 4 ? 0.25 : 1.0;
+    adamw.update(weights.list(), gradient.list(), rate, factor);
+    for (std::size_t i = 0; i < 42; ++i) {
+      const long double g = static_cast<long double>(at(gradient, i)) * factor;
+      Naive& n = naive[i];
+      n.m = 0.9L * n.m + 0.1L * g;
+      n.v = 0.95L * n.v + 0.05L * g * g;
+      const long double m = n.m / (1 - std::pow(0.9L, step));
+      const long double v = n.v / (1 - std::pow(0.95L, step));
+      n.p -= rate * (m / (std::sqrt(v) + 1e-8L) + (i < 37 ? 0.1L * n.p : 0.0L));
+      ASSERT_NEAR(static_cast<double>(at(weights, i)), static_cast<double>(n.p), tolerance)
+          << "step " << step << ", number " << i;
+    }
+  }
+  EXPECT_EQ(adamw.steps(), 12);
+}
+
+// Each step adds a few roundings of numbers up to 4 in size; their moments' are of numbers up to 10.
+TEST(AdamW, IsThePapersInFloat64) { expect_adamw_as_the_paper_says<double>(12 * 20 * 4 * 1.2e-16); }
+TEST(AdamW, IsThePapersInFloat32) { expect_adamw_as_the_paper_says<float>(12 * 20 * 4 * 6e-8); }
+
+TEST(AdamW, LeavesTheEmbeddingUndecayedIfAsked) {
+  for (const bool decays : {true, false}) {
+    TwoArrays<double> weights;
+    weights.name = "embedding";
+    weights.fill([] { return 1.0; });
+    TwoArrays<double> gradient;
+    AdamW<double> adamw(42, {0.9, 0.95, 1e-8, 0.5, decays});
+    adamw.update(weights.list(), gradient.list(), 0.1);
+    EXPECT_DOUBLE_EQ(weights.matrix[0], decays ? 0.95 : 1.0);
+    EXPECT_DOUBLE_EQ(weights.gain[0], 1.0);
+  }
+}
+
+TEST(AdamW, RefusesOtherArrays) {
+  TwoArrays<double> weights;
+  AdamW<double> adamw(41, {});
+  EXPECT_TRUE(contains(message_of<ShapeError>([&] { adamw.update(weights.list(), weights.list(), 0.1); }),
+                       "a model of 2 arrays and 42 numbers"));
+}
+
+TEST(Clipping, ShortensLongGradientsAlone) {
+  std::vector<double> three{3.0};
+  std::vector<double> fours{0.0, 4.0};
+  const std::vector<Parameter<double>> gradient{{"a", three.data(), 1, true}, {"b", fours.data(), 2, false}};
+  EXPECT_DOUBLE_EQ(global_norm(gradient), 5.0);
+  EXPECT_DOUBLE_EQ(clip_factor(5.0, 1.0), 0.2);
+  EXPECT_DOUBLE_EQ(clip_factor(5.0, 5.0), 1.0);
+  EXPECT_DOUBLE_EQ(clip_factor(5.0, 0.0), 1.0) << "0: gradients stay";
+}
+
+// --- texts -----------------------------------------------------------------------------------------------------------
+
+std::string some_text(Index bytes) {
+  std::string text;
+  while (static_cast<Index>(text.size()) < bytes)
+    text += "a small text, of " + std::to_string(text.size()) + " bytes; ";
+  text.resize(static_cast<std::size_t>(bytes));
+  return text;
+}
+
+TEST(WindowsOfAText, DependOnSeedStepAndItemAlone) {
+  const TextWindows windows("\xFF" + some_text(300), 16, 7);
+  const TextWindows same("\xFF" + some_text(300), 16, 7);
+  std::map<std::vector<int>, int> seen;
+  for (Index step = 0; step < 10; ++step)
+    for (Index item = 0; item < 10; ++item) {
+      const Example example = windows(step, item);
+      ++seen[example.ids];
+      ASSERT_EQ(example.ids, same(step, item).ids);
+      ASSERT_EQ(example.ids.size(), 16u);
+      for (std::size_t i = 0; i + 1 < 16; ++i) ASSERT_EQ(example.targets[i], example.ids[i + 1]);
+      ASSERT_EQ(example.counted(), 16);
+    }
+  EXPECT_GT(seen.size(), 40u) << "places differ from step to step and item to item";
+  EXPECT_EQ(windows.window(0).ids[0], 255) << "a byte is its id";
+  EXPECT_NE(TextWindows("\xFF" + some_text(300), 16, 8)(0, 0).ids, windows(0, 0).ids) << "another seed";
+  EXPECT_TRUE(
+      contains(message_of<SpecError>([] { TextWindows(std::string(16, ' '), 16, 0); }), "more than the context"));
+  EXPECT_EQ(TextWindows(std::string(17, ' '), 16, 0)(0, 0).counted(), 16) << "a text of one window";
+}
+
+TEST(WindowsOfHeldOutText, PredictEachByteButTheFirstOnceAfterHalfAWindow) {
+  for (const Index context : {1, 2, 7, 16})
+    for (const Index bytes : {2, 3, 15, 16, 17, 18, 100}) {
+      const std::string text = some_text(bytes);
+      Index next = 1;
+      for (const Example& window : judging_windows(text, context)) {
+        ASSERT_LE(static_cast<Index>(window.ids.size()), context);
+        for (std::size_t i = 0; i < window.ids.size(); ++i) {
+          if (window.targets[i] < 0) continue;
+          ASSERT_EQ(window.targets[i], static_cast<int>(text[static_cast<std::size_t>(next)]));
+          ASSERT_EQ(window.ids[i], static_cast<int>(text[static_cast<std::size_t>(next - 1)]));
+          // The bytes before the target that the window holds, itself not among them.
+          ASSERT_GE(static_cast<Index>(i) + 1, std::min(next, (context + 1) / 2)) << "byte " << next;
+          ++next;
+        }
+      }
+      ASSERT_EQ(next, bytes) << "context " << context;
+    }
+  EXPECT_TRUE(judging_windows("a", 8).empty());
+}
+
+// --- training --------------------------------------------------------------------------------------------------------
+
+ModelSpec small_spec() {
+  ModelSpec spec;
+  spec.layers = 2;
+  spec.width = 16;
+  spec.hidden = 24;
+  spec.mlp = MlpKind::swiglu;
+  spec.norm = NormKind::rms;
+  spec.final_norm = true;
+  spec.attention.heads = 2;
+  spec.attention.kv_heads = 1;
+  spec.attention.head_dim = spec.attention.value_dim = 8;
+  spec.attention.score_scale = 1 / std::sqrt(8.0);
+  spec.attention.rope = RopeSpec{};
+  spec.attention.rope->pairing = RopePairing::halves;
+  spec.attention.mask = Mask::causal();
+  return spec;
+}
+
+template <class Scalar>
+LanguageModel<Scalar> small_model() {
+  return untrained_model<Scalar>(small_spec(), 256, 5);
+}
+
+TrainingOptions small_options(Index steps = 30) {
+  TrainingOptions options;
+  options.schedule = {0.01, 0.001, 3, steps};
+  return options;
+}
+
+template <class Scalar>
+struct MakeDirect {
+  TrainableDirect<Scalar> operator()() const { return {}; }
+};
+
+template <class Scalar>
+using SmallTrainer = Trainer<Scalar, MakeDirect<Scalar>, programs::Executor>;
+
+template <class Scalar>
+SmallTrainer<Scalar> small_trainer(Index threads = 1, const TrainingOptions& options = small_options()) {
+  return {small_model<Scalar>(), options, {}, programs::Executor(threads)};
+}
+
+std::vector<Example> batch_of(const TextWindows& windows, Index step, Index items) {
+  std::vector<Example> batch;
+  for (Index item = 0; item < items; ++item) batch.push_back(windows(step, item));
+  return batch;
+}
+
+const TextWindows& small_windows() {
+  static const TextWindows windows(some_text(200), 12, 9);
+  return windows;
+}
+
+template <class Trained>
+void train(Trained& trainer, Index until) {
+  while (trainer.steps() < until) trainer.step(batch_of(small_windows(), trainer.steps(), 5));
+}
+
+template <class Scalar>
+std::uint64_t bits_of(const TrainingState<Scalar>& state) {
+  detail::ByteHash hash;
+  for (const Vector<Scalar>* numbers : {&state.weights, &state.first, &state.second})
+    hash.add(std::as_bytes(std::span(numbers->data(), static_cast<std::size_t>(numbers->size()))));
+  hash.add(static_cast<std::uint64_t>(state.steps));
+  return hash.value();
+}
+
+TEST(AnUntrainedModel, HasUnitGainsAndTheDeviationsThatItsHeaderSays) {
+  const LanguageModel<double> model = small_model<double>();
+  require_shapes(model);
+  const LayerWeights<double>& layer = model.body.layers[1];
+  EXPECT_TRUE((layer.attention_norm.gain.array() == 1).all());
+  EXPECT_TRUE((model.body.final_norm.gain.array() == 1).all());
+  EXPECT_EQ(model.output.size(), 0) << "tied";
+  const auto deviation = [](const Matrix<double>& values) {
+    return std::sqrt(values.squaredNorm() / static_cast<double>(values.size()));
+  };
+  // The deviation of n numbers has one of 1 / sqrt(2 n) of itself: 5 of them.
+  const auto expect = [&](const Matrix<double>& values, double expected) {
+    EXPECT_NEAR(deviation(values) / expected, 1.0, 5 / std::sqrt(2.0 * static_cast<double>(values.size())));
+  };
+  expect(model.embedding, 0.125);
+  expect(layer.attention.wq, 0.125);
+  expect(layer.mlp.w_gate, 0.125);
+  expect(layer.attention.wo, 0.0625);
+  expect(layer.mlp.w_out, 0.0625);
+  EXPECT_NE(small_model<double>().embedding(0, 0), untrained_model<double>(small_spec(), 256, 6).embedding(0, 0));
+}
+
+TEST(ATrainingStep, TakesTheGradientOfTheMeanOverAllTargets) {
+  std::vector<Example> batch = batch_of(small_windows(), 0, 3);
+  batch[1].targets.assign(12, -1);
+  batch[2].targets[0] = -1;
+  const LanguageModel<double> model = small_model<double>();
+  LanguageModel<double> gradient = zero_like(model);
+  TrainableDirect<double> attend;
+  double sum = 0;
+  for (const Example& example : batch) {
+    const std::span<const int> ids(example.ids);
+    sum += add_gradient(model, ids, std::span<const int>(example.targets), attend, gradient, 1.0 / 23);
+  }
+  TrainingOptions options = small_options();
+  options.clip = 0.01;
+  SmallTrainer<double> trainer = small_trainer<double>(1, options);
+  const TrainingStep step = trainer.step(batch);
+  EXPECT_EQ(step.step, 1);
+  EXPECT_EQ(step.targets, 23);
+  EXPECT_NEAR(step.loss, sum / 23, 1e-12);
+  const double length = global_norm(parameters(gradient));
+  EXPECT_NEAR(step.length, length, 1e-12 * length);
+  EXPECT_GT(length, 0.01);
+  EXPECT_DOUBLE_EQ(step.rate, 0.01 / 3);
+  // The first moments are a tenth of the clipped gradient.
+  EXPECT_NEAR(trainer.state().first.norm(), 0.1 * 0.01, 1e-12);
+}
+
+template <class Scalar>
+void expect_same_bits_on_any_threads() {
+  SmallTrainer<Scalar> one = small_trainer<Scalar>();
+  train(one, 6);
+  for (const Index threads : {2, 3}) {
+    SmallTrainer<Scalar> several = small_trainer<Scalar>(threads);
+    train(several, 6);
+    EXPECT_EQ(bits_of(several.state()), bits_of(one.state())) << threads << " threads";
+  }
+}
+
+TEST(Training, HasTheSameBitsOnAnyNumberOfThreads) {
+  expect_same_bits_on_any_threads<float>();
+  expect_same_bits_on_any_threads<double>();
+}
+
+TEST(Training, HasTheSameBitsHoweverABatchIsCut) {
+  SmallTrainer<float> whole = small_trainer<float>();
+  SmallTrainer<float> cut = small_trainer<float>(2);
+  for (Index step = 0; step < 4; ++step) {
+    const std::vector<Example> batch = batch_of(small_windows(), step, 7);
+    const TrainingStep done = whole.step(batch);
+    const std::span<const Example> all(batch);
+    const Index targets = 7 * 12;
+    const auto first = static_cast<std::size_t>(step) + 1;
+    cut.add(all.first(first), targets);
+    cut.add(all.subspan(first, 1), targets);
+    cut.add(all.subspan(first + 1), targets);
+    const TrainingStep found = cut.finish();
+    EXPECT_EQ(found.loss, done.loss);
+    EXPECT_EQ(found.length, done.length);
+  }
+  EXPECT_EQ(bits_of(cut.state()), bits_of(whole.state()));
+}
+
+TEST(Training, LearnsATinyTextByHeart) {
+  const TextWindows windows("In the beginning was the Word, and the Word was with God.", 24, 1);
+  TrainingOptions options = small_options(120);
+  options.schedule.peak = 0.02;
+  SmallTrainer<float> trainer = small_trainer<float>(2, options);
+  const double first = trainer.step(batch_of(windows, 0, 4)).loss;
+  EXPECT_NEAR(first, std::log(256.0), 0.3) << "at first, all bytes are about as likely";
+  double last = first;
+  while (trainer.steps() < 120) last = trainer.step(batch_of(windows, trainer.steps(), 4)).loss;
+  EXPECT_LT(last, 0.35);
+}
+
+TEST(Training, StopsAtALossThatIsNoNumberAndKeepsItsWeights) {
+  LanguageModel<float> model = small_model<float>();
+  model.body.final_norm.gain *= 1e38F;
+  model.embedding *= 100;
+  Trainer<float, MakeDirect<float>> trainer(model, small_options(), {});
+  const std::uint64_t before = bits_of(trainer.state());
+  const std::string message = message_of<InputError>([&] { trainer.step(batch_of(small_windows(), 0, 2)); });
+  EXPECT_TRUE(contains(message, "step 1: the loss is ")) << message;
+  EXPECT_EQ(bits_of(trainer.state()), before);
+  Example empty = small_windows()(0, 0);
+  empty.targets.assign(12, -1);
+  EXPECT_TRUE(contains(message_of<SpecError>([&] { trainer.step(std::vector<Example>{empty}); }), "without targets"));
+}
+
+TEST(HeldOutText, HasTheMeanThatDirectEvaluationFinds) {
+  const LanguageModel<double> model = small_model<double>();
+  const std::vector<Example> windows = judging_windows(some_text(100), 16);
+  TrainableDirect<double> attend;
+  double sum = 0;
+  for (const Example& window : windows)
+    sum += loss(model, std::span<const int>(window.ids), std::span<const int>(window.targets), attend);
+  const double found = mean_nats<double>(model, windows);
+  EXPECT_NEAR(found, sum / 99, 1e-12);
+  EXPECT_EQ((mean_nats<double>(model, windows, programs::Executor(3))), found);
+  EXPECT_TRUE(contains(message_of<SpecError>([&] { static_cast<void>(mean_nats<double>(model, {})); }), "no targets"));
+}
+
+// --- files -----------------------------------------------------------------------------------------------------------
+
+template <class Scalar>
+void expect_a_resumed_run_to_be_the_unbroken_one() {
+  SmallTrainer<Scalar> unbroken = small_trainer<Scalar>();
+  train(unbroken, 8);
+  const TempFolder folder;
+  const std::string key = training_key(small_model<Scalar>(), small_options(), 1);
+  for (const Index stop : {0, 3, 7}) {
+    SmallTrainer<Scalar> begun = small_trainer<Scalar>(2);
+    train(begun, stop);
+    TrainingState<Scalar> state = begun.state();
+    state.curve = {{stop, 1.5, 2.5, 0.1, 60.0}, {stop + 1, 1.25}};
+    save_training(folder / "run", key, state);
+    SmallTrainer<Scalar> resumed = small_trainer<Scalar>();
+    TrainingState<Scalar> found = read_training<Scalar>(folder / "run", key, resumed.parameter_count());
+    EXPECT_EQ(bits_of(found), bits_of(begun.state()));
+    ASSERT_EQ(found.curve.size(), 2u);
+    EXPECT_EQ(found.curve[0].held_out, 2.5);
+    EXPECT_EQ(found.curve[1].loss, 1.25);
+    EXPECT_TRUE(std::isnan(found.curve[1].held_out));
+    resumed.restore(std::move(found));
+    train(resumed, 8);
+    EXPECT_EQ(bits_of(resumed.state()), bits_of(unbroken.state())) << "stopped after " << stop;
+  }
+}
+
+TEST(ARunThatIsResumed, HasTheBitsOfAnUnbrokenOne) {
+  expect_a_resumed_run_to_be_the_unbroken_one<float>();
+  expect_a_resumed_run_to_be_the_unbroken_one<double>();
+}
+
+TEST(TheKeyOfARun, ChangesWithAllThatDefinesIt) {
+  const LanguageModel<float> model = small_model<float>();
+  const TrainingOptions options = small_options();
+  const std::string key = training_key(model, options, 1);
+  EXPECT_EQ(training_key(small_model<float>(), small_options(), 1), key);
+  EXPECT_NE(training_key(model, options, 2), key);
+  EXPECT_NE(training_key(untrained_model<float>(small_spec(), 256, 6), options, 1), key);
+  const auto changes = [&](const auto& change) {
+    TrainingOptions other = options;
+    change(other);
+    EXPECT_NE(training_key(model, other, 1), key);
+  };
+  changes([](TrainingOptions& o) { o.schedule.peak = std::nextafter(o.schedule.peak, 1.0); });
+  changes([](TrainingOptions& o) { o.schedule.floor = 0; });
+  changes([](TrainingOptions& o) { ++o.schedule.steps; });
+  changes([](TrainingOptions& o) { ++o.schedule.warm_up; });
+  changes([](TrainingOptions& o) { o.adamw.beta1 = 0.8; });
+  changes([](TrainingOptions& o) { o.adamw.beta2 = 0.8; });
+  changes([](TrainingOptions& o) { o.adamw.epsilon = 1e-7; });
+  changes([](TrainingOptions& o) { o.adamw.decay = 0; });
+  changes([](TrainingOptions& o) { o.adamw.decays_embedding = false; });
+  changes([](TrainingOptions& o) { o.clip = 2; });
+  ModelSpec windowed = small_spec();
+  windowed.attention.mask = Mask::sliding_window(4);
+  EXPECT_NE(training_key(untrained_model<float>(windowed, 256, 5), options, 1), key);
+}
+
+TrainingState<float> tiny_state() {
+  TrainingState<float> state;
+  state.steps = 3;
+  for (Vector<float>* numbers : {&state.weights, &state.first, &state.second}) *numbers = Vector<float>::Ones(9);
+  state.curve = {{1, 2.0}, {2, 1.5}};
+  return state;
+}
+
+TEST(AFileOfTraining, SaysWhatIsWrongWithIt) {
+  const TempFolder folder;
+  const std::filesystem::path path = folder / "run";
+  save_training(path, "key", tiny_state());
+  const std::string sound = read_bytes(path);
+  const auto fault = [&](const std::string& bytes) {
+    const std::filesystem::path damaged = folder.write("damaged", bytes);
+    return message_of<FormatError>([&] { static_cast<void>(read_training<float>(damaged, "key", 9)); });
+  };
+  EXPECT_TRUE(contains(fault(""), "damaged: not a checkpoint of training"));
+  EXPECT_TRUE(contains(fault("#!/bin/sh\necho a file of someone else\n"), "not a checkpoint of training"));
+  EXPECT_TRUE(contains(fault(sound.substr(0, 20)), "is cut short"));
+  EXPECT_TRUE(contains(fault(sound.substr(0, sound.size() - 1)), "is cut short"));
+  EXPECT_TRUE(contains(fault(sound + "x"), "is longer than its header says"));
+  std::string other = sound;
+  other[8] = 2;
+  EXPECT_TRUE(contains(fault(other), "of version 2, expected 1"));
+  other = sound;
+  other[sound.size() - 20] ^= 1;
+  EXPECT_TRUE(contains(fault(other), "do not fit their checksum"));
+  other = sound;
+  other[8 + 2 * 8 + 7] = '\x70';
+  EXPECT_TRUE(contains(fault(other), "header is damaged")) << "more weights than 64 bits can count the bytes of";
+
+  const auto mismatch = [&](const auto& read) { return message_of<FormatError>(read); };
+  EXPECT_TRUE(contains(mismatch([&] { static_cast<void>(read_training<float>(path, "other key", 9)); }),
+                       "of another run: its key is 'key', expected 'other key'"));
+  EXPECT_TRUE(contains(mismatch([&] { static_cast<void>(read_training<double>(path, "key", 9)); }),
+                       "holds numbers of 4 bytes, expected 8"));
+  EXPECT_TRUE(contains(mismatch([&] { static_cast<void>(read_training<float>(path, "key", 8)); }),
+                       "holds 9 weights, expected 8"));
+  EXPECT_TRUE(contains(
+      message_of<FileError>([&] { static_cast<void>(read_training<float>(folder / "none", "key", 9)); }), "none: "));
+  EXPECT_TRUE(contains(message_of<FileError>([&] { static_cast<void>(read_training<float>(folder / "", "key", 9)); }),
+                       "not a regular"));
+  EXPECT_TRUE(contains(message_of<FormatError>([&] { save_training(folder / "none" / "run", "key", tiny_state()); }),
+                       "cannot be written"));
+}
+
+TEST(AFileOfTraining, IsRefusedWhateverHappenedToIt) {
+  const TempFolder folder;
+  save_training(folder / "run", "key", tiny_state());
+  const std::string sound = read_bytes(folder / "run");
+  Damage damage(seed_or(17));
+  const int times = sanitized ? 100 : 1000;
+  for (int i = 0; i < times; ++i) {
+    const std::string bytes = damage.of_file(sound);
+    if (bytes == sound) continue;
+    const std::filesystem::path path = folder.write("damaged", bytes);
+    EXPECT_THROW(static_cast<void>(read_training<float>(path, "key", 9)), FormatError) << "damage " << i;
+  }
+}
+
+TEST(AFolderOfAModel, CanBeInFloat16) {
+  const TempFolder folder;
+  LanguageModel<float> model = small_model<float>();
+  write_model(folder / "half", model, 64, Dtype::f16);
+  EXPECT_TRUE(contains(read_bytes(folder / "half/config.json"), "\"torch_dtype\": \"float16\""));
+  LanguageModel<float> found = read_model<float>(folder / "half");
+  const auto expected = parameters(model);
+  const auto read = parameters(found);
+  ASSERT_EQ(read.size(), expected.size());
+  for (std::size_t array = 0; array < read.size(); ++array)
+    for (Index i = 0; i < read[array].size; ++i)
+      ASSERT_EQ(read[array].data[i], static_cast<float>(static_cast<Eigen::half>(expected[array].data[i])))
+          << read[array].name;
+  model.embedding(3, 4) = 70000;
+  const std::string message = message_of<SpecError>([&] { write_model(folder / "large", model, 64, Dtype::f16); });
+  EXPECT_TRUE(contains(message, "model.embed_tokens.weight holds 70000")) << message;
+  EXPECT_FALSE(std::filesystem::exists(folder / "large"));
+  EXPECT_TRUE(
+      contains(message_of<SpecError>([&] { write_model(folder / "u8", model, 64, Dtype::u8); }), "F16 or BF16"));
+}
+
+}  // namespace
+}  // namespace twoheads
