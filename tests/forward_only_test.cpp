@@ -140,4 +140,142 @@ TEST(ForwardOnlyGrid, HasTheGradientOfDenseAttention) {
   }
 }
 
+TEST(ForwardOnlyGrid, TakesThreeTransposedAndTwoTiltedEvaluations) {
+  for (const OracleKind kind : {OracleKind::plain, OracleKind::causal})
+    for (const Mask& mask : masks()) {
+      SCOPED_TRACE(std::string(name(mask.kind)) + ", " + name(kind));
+      Case c{"", mask, limits_of(kind, 8)};
+      c.options.anchor = Anchor::mean_key;
+      const Problem problem(c);
+      const auto calls_of = [&](const Mask& own) {
+        return Plan({own, 23, 23, c.heads, 1, c.limits, Anchor::mean_key}).calls();
+      };
+      const Index own = calls_of(mask), turned = calls_of(transposed_mask(mask, 23, 23).mask);
+      for (const bool extrapolate : {false, true}) {
+        RunOracle oracle(c.limits);
+        ForwardOnlyGrid<RunOracle> attend(oracle, c.options, {0, extrapolate});
+        static_cast<void>(found_by(attend, problem));
+        EXPECT_EQ(attend.counts().forward, own);
+        EXPECT_EQ(attend.counts().backward, extrapolate ? 4 * own + 5 * turned : 2 * own + 3 * turned);
+      }
+    }
+}
+
+TEST(ForwardOnlyGrid, DoesNotDependOnTheUnitsOfValuesAndDerivatives) {
+  const Case c{"", Mask::causal(), limits_of(OracleKind::causal, 8)};
+  for (const double by_values : {1e-120, 1.0, 1e90})
+    for (const double by_derivatives : {1e-150, 1.0, 1e60}) {
+      Problem problem(c);
+      problem.v *= by_values;
+      problem.d_out *= by_derivatives;
+      // Some rows of the loss weigh little beside the others.
+      problem.d_out.row(4) *= 1e-9;
+      problem.d_out.row(5).setZero();
+      const naive::AttentionBackward truth = problem.truth();
+      RunOracle oracle(c.limits);
+      ForwardOnlyGrid<RunOracle> attend(oracle);
+      const Found found = found_by(attend, problem);
+      expect_close(found, truth, 1e-8L);
+      EXPECT_LE(error_of(found.gradient.q.row(4), {truth.q[4]}), 1e-8L);
+      EXPECT_EQ(found.gradient.q.row(5).cwiseAbs().maxCoeff(), 0);
+    }
+}
+
+TEST(ForwardOnlyGrid, HasNoGradientWhereNothingIsAskedFor) {
+  Problem problem({"", Mask::causal(), limits_of(OracleKind::plain, 8)});
+  problem.d_out.setZero();
+  RunOracle oracle(limits_of(OracleKind::plain, 8));
+  ForwardOnlyGrid<RunOracle> attend(oracle);
+  const Found found = found_by(attend, problem);
+  EXPECT_TRUE(found.gradient.q.isZero(0) && found.gradient.k.isZero(0) && found.gradient.v.isZero(0));
+}
+
+TEST(ForwardOnlyGrid, LosesWithLargeLogitsWhatTheirRoundingTakes) {
+  for (const OracleKind kind : {OracleKind::plain, OracleKind::causal}) {
+    Case c{"", Mask::causal(), limits_of(kind, 8)};
+    c.logits = 1e3;
+    const Problem problem(c);
+    const naive::AttentionBackward truth = problem.truth();
+    RunOracle oracle(c.limits);
+    ForwardOnlyGrid<RunOracle> attend(oracle, {}, {0, true});
+    const Found found = found_by(attend, problem);
+    EXPECT_LE(bounds::max_row_error(found.gradient.q, truth.q, truth.q_terms), 1e-7L);
+    EXPECT_LE(bounds::max_row_error(found.gradient.k, truth.k, truth.k_terms), 1e-7L);
+    EXPECT_LE(error_of(found.gradient.v, truth.v), 1e-11L);
+  }
+}
+
+TEST(ForwardOnlyGrid, HasInFloatAGradientOfFourDigits) {
+  const Case c{"", Mask::causal(), limits_of(OracleKind::causal, 8)};
+  const Problem problem(c);
+  const Matrix<float> q = problem.q.cast<float>(), k = problem.k.cast<float>(), v = problem.v.cast<float>();
+  const Matrix<float> d_out = problem.d_out.cast<float>();
+  const naive::AttentionBackward truth = problem.truth();
+  SmallTransformer<float> oracle(c.limits);
+  ForwardOnlyGrid<SmallTransformer<float>> attend(oracle, {}, {0, true});
+  const AttentionInput<float> input = projected_input(problem.spec, view(q), view(k), view(v));
+  Matrix<float> out(q.rows(), d_out.cols());
+  Matrix<double> log_weights;
+  attend.forward(input, span(out), log_weights);
+  const AttentionGradient<float> found = attend.backward(input, view(out), log_weights, view(d_out));
+  EXPECT_LE(bounds::max_row_error(found.q, truth.q, naive::largest(truth.q)), 1e-4L);
+  EXPECT_LE(bounds::max_row_error(found.k, truth.k, naive::largest(truth.k)), 1e-4L);
+  EXPECT_LE(bounds::max_row_error(found.v, truth.v, naive::largest(truth.v)), 3e-6L);
+}
+
+TEST(ForwardOnlyGrid, HasTheSameBitsForAnyBatchAndExecutor) {
+  Case c{"", Mask::documents({2, 3, 30, 15}, true), limits_of(OracleKind::causal, 8), 50, 50, 4, 2};
+  c.limits.heads = 3;
+  const Problem problem(c);
+  RunOracle oracle(c.limits);
+  ForwardOnlyGrid<RunOracle> attend(oracle);
+  const AttentionGradient<double> first = found_by(attend, problem).gradient;
+  const auto expect_same = [&](const AttentionGradient<double>& other) {
+    EXPECT_TRUE(first.q == other.q && first.k == other.k && first.v == other.v);
+  };
+  c.limits.batch = 7;
+  RunOracle batched(c.limits);
+  ForwardOnlyGrid<RunOracle> other(batched);
+  expect_same(found_by(other, problem).gradient);
+  ForwardOnlyGrid<RunOracle, Threads> threads(oracle, {}, {}, Threads(4));
+  expect_same(found_by(threads, problem).gradient);
+}
+
+TEST(ForwardOnlyGrid, RefusesWhatItCannotTransposeAndSaysWhy) {
+  const OracleLimits limits = limits_of(OracleKind::causal, 8);
+  RunOracle oracle(limits);
+  SimulationOptions sampled;
+  sampled.sampling.samples = 2;
+  EXPECT_THROW((ForwardOnlyGrid<RunOracle>(oracle, sampled)), SpecError);
+  EXPECT_THROW((ForwardOnlyGrid<RunOracle>(oracle, {}, {1.5})), SpecError);
+  EXPECT_THROW((ForwardOnlyGrid<RunOracle>(oracle, {}, {-1})), SpecError);
+  Problem problem({"", Mask::causal(), limits});
+  ForwardOnlyGrid<RunOracle> attend(oracle);
+  const Found found = found_by(attend, problem);
+  const auto backward = [&](const AttentionInput<double>& input, const Matrix<double>& log_weights) {
+    return message_of<Error>(
+        [&] { static_cast<void>(attend.backward(input, view(found.out), log_weights, view(problem.d_out))); });
+  };
+  Matrix<double> none = found.log_weights;
+  none(3, 1) = std::numeric_limits<double>::quiet_NaN();
+  EXPECT_NE(backward(problem.input(), none).find("the log weights hold NaN"), std::string::npos);
+  AttentionInput<double> later = problem.input();
+  later.held.first_query = 2;
+  EXPECT_NE(backward(later, found.log_weights).find("over queries from position 2 on"), std::string::npos);
+  const Matrix<double> bias = Matrix<double>::Zero(1, 23);
+  AttentionInput<double> biased = problem.input();
+  new (&biased.bias) ScoreBias<double>{view(bias), false, false};
+  EXPECT_NE(backward(biased, found.log_weights).find("knows no bias"), std::string::npos);
+  problem.spec.soft_cap = 20;
+  EXPECT_NE(backward(problem.input(), found.log_weights).find("soft_cap is 20"), std::string::npos);
+  problem.spec.soft_cap = 0;
+
+  // A transposed call of differences is the widest.
+  OracleLimits narrow = limits;
+  narrow.key_cols = 7;
+  RunOracle of_seven(narrow);
+  ForwardOnlyGrid<RunOracle> too_wide(of_seven);
+  EXPECT_THROW(static_cast<void>(found_by(too_wide, problem)), LimitError);
+}
+
 }  // namespace
