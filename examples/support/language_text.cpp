@@ -30,19 +30,58 @@ twoheads::LanguageModel<Scalar> read_language_model(const std::string& path) {
 template twoheads::LanguageModel<float> read_language_model(const std::string&);
 template twoheads::LanguageModel<double> read_language_model(const std::string&);
 
-/// A tokenizer of either kind, and what it needs to write tokens as they come.
+namespace {
+
+/// A model of bytes needs no tokenizer: ids are bytes. Those of a character that has not ended are held back.
+class ByteText {
+ public:
+  /// What a text without a prompt begins with: the end of a line before it.
+  static constexpr int start = '\n';
+
+  [[nodiscard]] static std::vector<int> encode(const std::string& text) {
+    std::vector<int> ids;
+    for (const char c : text) ids.push_back(static_cast<unsigned char>(c));
+    return ids;
+  }
+
+  [[nodiscard]] std::string add(int token) {
+    held_ += static_cast<char>(static_cast<unsigned char>(token));
+    const auto first = static_cast<unsigned char>(held_.front());
+    const std::size_t length = first >= 0xF0 ? 4 : first >= 0xE0 ? 3 : first >= 0xC0 ? 2 : 1;
+    const bool goes_on = (static_cast<unsigned char>(token) & 0xC0U) == 0x80U || held_.size() == 1;
+    if (held_.size() < length && goes_on) return {};
+    return std::exchange(held_, {});
+  }
+  [[nodiscard]] std::string finish() { return std::exchange(held_, {}); }
+
+ private:
+  std::string held_;
+};
+
+/// Whether a folder says nothing of how its model's text is cut.
+bool has_no_tokenizer(const fs::path& folder) {
+  for (const char* file : {"tokenizer.json", "vocab.json", "vocab.txt", "merges.txt", "tokenizer.model"})
+    if (fs::exists(folder / file)) return false;
+  return true;
+}
+
+}  // namespace
+
+/// A tokenizer of one of the kinds, and what it needs to write tokens as they come.
 struct LanguageText::Body {
   explicit Body(twoheads::Tokenizer tokenizer) : kind(std::move(tokenizer)) {}
+  explicit Body(ByteText text) : kind(std::move(text)) {}
+  ByteText* bytes() { return std::get_if<ByteText>(&kind); }
   twoheads::Tokenizer* llama2c() { return std::get_if<twoheads::Tokenizer>(&kind); }
   int previous = 0;  ///< of llama2.c's tokenizer, whose pieces depend on it
 #ifdef TWOHEADS_WITH_TEXT
   explicit Body(twoheads::TextTokenizer tokenizer) : kind(std::move(tokenizer)), stream(folder()->parts()) {}
   twoheads::TextTokenizer* folder() { return std::get_if<twoheads::TextTokenizer>(&kind); }
-  std::variant<twoheads::Tokenizer, twoheads::TextTokenizer> kind;
+  std::variant<twoheads::Tokenizer, ByteText, twoheads::TextTokenizer> kind;
   std::optional<twoheads::TextStream> stream;
   std::set<int> ends;  ///< further tokens that end a text, as the model's folder says
 #else
-  std::variant<twoheads::Tokenizer> kind;
+  std::variant<twoheads::Tokenizer, ByteText> kind;
 #endif
 };
 
@@ -77,6 +116,9 @@ LanguageText::LanguageText(LanguageText&&) noexcept = default;
 LanguageText::~LanguageText() = default;
 
 LanguageText LanguageText::read(const std::string& path, twoheads::Index vocabulary) {
+  constexpr twoheads::Index bytes = 256;
+  if (vocabulary == bytes && fs::is_directory(path) && has_no_tokenizer(path))
+    return LanguageText(std::make_unique<Body>(ByteText()));
   if (!fs::is_directory(path))
     return LanguageText(std::make_unique<Body>(twoheads::Tokenizer::read(fs::path(path), vocabulary)));
 #ifdef TWOHEADS_WITH_TEXT
@@ -92,6 +134,7 @@ LanguageText LanguageText::read(const std::string& path, twoheads::Index vocabul
 }
 
 std::vector<int> LanguageText::encode(const std::string& text) const {
+  if (body_->bytes() != nullptr) return ByteText::encode(text);
 #ifdef TWOHEADS_WITH_TEXT
   if (const auto* folder = body_->folder()) return folder->encode(text);
 #endif
@@ -99,6 +142,7 @@ std::vector<int> LanguageText::encode(const std::string& text) const {
 }
 
 std::vector<int> LanguageText::encode_rest(const std::string& text) const {
+  if (body_->bytes() != nullptr) return ByteText::encode(text);
 #ifdef TWOHEADS_WITH_TEXT
   if (const auto* folder = body_->folder()) return folder->encode(text, false);
 #endif
@@ -109,6 +153,7 @@ std::vector<int> LanguageText::encode_rest(const std::string& text) const {
 
 std::vector<int> LanguageText::encode_prompt(const std::string& text) const {
   std::vector<int> ids = encode(text);
+  if (body_->bytes() != nullptr && ids.empty()) ids.push_back(ByteText::start);
 #ifdef TWOHEADS_WITH_TEXT
   if (const auto* folder = body_->folder()) {
     if (folder->end_token() && ids.size() > 1 && ids.back() == *folder->end_token()) ids.pop_back();
@@ -124,6 +169,7 @@ std::vector<int> LanguageText::encode_prompt(const std::string& text) const {
 }
 
 bool LanguageText::ends(int token) const {
+  if (body_->bytes() != nullptr) return false;
 #ifdef TWOHEADS_WITH_TEXT
   if (const auto* folder = body_->folder())
     return folder->end_token() == token || folder->start_token() == token || body_->ends.count(token) > 0;
@@ -132,6 +178,7 @@ bool LanguageText::ends(int token) const {
 }
 
 std::string LanguageText::add(int token) {
+  if (ByteText* const bytes = body_->bytes()) return bytes->add(token);
 #ifdef TWOHEADS_WITH_TEXT
   if (body_->stream) return body_->stream->add(token);
 #endif
@@ -140,6 +187,7 @@ std::string LanguageText::add(int token) {
 }
 
 std::string LanguageText::finish() {
+  if (ByteText* const bytes = body_->bytes()) return bytes->finish();
 #ifdef TWOHEADS_WITH_TEXT
   if (body_->stream) return body_->stream->finish();
 #endif

@@ -1,0 +1,320 @@
+// A task that needs long range, multi-query associative recall, learned through calls of a small transformer, and beside
+// it attention that cannot: a short window, and linear attention.
+
+#include <cmath>
+#include <fstream>
+#include <iostream>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <stdexcept>
+#include <string>
+#include <twoheads/base/digest.hpp>
+#include <twoheads/oracle/small_transformer.hpp>
+#include <twoheads/train/trainable_direct.hpp>
+#include <twoheads/train/trainable_grid.hpp>
+#include <twoheads/train/trainable_kernel.hpp>
+#include <twoheads/train/trainer.hpp>
+#include <twoheads/train/untrained.hpp>
+#include <utility>
+#include <vector>
+
+#include "support/arguments.hpp"
+#include "support/engine_word.hpp"
+#include "support/executor.hpp"
+#include "support/instances.hpp"
+#include "support/linear_attention.hpp"
+#include "support/recall_task.hpp"
+#include "support/stopwatch.hpp"
+#include "support/training_attend.hpp"
+
+namespace {
+
+using programs::EngineWord;
+using programs::RecallTask;
+using twoheads::Index;
+using twoheads::Matrix;
+using Scalar = float;
+using Attend = programs::AnyTrainable<Scalar>;
+
+/// What mixes the tokens of a sequence.
+enum class Mixer { full, causal, window, linear };
+
+const char* name(Mixer mixer) {
+  switch (mixer) {
+    case Mixer::full:
+      return "full";
+    case Mixer::causal:
+      return "causal";
+    case Mixer::window:
+      return "window";
+    case Mixer::linear:
+      return "linear";
+  }
+  return "";
+}
+
+struct Settings {
+  RecallTask task;
+  Mixer mixer = Mixer::causal;
+  EngineWord engine = EngineWord::oracle;
+  Index window = 64;
+  Index rows = 129;
+  Index layers = 2;
+  Index width = 64;
+  Index heads = 1;
+  Index steps = 600;
+  Index batch = 32;
+  double rate = 3e-3;
+  Index seed = 1;
+  Index threads = 1;
+  Index evaluate_every = 50;
+  Index evaluate = 64;
+  double enough = 0;  ///< stop at this accuracy; 0: go on to the last step
+  std::string log;
+  bool json = false;
+};
+
+/// Of the queries of some sequences, how many were answered right: all, and by how far back the pair was.
+struct Answers {
+  static constexpr Index bins = 4;
+  static constexpr Index bin_ends[bins] = {64, 256, 512, 1 << 30};  ///< in tokens from the value to its query
+  Index right[bins] = {};
+  Index asked[bins] = {};
+
+  [[nodiscard]] double accuracy() const {
+    Index all_right = 0;
+    Index all = 0;
+    for (Index bin = 0; bin < bins; ++bin) {
+      all_right += right[bin];
+      all += asked[bin];
+    }
+    return static_cast<double>(all_right) / static_cast<double>(all);
+  }
+};
+
+class RecallRun {
+ public:
+  explicit RecallRun(const Settings& settings)
+      : settings_(settings),
+        exec_(settings.threads),
+        trainer_(
+            begin_model(), options(), [this] { return attend(); }, exec_) {}
+
+  void run() {
+    std::ofstream log;
+    if (!settings_.log.empty()) {
+      log.open(settings_.log, std::ios::trunc);
+      log << "step,loss,accuracy\n";
+    }
+    const programs::Stopwatch watch;
+    twoheads::TrainingStep done;
+    Answers answers;
+    while (trainer_.steps() < settings_.steps) {
+      std::vector<twoheads::Example> batch;
+      for (Index item = 0; item < settings_.batch; ++item)
+        batch.push_back(settings_.task(static_cast<std::uint64_t>(settings_.seed), trainer_.steps(), item));
+      done = trainer_.step(batch);
+      const bool last = done.step == settings_.steps;
+      if (!last && done.step % settings_.evaluate_every != 0) continue;
+      answers = judge();
+      std::cerr << "step " << done.step << " of " << settings_.steps << ", loss " << done.loss << ", accuracy "
+                << answers.accuracy() << ", " << watch.seconds() << " s\n";
+      if (log.is_open()) log << done.step << "," << done.loss << "," << answers.accuracy() << std::endl;
+      if (log.is_open() && !log) throw std::runtime_error(settings_.log + ": cannot be written");
+      if (settings_.enough > 0 && answers.accuracy() >= settings_.enough) break;
+    }
+    report(done, answers, watch.seconds());
+  }
+
+ private:
+  [[nodiscard]] twoheads::ModelSpec spec() const {
+    twoheads::ModelSpec spec;
+    spec.layers = settings_.layers;
+    spec.width = settings_.width;
+    spec.hidden = 2 * settings_.width;
+    spec.mlp = twoheads::MlpKind::swiglu;
+    spec.norm = twoheads::NormKind::rms;
+    spec.final_norm = true;
+    twoheads::AttentionSpec& a = spec.attention;
+    a.heads = a.kv_heads = settings_.heads;
+    a.head_dim = a.value_dim = settings_.width / settings_.heads;
+    a.score_scale = 1.0 / std::sqrt(static_cast<double>(a.head_dim));
+    a.rope = twoheads::RopeSpec{.theta = 100.0, .pairing = twoheads::RopePairing::halves};
+    a.mask = settings_.mixer == Mixer::full     ? twoheads::Mask::full()
+             : settings_.mixer == Mixer::window ? twoheads::Mask::sliding_window(settings_.window)
+                                                : twoheads::Mask::causal();
+    return spec;
+  }
+
+  /// The same for every mixer. Tokens of the first layer begin with a liking for the one before them: the same vector is
+  /// added to all queries, and turned on by one position to all keys. A model that has to find the token before it from
+  /// nothing spends most of its training on that.
+  [[nodiscard]] twoheads::LanguageModel<Scalar> begin_model() const {
+    const auto seed = static_cast<std::uint64_t>(settings_.seed);
+    twoheads::LanguageModel<Scalar> model = twoheads::untrained_model<Scalar>(spec(), settings_.task.vocabulary, seed);
+    twoheads::Random random(twoheads::detail::seed_of_part(seed, 2));
+    const twoheads::AttentionSpec& a = model.body.spec.attention;
+    for (auto& layer : model.body.layers) {
+      const bool first = &layer == &model.body.layers.front();
+      Matrix<Scalar> bias = random.matrix<Scalar>(1, a.heads * a.head_dim, first ? 1.0 : 0.0);
+      layer.attention.bq = bias;
+      twoheads::rotate(twoheads::span(bias), a.head_dim, *a.rope, 1);
+      layer.attention.bk = bias;
+    }
+    return model;
+  }
+
+  [[nodiscard]] twoheads::TrainingOptions options() const {
+    twoheads::TrainingOptions options;
+    options.schedule = {settings_.rate, settings_.rate / 10, settings_.steps / 20, settings_.steps};
+    return options;
+  }
+
+  [[nodiscard]] Attend attend() const {
+    if (settings_.mixer == Mixer::linear) return Attend(std::make_unique<programs::LinearAttention<Scalar>>());
+    switch (settings_.engine) {
+      case EngineWord::kernel:
+        return Attend(std::make_unique<twoheads::TrainableKernel<Scalar>>());
+      case EngineWord::direct:
+        return Attend(std::make_unique<twoheads::TrainableDirect<Scalar>>());
+      case EngineWord::oracle:
+        break;
+    }
+    return Attend(std::make_unique<Calls>(limits()));
+  }
+
+  [[nodiscard]] twoheads::OracleLimits limits() const {
+    twoheads::OracleLimits limits;
+    limits.rows = settings_.rows;
+    limits.kind = settings_.mixer == Mixer::full ? twoheads::OracleKind::plain : twoheads::OracleKind::causal;
+    return limits;
+  }
+
+  /// Calls of an oracle of its own.
+  struct Calls {
+    explicit Calls(const twoheads::OracleLimits& limits) : oracle(limits), attend(oracle) {}
+    void forward(const twoheads::AttentionInput<Scalar>& input, twoheads::MatrixSpan<Scalar> out,
+                 Matrix<double>& log_weights) {
+      attend.forward(input, out, log_weights);
+    }
+    [[nodiscard]] twoheads::AttentionGradient<Scalar> backward(const twoheads::AttentionInput<Scalar>& input,
+                                                               const twoheads::MatrixView<Scalar>& out,
+                                                               const Matrix<double>& log_weights,
+                                                               const twoheads::MatrixView<Scalar>& d_out) {
+      return attend.backward(input, out, log_weights, d_out);
+    }
+    twoheads::SmallTransformer<Scalar> oracle;
+    twoheads::TrainableGrid<twoheads::SmallTransformer<Scalar>> attend;
+  };
+
+  /// Answers to sequences that training does not see.
+  [[nodiscard]] Answers judge() const {
+    const auto seed = twoheads::detail::seed_of_part(static_cast<std::uint64_t>(settings_.seed), 3);
+    std::vector<Answers> found(static_cast<std::size_t>(settings_.evaluate));
+    exec_.for_each(
+        settings_.evaluate, [this] { return attend(); },
+        [&](Attend& attend, Index item) {
+          const twoheads::Example example = settings_.task(seed, 0, item);
+          twoheads::TrainingPass<Scalar> pass(trainer_.model().body);
+          const Matrix<Scalar> rows = pass.forward(twoheads::embed(trainer_.model(), example.ids), attend);
+          const Matrix<Scalar> scores = twoheads::logits(trainer_.model(), twoheads::view(rows));
+          count(example, scores, found[static_cast<std::size_t>(item)]);
+        });
+    Answers sum;
+    for (const Answers& one : found)
+      for (Index bin = 0; bin < Answers::bins; ++bin) {
+        sum.right[bin] += one.right[bin];
+        sum.asked[bin] += one.asked[bin];
+      }
+    return sum;
+  }
+
+  static void count(const twoheads::Example& example, const Matrix<Scalar>& scores, Answers& answers) {
+    for (Index row = 0; row < scores.rows(); ++row) {
+      const int target = example.targets[static_cast<std::size_t>(row)];
+      if (target < 0) continue;
+      Index value = 0;
+      while (example.ids[static_cast<std::size_t>(value)] != target) ++value;
+      Index bin = 0;
+      while (row - value >= Answers::bin_ends[bin]) ++bin;
+      Index best = 0;
+      scores.row(row).maxCoeff(&best);
+      ++answers.asked[bin];
+      if (best == target) ++answers.right[bin];
+    }
+  }
+
+  void report(const twoheads::TrainingStep& done, const Answers& answers, double seconds) const {
+    if (settings_.json) {
+      nlohmann::ordered_json result{{"mixer", name(settings_.mixer)},
+                                    {"tokens", settings_.task.tokens},
+                                    {"pairs", settings_.task.pairs},
+                                    {"steps", done.step},
+                                    {"loss", done.loss},
+                                    {"accuracy", answers.accuracy()}};
+      for (Index bin = 0; bin < Answers::bins; ++bin) {
+        const auto share = static_cast<double>(answers.right[bin]) / static_cast<double>(answers.asked[bin]);
+        const std::string key = bin + 1 < Answers::bins ? "accuracy_below_" + std::to_string(Answers::bin_ends[bin])
+                                                        : std::string("accuracy_beyond");
+        result[key] = answers.asked[bin] > 0 ? nlohmann::ordered_json(share) : nullptr;
+      }
+      result["parameters"] = trainer_.parameter_count();
+      result["seconds"] = seconds;
+      std::cout << result.dump() << "\n";
+      return;
+    }
+    std::cout << name(settings_.mixer) << ": after " << done.step << " steps " << 100 * answers.accuracy()
+              << " % of the queries are answered right\n";
+    Index begin = 0;
+    for (Index bin = 0; bin < Answers::bins; ++bin) {
+      const Index end = std::min(Answers::bin_ends[bin], settings_.task.tokens);
+      if (answers.asked[bin] > 0)
+        std::cout << "  " << begin << " to " << end - 1 << " tokens back: "
+                  << 100.0 * static_cast<double>(answers.right[bin]) / static_cast<double>(answers.asked[bin])
+                  << " % of " << answers.asked[bin] << "\n";
+      begin = end;
+    }
+  }
+
+  Settings settings_;
+  programs::Executor exec_;
+  twoheads::Trainer<Scalar, std::function<Attend()>, programs::Executor> trainer_;
+};
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app("Learns multi-query associative recall.", "twoheads_recall");
+  Settings settings;
+  programs::add_count(app, "--tokens", settings.task.tokens, 4, "tokens of a sequence (default 1024)");
+  programs::add_count(app, "--pairs", settings.task.pairs, 1, "pairs of a sequence, each asked for once (default 32)");
+  programs::add_count(app, "--vocabulary", settings.task.vocabulary, 4, "ids (default 256)");
+  programs::add_choice<Mixer>(
+      app, "--mixer", settings.mixer,
+      {{"full", Mixer::full}, {"causal", Mixer::causal}, {"window", Mixer::window}, {"linear", Mixer::linear}}, {},
+      "softmax attention with a mask, or linear attention (default causal)");
+  programs::add_engine(app, settings.engine);
+  programs::add_count(app, "--window", settings.window, 1,
+                      "tokens of a window, the token itself included (default 64)");
+  programs::add_count(app, "--rows", settings.rows, 2, "all rows that a call may have (default 129)");
+  programs::add_count(app, "--layers", settings.layers, 1, "layers (default 2)");
+  programs::add_count(app, "--width", settings.width, 2, "width (default 64)");
+  programs::add_count(app, "--heads", settings.heads, 1, "heads (default 1)");
+  programs::add_count(app, "--steps", settings.steps, 1, "steps (default 600)");
+  programs::add_count(app, "--batch", settings.batch, 1, "sequences of a step (default 32)");
+  programs::add_positive(app, "--lr", settings.rate, "largest learning rate (default 0.003)");
+  programs::add_count(app, "--seed", settings.seed, 0, "seed of weights and sequences (default 1)");
+  programs::add_threads(app, settings.threads);
+  programs::add_count(app, "--evaluate-every", settings.evaluate_every, 1, "steps between judgements (default 50)");
+  programs::add_count(app, "--evaluate", settings.evaluate, 1, "sequences of a judgement (default 64)");
+  programs::add_positive(app, "--enough", settings.enough, "stop at this accuracy (default: at the last step)");
+  programs::add_file(app, "--log", settings.log, "table of judgements, as CSV");
+  app.add_flag("--json", settings.json, "print one JSON object");
+  return programs::run(app, argc, argv, [&] {
+    if (const std::string fault = settings.task.fault(); !fault.empty()) throw programs::ArgumentError(fault);
+    if (settings.width % settings.heads != 0 || settings.width / settings.heads % 2 != 0)
+      throw programs::ArgumentError("--heads", std::to_string(settings.heads),
+                                    "a number that parts the width into heads of an even number of columns");
+    RecallRun(settings).run();
+  });
+}
