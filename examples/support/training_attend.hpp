@@ -9,11 +9,8 @@
 #include <twoheads/train/trainable.hpp>
 #include <twoheads/train/trainable_direct.hpp>
 #include <twoheads/train/trainable_grid.hpp>
-#include <utility>
-
-#if __has_include(<twoheads/train/trainable_kernel.hpp>)
 #include <twoheads/train/trainable_kernel.hpp>
-#endif
+#include <utility>
 
 #include "support/engine_word.hpp"
 #include "support/training_settings.hpp"
@@ -77,11 +74,7 @@ class MakeTrainable {
   [[nodiscard]] AnyTrainable<Scalar> operator()() const {
     switch (engine_) {
       case EngineWord::kernel:
-#if __has_include(<twoheads/train/trainable_kernel.hpp>)
         return AnyTrainable<Scalar>(std::make_unique<twoheads::TrainableKernel<Scalar>>());
-#else
-        throw NotBuiltYet("--engine kernel");
-#endif
       case EngineWord::oracle:
         return AnyTrainable<Scalar>(std::make_unique<OnOracle>(limits_, calls_));
       case EngineWord::direct:

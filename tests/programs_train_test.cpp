@@ -1,0 +1,303 @@
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/types.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <csignal>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <random>
+#include <sstream>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "support/contains.hpp"
+#include "support/program.hpp"
+#include "support/sanitized.hpp"
+#include "support/seed.hpp"
+#include "support/temp_folder.hpp"
+
+namespace {
+
+namespace fs = std::filesystem;
+
+std::string some_text() {
+  std::string text;
+  for (int verse = 0; verse < 60; ++verse)
+    text += std::to_string(verse) + " And the evening and the morning were the day " + std::to_string(verse) + ".\n";
+  return text;
+}
+
+/// A run of a few steps of a small model.
+struct SmallRun {
+  TempFolder folder;
+  std::vector<std::string> line = words("--layers 2 --width 16 --heads 2 --hidden 24 --context 24 --batch 3 --json");
+
+  explicit SmallRun(const std::string& more = "--steps 12") {
+    folder.write("text", some_text());
+    add("--text " + (folder / "text").string() + " " + more);
+  }
+  /// Adds flags; one that is there already gets the new value.
+  SmallRun& add(const std::string& more) {
+    const std::vector<std::string> added = words(more);
+    for (std::size_t i = 0; i < added.size(); ++i) {
+      const auto old = std::find(line.begin(), line.end(), added[i]);
+      if (added[i].rfind("--", 0) != 0 || old == line.end())
+        line.push_back(added[i]);
+      else
+        *(old + 1) = added[++i];
+    }
+    return *this;
+  }
+  SmallRun& add_file(const std::string& flag, const std::string& name) {
+    return add(flag + " " + (folder / name).string());
+  }
+  [[nodiscard]] ProgramRun run() const { return run_program("twoheads_train", line); }
+};
+
+nlohmann::json result_of(const ProgramRun& run) {
+  EXPECT_EQ(run.exit_code, 0) << run.err;
+  return run.json().is_object() ? run.json() : nlohmann::json::object();
+}
+
+std::vector<std::string> lines_of(const std::string& text) {
+  std::istringstream in(text);
+  std::vector<std::string> lines;
+  for (std::string line; std::getline(in, line);) lines.push_back(line);
+  return lines;
+}
+
+/// Columns of a table but for the last, which holds seconds.
+std::string without_seconds(const std::string& table) {
+  std::string result;
+  for (const std::string& line : lines_of(table)) result += line.substr(0, line.rfind(',')) + "\n";
+  return result;
+}
+
+TEST(TrainingProgram, WritesAFolderThatTheOthersReadALogAndAPlot) {
+  SmallRun small;
+  small.add_file("--out", "model").add_file("--log", "log.csv").add_file("--plot", "loss.svg");
+  small.add("--dtype float16 --evaluate-every 5");
+  const nlohmann::json result = result_of(small.run());
+  EXPECT_EQ(result.value("steps", 0), 12);
+  EXPECT_EQ(result.value("parameters", 0), 256 * 16 + 2 * (4 * 16 * 16 + 3 * 16 * 24 + 2 * 16) + 16);
+  EXPECT_LT(result.value("loss", 99.0), std::log(256.0));
+  EXPECT_LT(result.value("held_out_bits_per_byte", 99.0), 8.0);
+  EXPECT_GT(result.value("tokens_per_second", 0.0), 0.0);
+  EXPECT_EQ(result.value("digest", "").size(), 16u);
+
+  const std::vector<std::string> log = lines_of(read_bytes(small.folder / "log.csv"));
+  ASSERT_EQ(log.size(), 13u);
+  EXPECT_EQ(log[0], "step,loss,held_out_bits_per_byte,learning_rate,seconds");
+  EXPECT_TRUE(contains(log[1], "1,5.")) << log[1];
+  EXPECT_TRUE(contains(log[4], ",,")) << "nothing is evaluated after step 4";
+  for (const std::size_t evaluated : {5u, 10u, 12u}) EXPECT_FALSE(contains(log[evaluated], ",,")) << log[evaluated];
+
+  const std::string svg = read_bytes(small.folder / "loss.svg");
+  for (const char* part : {"<svg", "bits a byte", "held-out text, at last", "polyline", "</svg>"})
+    EXPECT_TRUE(contains(svg, part)) << part;
+
+  const fs::path ids = small.folder.write("ids.json", "[65, 110, 100, 32, 116, 104, 101]");
+  const ProgramRun scored =
+      run_program("twoheads_lm", {"--model", (small.folder / "model").string(), "--score-ids", ids.string(), "--json"});
+  EXPECT_EQ(scored.exit_code, 0) << scored.err;
+  EXPECT_EQ(scored.json().value("tokens", 0), 7);
+  EXPECT_LT(scored.json().value("max_logit_error", 1.0), 1e-4);
+}
+
+TEST(TrainingProgram, HasTheSameBitsOnAnyNumberOfThreads) {
+  const std::string digest = result_of(SmallRun().run()).value("digest", "none");
+#ifdef TWOHEADS_WITH_THREADS
+  EXPECT_EQ(result_of(SmallRun("--steps 12 --threads 3").run()).value("digest", ""), digest);
+#endif
+  EXPECT_NE(result_of(SmallRun("--steps 12 --seed 2").run()).value("digest", ""), digest);
+}
+
+TEST(TrainingProgram, FindsTheSameWeightsWithAnyEngineUpToRounding) {
+  for (const char* mask : {"", " --mask window --window 6", " --mask sinks --window 5 --sinks 2"}) {
+    const auto loss = [&](const std::string& engine) {
+      return result_of(SmallRun("--scalar double --steps 6 --engine " + engine + mask).run()).value("loss", 0.0);
+    };
+    const double direct = loss("direct");
+    EXPECT_NEAR(loss("kernel"), direct, 1e-11) << mask;
+    EXPECT_NEAR(loss("oracle --rows 9"), direct, 1e-11) << mask;
+  }
+}
+
+TEST(TrainingProgram, NamesAFlagThatItCannotTake) {
+  const auto expect = [](const std::string& more, const std::string& message) {
+    const ProgramRun run = SmallRun("--steps 2 " + more).run();
+    EXPECT_EQ(run.exit_code, 2) << more;
+    EXPECT_TRUE(contains(run.err, message)) << run.err;
+    EXPECT_EQ(run.out, "");
+  };
+  expect("--heads 3", "--heads is '3'");
+  expect("--kv-heads 4", "--kv-heads is '4'");
+  expect("--lr 0", "--lr is '0'");
+  expect("--lr 0.1 --lr-last 0.2", "--lr-last");
+  expect("--held-out-share 1", "--held-out-share is '1");
+  expect("--mask window", "need --window");
+  expect("--window 8", "--mask window or sinks");
+  expect("--mask window --window 8 --sinks 2", "--sinks needs --mask sinks");
+  expect("--rows 16", "--rows needs --engine oracle");
+  expect("--dtype int8", "--dtype is 'int8'");
+  expect("--steps 0", "--steps is '0'");
+}
+
+TEST(TrainingProgram, SaysWhyItCannotTrain) {
+  const auto expect = [](SmallRun& small, const std::string& message) {
+    const ProgramRun run = small.run();
+    EXPECT_EQ(run.exit_code, 1);
+    EXPECT_TRUE(contains(run.err, message)) << run.err;
+    EXPECT_EQ(run.out, "");
+  };
+  SmallRun small;
+  small.folder.write("text", "short");
+  expect(small, "expected more than the context of 24");
+  fs::remove(small.folder / "text");
+  expect(small, "text: cannot be read");
+  SmallRun one;
+  one.folder.write("one", "1");
+  expect(one.add_file("--held-out", "one"), "1 bytes, expected 2 or more");
+  SmallRun unwritable;
+  expect(unwritable.add_file("--log", "none/log.csv"), "log.csv: cannot be written");
+}
+
+TEST(TrainingProgram, EvaluatesAFileOfItsOwnOrNone) {
+  SmallRun file;
+  file.folder.write("other", std::string(500, 'x'));
+  EXPECT_GT(result_of(file.add_file("--held-out", "other").run()).value("held_out_bits_per_byte", 0.0), 4.0);
+  const nlohmann::json none = result_of(SmallRun("--steps 2 --held-out-share 0").run());
+  EXPECT_TRUE(none.value("held_out_bits_per_byte", nlohmann::json(0)).is_null());
+}
+
+TEST(TrainingProgram, RefusesTheCheckpointOfAnotherRunAndADamagedOne) {
+  SmallRun first;
+  first.add_file("--checkpoint", "run");
+  const std::string digest = result_of(first.run()).value("digest", "none");
+  const std::string sound = read_bytes(first.folder / "run");
+  const ProgramRun again = first.run();
+  EXPECT_EQ(result_of(again).value("digest", ""), digest) << "nothing was left to do";
+  EXPECT_TRUE(contains(again.err, "going on after step 12")) << again.err;
+  EXPECT_EQ(read_bytes(first.folder / "run"), sound);
+
+  const auto expect_refusal = [&](const std::string& message) {
+    const ProgramRun run = first.run();
+    EXPECT_EQ(run.exit_code, 1);
+    EXPECT_TRUE(contains(run.err, message)) << run.err;
+  };
+  first.folder.write("run", sound.substr(0, sound.size() / 2));
+  expect_refusal("is cut short");
+  EXPECT_EQ(read_bytes(first.folder / "run"), sound.substr(0, sound.size() / 2)) << "a refused file stays as it is";
+  std::string damaged = sound;
+  damaged[sound.size() / 2] ^= 4;
+  first.folder.write("run", damaged);
+  expect_refusal("do not fit their checksum");
+  first.folder.write("run", "somebody's letter");
+  expect_refusal("not a checkpoint of training");
+  first.folder.write("run", sound);
+  for (const char* other : {"--seed 2", "--batch 4", "--lr 0.001", "--scalar double", "--engine direct"}) {
+    const std::vector<std::string> line = first.line;
+    first.add(other);
+    expect_refusal("of another run: its key is");
+    first.line = line;
+  }
+}
+
+// --- interrupted -----------------------------------------------------------------------------------------------------
+
+/// The program beside the test.
+class Running {
+ public:
+  Running(const std::vector<std::string>& arguments, const fs::path& out, const fs::path& err) {
+    const std::string program = std::string(TWOHEADS_PROGRAM_DIR) + "/twoheads_train";
+    std::vector<std::string> all{program};
+    all.insert(all.end(), arguments.begin(), arguments.end());
+    std::vector<char*> words;
+    for (std::string& word : all) words.push_back(word.data());
+    words.push_back(nullptr);
+    pid_ = ::fork();
+    if (pid_ != 0) return;
+    const auto redirect = [](const fs::path& path, int to) {
+      ::dup2(::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600), to);
+    };
+    redirect(out, STDOUT_FILENO);
+    redirect(err, STDERR_FILENO);
+    ::execv(program.c_str(), words.data());
+    ::_exit(127);
+  }
+
+  [[nodiscard]] bool ended() { return done_ || (done_ = ::waitpid(pid_, &status_, WNOHANG) == pid_); }
+  void send(int signal) const { ::kill(pid_, signal); }
+  /// Waits for its end: the exit code, or -1 where a signal ended it.
+  int wait() {
+    if (!done_) ::waitpid(pid_, &status_, 0);
+    done_ = true;
+    return WIFEXITED(status_) ? WEXITSTATUS(status_) : -1;
+  }
+
+ private:
+  pid_t pid_ = -1;
+  int status_ = 0;
+  bool done_ = false;
+};
+
+void pause(int milliseconds) { std::this_thread::sleep_for(std::chrono::milliseconds(milliseconds)); }
+
+/// A run that takes some moments, with all that it leaves.
+std::string long_run() { return std::string("--threads 1 --evaluate-every 20 --steps ") + (sanitized ? "60" : "500"); }
+
+TEST(ATrainingRun, KilledAtRandomMomentsAndResumedHasTheBitsOfAnUnbrokenOne) {
+  SmallRun unbroken(long_run());
+  const nlohmann::json expected = result_of(unbroken.add_file("--log", "log.csv").run());
+
+  SmallRun small(long_run());
+  small.add_file("--log", "log.csv").add_file("--checkpoint", "run").add("--checkpoint-every 1");
+  std::mt19937_64 random(seed_or(11));
+  int killed = 0;
+  int exit_code = -1;
+  for (int most = 60; exit_code != 0; most += most / 4) {
+    Running run(small.line, small.folder / "out", small.folder / "err");
+    const int moment = static_cast<int>(random() % static_cast<std::uint64_t>(most));
+    for (int waited = 0; waited < moment && !run.ended(); waited += 2) pause(2);
+    if (!run.ended()) run.send(SIGKILL);
+    exit_code = run.wait();
+    ASSERT_TRUE(exit_code == 0 || exit_code == -1) << read_bytes(small.folder / "err");
+    if (exit_code == -1) ++killed;
+  }
+  EXPECT_GE(killed, 2);
+  const ProgramRun found{0, read_bytes(small.folder / "out"), read_bytes(small.folder / "err")};
+  EXPECT_TRUE(contains(found.err, "going on after step")) << found.err;
+  const nlohmann::json result = result_of(found);
+  for (const char* key : {"steps", "loss", "held_out_bits_per_byte", "digest"})
+    EXPECT_EQ(result.value(key, nlohmann::json()), expected.value(key, nlohmann::json("none"))) << key;
+  EXPECT_EQ(without_seconds(read_bytes(small.folder / "log.csv")),
+            without_seconds(read_bytes(unbroken.folder / "log.csv")))
+      << "each step is in the log once";
+}
+
+TEST(ATrainingRun, ThatIsInterruptedFinishesItsStepAndSaysHowToGoOn) {
+  SmallRun unbroken(long_run());
+  const nlohmann::json expected = result_of(unbroken.run());
+  SmallRun small(long_run());
+  // The checkpoint is written at the interrupt alone.
+  small.add_file("--checkpoint", "run").add("--checkpoint-every 100000").add_file("--log", "log.csv");
+  Running run(small.line, small.folder / "out", small.folder / "err");
+  const auto begun = [&] {
+    return fs::exists(small.folder / "log.csv") && lines_of(read_bytes(small.folder / "log.csv")).size() > 3;
+  };
+  while (!run.ended() && !begun()) pause(1);
+  run.send(SIGINT);
+  EXPECT_EQ(run.wait(), 1);
+  const std::string err = read_bytes(small.folder / "err");
+  EXPECT_TRUE(contains(err, "interrupted after step ") && contains(err, "the same command goes on from")) << err;
+  EXPECT_EQ(read_bytes(small.folder / "out"), "");
+  EXPECT_EQ(result_of(small.run()).value("digest", ""), expected.value("digest", "none"));
+}
+
+}  // namespace
