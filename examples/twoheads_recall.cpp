@@ -69,7 +69,7 @@ struct Settings {
   Index threads = 1;
   Index evaluate_every = 50;
   Index evaluate = 64;
-  double enough = 0;  ///< stop at this accuracy; 0: go on to the last step
+  Index begin_tokens = 64;  ///< of the first sequences
   std::string log;
   bool json = false;
 };
@@ -104,29 +104,48 @@ class RecallRun {
     std::ofstream log;
     if (!settings_.log.empty()) {
       log.open(settings_.log, std::ios::trunc);
-      log << "step,loss,accuracy\n";
+      log << "step,tokens,loss,accuracy\n";
     }
     const programs::Stopwatch watch;
     twoheads::TrainingStep done;
     Answers answers;
     while (trainer_.steps() < settings_.steps) {
+      const RecallTask task = task_of(trainer_.steps());
       std::vector<twoheads::Example> batch;
       for (Index item = 0; item < settings_.batch; ++item)
-        batch.push_back(settings_.task(static_cast<std::uint64_t>(settings_.seed), trainer_.steps(), item));
+        batch.push_back(task(static_cast<std::uint64_t>(settings_.seed), trainer_.steps(), item));
       done = trainer_.step(batch);
       const bool last = done.step == settings_.steps;
       if (!last && done.step % settings_.evaluate_every != 0) continue;
-      answers = judge();
-      std::cerr << "step " << done.step << " of " << settings_.steps << ", loss " << done.loss << ", accuracy "
-                << answers.accuracy() << ", " << watch.seconds() << " s\n";
-      if (log.is_open()) log << done.step << "," << done.loss << "," << answers.accuracy() << std::endl;
+      answers = judge(last ? settings_.task : task);
+      std::cerr << "step " << done.step << " of " << settings_.steps << ", " << task.tokens << " tokens, loss "
+                << done.loss << ", accuracy " << answers.accuracy() << ", " << watch.seconds() << " s\n";
+      if (log.is_open())
+        log << done.step << "," << task.tokens << "," << done.loss << "," << answers.accuracy() << std::endl;
       if (log.is_open() && !log) throw std::runtime_error(settings_.log + ": cannot be written");
-      if (settings_.enough > 0 && answers.accuracy() >= settings_.enough) break;
     }
     report(done, answers, watch.seconds());
   }
 
  private:
+  /// What is learned at a step: short sequences first, then ever longer ones, with a pair for every 8 tokens as far as
+  /// the task has so many.
+  [[nodiscard]] RecallTask task_of(Index step) const {
+    std::vector<Index> lengths;
+    for (Index tokens = std::min(settings_.begin_tokens, settings_.task.tokens); tokens < settings_.task.tokens;
+         tokens *= 2)
+      lengths.push_back(tokens);
+    const auto longer = static_cast<Index>(lengths.size());
+    lengths.push_back(settings_.task.tokens);
+    const Index half = settings_.steps / 2;
+    const Index stage =
+        step < half || longer == 0 ? 0 : std::min(1 + (step - half) * longer / (settings_.steps - half), longer);
+    RecallTask task = settings_.task;
+    task.tokens = lengths[static_cast<std::size_t>(stage)];
+    if (task.tokens < settings_.task.tokens) task.pairs = std::min(task.pairs, std::max<Index>(task.tokens / 8, 1));
+    return task;
+  }
+
   [[nodiscard]] twoheads::ModelSpec spec() const {
     twoheads::ModelSpec spec;
     spec.layers = settings_.layers;
@@ -208,13 +227,13 @@ class RecallRun {
   };
 
   /// Answers to sequences that training does not see.
-  [[nodiscard]] Answers judge() const {
+  [[nodiscard]] Answers judge(const RecallTask& task) const {
     const auto seed = twoheads::detail::seed_of_part(static_cast<std::uint64_t>(settings_.seed), 3);
     std::vector<Answers> found(static_cast<std::size_t>(settings_.evaluate));
     exec_.for_each(
         settings_.evaluate, [this] { return attend(); },
         [&](Attend& attend, Index item) {
-          const twoheads::Example example = settings_.task(seed, 0, item);
+          const twoheads::Example example = task(seed, 0, item);
           twoheads::TrainingPass<Scalar> pass(trainer_.model().body);
           const Matrix<Scalar> rows = pass.forward(twoheads::embed(trainer_.model(), example.ids), attend);
           const Matrix<Scalar> scores = twoheads::logits(trainer_.model(), twoheads::view(rows));
@@ -287,7 +306,7 @@ int main(int argc, char** argv) {
   CLI::App app("Learns multi-query associative recall.", "twoheads_recall");
   Settings settings;
   programs::add_count(app, "--tokens", settings.task.tokens, 4, "tokens of a sequence (default 1024)");
-  programs::add_count(app, "--pairs", settings.task.pairs, 1, "pairs of a sequence, each asked for once (default 32)");
+  programs::add_count(app, "--pairs", settings.task.pairs, 1, "pairs of a sequence, each asked for once (default 64)");
   programs::add_count(app, "--vocabulary", settings.task.vocabulary, 4, "ids (default 256)");
   programs::add_choice<Mixer>(
       app, "--mixer", settings.mixer,
@@ -307,7 +326,9 @@ int main(int argc, char** argv) {
   programs::add_threads(app, settings.threads);
   programs::add_count(app, "--evaluate-every", settings.evaluate_every, 1, "steps between judgements (default 50)");
   programs::add_count(app, "--evaluate", settings.evaluate, 1, "sequences of a judgement (default 64)");
-  programs::add_positive(app, "--enough", settings.enough, "stop at this accuracy (default: at the last step)");
+  programs::add_count(app, "--begin-tokens", settings.begin_tokens, 8,
+                      "tokens of the first half of the steps; in the other half they double until they are --tokens "
+                      "(default 64)");
   programs::add_file(app, "--log", settings.log, "table of judgements, as CSV");
   app.add_flag("--json", settings.json, "print one JSON object");
   return programs::run(app, argc, argv, [&] {

@@ -26,7 +26,7 @@ using twoheads::Index;
 ///   Source   Arora et al., "Zoology: Measuring and Improving Recall in Efficient Language Models" (ICLR 2024), appendix
 struct RecallTask {
   Index tokens = 1024;
-  Index pairs = 32;
+  Index pairs = 64;
   Index vocabulary = 256;
   double power = 0.01;
 
