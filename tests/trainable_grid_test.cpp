@@ -60,7 +60,8 @@ TEST(SmallTransformerVjp, IsTheDerivativeOfItsRun) {
                                                    {OracleKind::causal, 3, 2, true, false},
                                                    {OracleKind::causal, 2, 1, false, true, 1},
                                                    {OracleKind::plain, 0, 1, false, false},
-                                                   {OracleKind::causal, 1, 2, false, true, 90}}) {
+                                                   {OracleKind::causal, 1, 2, false, true, 90},
+                                                   {OracleKind::plain, 1, 1, false, false, 330}}) {
     OracleLimits limits;
     limits.kind = c.kind;
     limits.rows = std::max<Index>(c.rows, 2);
@@ -113,6 +114,13 @@ class BareOracle {
   [[nodiscard]] OracleLimits limits() const { return inner_.limits(); }
   [[nodiscard]] Matrix<double> run(const OracleCall<double>& call) {
     ++runs;
+    Matrix<double> q, k;
+    for (const SmallLayer<double>& layer : call.weights->layers)
+      for (const SmallHead<double>& head : layer.heads) {
+        head.wq.apply(call.rows, q);
+        head.wk.apply(call.rows, k);
+        largest_score = std::max(largest_score, (q * k.transpose()).maxCoeff());
+      }
     return inner_.run(call);
   }
   [[nodiscard]] Matrix<double> vjp(const OracleCall<double>& call, const Matrix<double>& d_answer) {
@@ -125,6 +133,7 @@ class BareOracle {
 
   Index runs = 0;
   Index vjps = 0;
+  double largest_score = 0;
   bool spoil = false;
 
  private:
@@ -365,6 +374,21 @@ TEST(TrainableGrid, TakesQueriesOfAChunkAfterOthers) {
     attend.forward(input, span(found.out), found.log_weights);
     found.gradient = attend.backward(input, view(found.out), found.log_weights, view(problem.d_out));
     expect_right(found, truth, 1e-11L);
+  }
+}
+
+TEST(TrainableGrid, KeepsAnchorsWithinTheScoresOfAnOracleWhereALearnedSinkIsBeyond) {
+  for (const OracleKind kind : {OracleKind::plain, OracleKind::causal}) {
+    Case c{"", Mask::causal(), limits_of(kind, 8)};
+    c.limits.largest_score = 60;
+    c.sinks = true;
+    Problem problem(c);
+    problem.sinks.setConstant(90);
+    BareOracle oracle(c.limits);
+    TrainableGrid<BareOracle> attend(oracle);
+    expect_right(found_by(attend, problem), problem.truth(), 1e-11L);
+    EXPECT_GT(oracle.runs, 0);
+    EXPECT_LE(oracle.largest_score, 60);
   }
 }
 
