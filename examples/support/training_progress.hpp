@@ -21,7 +21,7 @@ class TrainingProgress {
   TrainingProgress(const TrainingProgress&) = delete;
   TrainingProgress& operator=(const TrainingProgress&) = delete;
 
-  /// A step is done, `begun` of this run's steps before it; `speed` is in tokens a second.
+  /// A step is done; `speed` is in tokens a second.
   void step(const twoheads::TrainingPoint& point, double speed, double seconds_left) {
     const bool last = point.step == steps_;
     if (!terminal_ && !last && !std::isfinite(point.held_out) && point.step % quiet_steps != 0) return;

@@ -278,16 +278,18 @@ void write_gpt2(const std::filesystem::path& folder, const LanguageModel<Scalar>
 
 }  // namespace detail
 
-/// Writes a model as a folder that read_model() and transformers read: config.json and model.safetensors, in the model's
-/// scalar, or rounded to `dtype`. With rotary positions it becomes a Llama, or a Mistral where it has sliding windows; with learned positions a
-/// GPT-2.
+/// Writes a model as a folder that read_model() and transformers read: config.json and model.safetensors, in the
+/// model's scalar or rounded to another dtype. With rotary positions it becomes a Llama, or a Mistral where it has
+/// sliding windows; with learned positions a GPT-2.
 ///
 ///   Math     columns of heads whose neighbours rotate together are brought into the order of halves, which changes no
 ///            score but for the order of its sum; biases that some layers lack become zeros
-///   Laws     read_model(write_model(model)) gives the logits of the model up to the rounding of sums
+///   Laws     read_model(write_model(model)) gives the logits of the model, its weights rounded to `dtype`, up to the
+///            rounding of sums
 ///   Corner   `positions` is what config.json says of the longest input; nothing here is bound by it
-///   Throws   SpecError, ShapeError or InputError before a file is touched, where no family can hold the model; FormatError
-///            where a file cannot be written, which may leave the weights without their config.json
+///   Throws   SpecError, ShapeError or InputError before a file is touched, where no family can hold the model, where
+///            `dtype` is none of real numbers, or where a weight exceeds float16; FormatError where a file cannot be
+///            written, which may leave the weights without their config.json
 template <RealScalar Scalar>
 void write_model(const std::filesystem::path& folder, const LanguageModel<Scalar>& model, Index positions = 2048,
                  Dtype dtype = dtype_of<Scalar>()) {

@@ -52,8 +52,8 @@ template <RealScalar Scalar>
 ///
 ///   Math     step t = 1, 2, ...: m <- beta1 m + (1 - beta1) g,  v <- beta2 v + (1 - beta2) g^2,
 ///            p <- (1 - rate decay) p - rate (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + epsilon)
-///   Laws     entries are updated each by itself, in the model's scalar; factors are computed in float64. The two moments
-///            take twice the memory of the model.
+///   Laws     entries are updated each by itself, in the model's scalar; factors are computed in float64. The two
+///            moments take twice the memory of the model.
 ///   Source   Loshchilov, Hutter, "Decoupled Weight Decay Regularization" (ICLR 2019), Algorithm 2
 template <RealScalar Scalar>
 class AdamW {

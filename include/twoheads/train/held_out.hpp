@@ -45,8 +45,8 @@ template <RealScalar Scalar>
 ///
 ///   Units    nats
 ///   Laws     the same bits for any executor; examples are shared among its threads
-///   Throws   ShapeError where an example has not as many targets as ids; SpecError where there is no target at all, or an
-///            id or a target that the model does not have
+///   Throws   ShapeError where an example has not as many targets as ids; SpecError where there is no target at all,
+///            or an id or a target that the model does not have
 template <RealScalar Scalar, Executor Exec = Serial>
 [[nodiscard]] double mean_nats(const LanguageModel<Scalar>& model, std::span<const Example> examples,
                                const Exec& exec = {}) {

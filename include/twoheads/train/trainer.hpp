@@ -49,8 +49,8 @@ struct TrainingStep {
 
 /// Trains a language model step by step.
 ///
-///   Math     a step takes the gradient of the mean cross-entropy over all targets of its batch, clips it and hands it to
-///            AdamW with the schedule's rate
+///   Math     a step takes the gradient of the mean cross-entropy over all targets of its batch, clips it and hands it
+///            to AdamW with the schedule's rate
 ///   Laws     sequences are differentiated each by itself, several at once where the executor is concurrent, and their
 ///            gradients are added in their order: bits depend neither on threads nor on how a batch is cut into parts.
 ///            Held are the model, its moments, the sum of gradients, and two gradients a thread or fewer.

@@ -13,7 +13,7 @@ namespace twoheads {
 
 /// A language model to be trained, its output tied to its embedding.
 ///
-///   Math     matrices and embedding: normal, of deviation 1 / (2 sqrt(width)), which is 0.018 at the width 768 of GPT-2;
+///   Math     matrices and embedding: normal, of deviation 1 / (2 sqrt(width)), which is 0.018 at width 768 (GPT-2's);
 ///            those whose rows are added to the residual stream, wo and w_out, smaller by sqrt(2 layers); gains are 1
 ///   Laws     the same for the same spec, vocabulary and seed; float weights are the rounded double weights
 ///   Source   Radford et al., "Language Models are Unsupervised Multitask Learners" (2019), section 2.3
