@@ -4,7 +4,6 @@
 
 #include <limits>
 #include <string>
-#include <twoheads/exec/threads.hpp>
 #include <twoheads/oracle/small_transformer.hpp>
 #include <twoheads/train/forward_only.hpp>
 #include <vector>
@@ -223,7 +222,7 @@ TEST(ForwardOnlyGrid, HasInFloatAGradientOfFourDigits) {
   EXPECT_LE(bounds::max_row_error(found.v, truth.v, naive::largest(truth.v)), 3e-6L);
 }
 
-TEST(ForwardOnlyGrid, HasTheSameBitsForAnyBatchAndExecutor) {
+TEST(ForwardOnlyGrid, HasTheSameBitsForAnyBatch) {
   Case c{"", Mask::documents({2, 3, 30, 15}, true), limits_of(OracleKind::causal, 8), 50, 50, 4, 2};
   c.limits.heads = 3;
   const Problem problem(c);
@@ -237,8 +236,6 @@ TEST(ForwardOnlyGrid, HasTheSameBitsForAnyBatchAndExecutor) {
   RunOracle batched(c.limits);
   ForwardOnlyGrid<RunOracle> other(batched);
   expect_same(found_by(other, problem).gradient);
-  ForwardOnlyGrid<RunOracle, Threads> threads(oracle, {}, {}, Threads(4));
-  expect_same(found_by(threads, problem).gradient);
 }
 
 TEST(ForwardOnlyGrid, RefusesWhatItCannotTransposeAndSaysWhy) {

@@ -6,7 +6,6 @@
 #include <limits>
 #include <memory>
 #include <string>
-#include <twoheads/exec/threads.hpp>
 #include <twoheads/model/random.hpp>
 #include <twoheads/oracle/small_transformer.hpp>
 #include <twoheads/train/trainable_grid.hpp>
@@ -392,7 +391,7 @@ TEST(TrainableGrid, KeepsAnchorsWithinTheScoresOfAnOracleWhereALearnedSinkIsBeyo
   }
 }
 
-TEST(TrainableGrid, HasTheSameBitsForAnyBatchAndExecutor) {
+TEST(TrainableGrid, HasTheSameBitsForAnyBatch) {
   for (Case c : std::vector<Case>{
            {"causal", Mask::causal(), limits_of(OracleKind::causal, 6), 50, 50, 4, 2},
            {"plain", Mask::full(), limits_of(OracleKind::plain, 6), 50, 50, 4, 2},
@@ -415,10 +414,6 @@ TEST(TrainableGrid, HasTheSameBitsForAnyBatchAndExecutor) {
       EXPECT_EQ(batched.vjps, oracle.vjps);
       EXPECT_EQ(batched.runs, oracle.runs);
     }
-    TrainableGrid<BareOracle, Threads> threads(oracle, {}, Threads(4));
-    expect_same(found_by(threads, problem).gradient);
-    EXPECT_EQ(threads.counts().vjps, attend.counts().vjps);
-    EXPECT_EQ(threads.counts().runs, attend.counts().runs);
   }
 }
 
