@@ -45,6 +45,8 @@
 #include <twoheads/attention/key_band.hpp>
 #include <twoheads/attention/tile_terms.hpp>
 #include <twoheads/attention/tile_kernel.hpp>
+#include <twoheads/attention/backward_loops.hpp>
+#include <twoheads/attention/tile_backward.hpp>
 #include <twoheads/attention/row_kernel.hpp>
 #include <twoheads/attention/average_case.hpp>
 
@@ -79,6 +81,7 @@
 
 #include <twoheads/oracle/weights.hpp>
 #include <twoheads/oracle/oracle.hpp>
+#include <twoheads/oracle/vjp.hpp>
 #include <twoheads/oracle/small_transformer.hpp>
 #include <twoheads/oracle/rounding.hpp>
 #include <twoheads/oracle/core.hpp>
@@ -135,6 +138,30 @@
 #include <twoheads/exec/session.hpp>
 #include <twoheads/exec/session_file.hpp>
 #include <twoheads/exec/sampler.hpp>
+
+#include <twoheads/train/trainable.hpp>
+#include <twoheads/train/parameters.hpp>
+#include <twoheads/train/norm_gradient.hpp>
+#include <twoheads/train/mlp_gradient.hpp>
+#include <twoheads/train/projection_gradient.hpp>
+#include <twoheads/train/layer_gradient.hpp>
+#include <twoheads/train/training_pass.hpp>
+#include <twoheads/train/backward.hpp>
+#include <twoheads/train/trainable_direct.hpp>
+#include <twoheads/train/trainable_kernel.hpp>
+#include <twoheads/train/grid_gradient.hpp>
+#include <twoheads/train/grid_backward.hpp>
+#include <twoheads/train/trainable_grid.hpp>
+#include <twoheads/train/transposed_mask.hpp>
+#include <twoheads/train/forward_only.hpp>
+#include <twoheads/train/example.hpp>
+#include <twoheads/train/untrained.hpp>
+#include <twoheads/train/schedule.hpp>
+#include <twoheads/train/adamw.hpp>
+#include <twoheads/train/training_state.hpp>
+#include <twoheads/train/trainer.hpp>
+#include <twoheads/train/training_file.hpp>
+#include <twoheads/train/held_out.hpp>
 
 #include <twoheads/paper/cells.hpp>
 #include <twoheads/paper/packer.hpp>
