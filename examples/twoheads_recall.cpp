@@ -3,19 +3,14 @@
 
 #include <cmath>
 #include <fstream>
+#include <functional>
 #include <iostream>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 #include <string>
-#include <twoheads/base/digest.hpp>
-#include <twoheads/oracle/small_transformer.hpp>
-#include <twoheads/train/trainable_direct.hpp>
-#include <twoheads/train/trainable_grid.hpp>
-#include <twoheads/train/trainable_kernel.hpp>
 #include <twoheads/train/trainer.hpp>
 #include <twoheads/train/untrained.hpp>
-#include <utility>
 #include <vector>
 
 #include "support/arguments.hpp"
@@ -97,6 +92,7 @@ class RecallRun {
   explicit RecallRun(const Settings& settings)
       : settings_(settings),
         exec_(settings.threads),
+        make_attend_(settings.engine, limits()),
         trainer_(
             begin_model(), options(), [this] { return attend(); }, exec_) {}
 
@@ -191,40 +187,16 @@ class RecallRun {
 
   [[nodiscard]] Attend attend() const {
     if (settings_.mixer == Mixer::linear) return Attend(std::make_unique<programs::LinearAttention<Scalar>>());
-    switch (settings_.engine) {
-      case EngineWord::kernel:
-        return Attend(std::make_unique<twoheads::TrainableKernel<Scalar>>());
-      case EngineWord::direct:
-        return Attend(std::make_unique<twoheads::TrainableDirect<Scalar>>());
-      case EngineWord::oracle:
-        break;
-    }
-    return Attend(std::make_unique<Calls>(limits()));
+    return make_attend_();
   }
 
   [[nodiscard]] twoheads::OracleLimits limits() const {
     twoheads::OracleLimits limits;
     limits.rows = settings_.rows;
     limits.kind = settings_.mixer == Mixer::full ? twoheads::OracleKind::plain : twoheads::OracleKind::causal;
+    limits.score_scale = spec().attention.score_scale;
     return limits;
   }
-
-  /// Calls of an oracle of its own.
-  struct Calls {
-    explicit Calls(const twoheads::OracleLimits& limits) : oracle(limits), attend(oracle) {}
-    void forward(const twoheads::AttentionInput<Scalar>& input, twoheads::MatrixSpan<Scalar> out,
-                 Matrix<double>& log_weights) {
-      attend.forward(input, out, log_weights);
-    }
-    [[nodiscard]] twoheads::AttentionGradient<Scalar> backward(const twoheads::AttentionInput<Scalar>& input,
-                                                               const twoheads::MatrixView<Scalar>& out,
-                                                               const Matrix<double>& log_weights,
-                                                               const twoheads::MatrixView<Scalar>& d_out) {
-      return attend.backward(input, out, log_weights, d_out);
-    }
-    twoheads::SmallTransformer<Scalar> oracle;
-    twoheads::TrainableGrid<twoheads::SmallTransformer<Scalar>> attend;
-  };
 
   /// Answers to sequences that training does not see.
   [[nodiscard]] Answers judge(const RecallTask& task) const {
@@ -278,6 +250,8 @@ class RecallRun {
         result[key] = answers.asked[bin] > 0 ? nlohmann::ordered_json(share) : nullptr;
       }
       result["parameters"] = trainer_.parameter_count();
+      if (settings_.engine == EngineWord::oracle && settings_.mixer != Mixer::linear)
+        result["calls"] = make_attend_.calls();
       result["seconds"] = seconds;
       std::cout << result.dump() << "\n";
       return;
@@ -297,6 +271,7 @@ class RecallRun {
 
   Settings settings_;
   programs::Executor exec_;
+  programs::MakeTrainable<Scalar> make_attend_;
   twoheads::Trainer<Scalar, std::function<Attend()>, programs::Executor> trainer_;
 };
 

@@ -13,7 +13,6 @@
 #include <utility>
 
 #include "support/engine_word.hpp"
-#include "support/training_settings.hpp"
 
 namespace programs {
 
@@ -65,11 +64,8 @@ static_assert(twoheads::TrainableAttention<AnyTrainable<float>, float>);
 template <class Scalar>
 class MakeTrainable {
  public:
-  explicit MakeTrainable(const TrainingSettings& settings) : engine_(settings.engine) {
-    limits_.kind = twoheads::OracleKind::causal;
-    limits_.rows = settings.rows;
-    limits_.score_scale = settings.spec().attention.score_scale;
-  }
+  /// `limits`: of the oracle, where the engine is one.
+  MakeTrainable(EngineWord engine, const twoheads::OracleLimits& limits) : engine_(engine), limits_(limits) {}
 
   [[nodiscard]] AnyTrainable<Scalar> operator()() const {
     switch (engine_) {

@@ -99,7 +99,7 @@ class TrainingRun {
             std::string_view(texts_.held_out).substr(0, static_cast<std::size_t>(settings.evaluate_bytes)),
             settings.context)),
         exec_(settings.threads),
-        make_attend_(settings),
+        make_attend_(settings.engine, settings.limits()),
         trainer_(twoheads::untrained_model<Scalar>(settings.spec(), 256, static_cast<std::uint64_t>(settings.seed)),
                  settings.options(), make_attend_, exec_),
         key_(key()) {}

@@ -9,6 +9,7 @@
 #include <twoheads/io/dtype.hpp>
 #include <twoheads/model/mask.hpp>
 #include <twoheads/model/spec.hpp>
+#include <twoheads/plan/limits.hpp>
 #include <twoheads/train/trainer.hpp>
 
 #include "support/arguments.hpp"
@@ -146,6 +147,15 @@ struct TrainingSettings {
              : mask == twoheads::MaskKind::window ? twoheads::Mask::sliding_window(window)
                                                   : twoheads::Mask::window_and_sinks(window, sinks);
     return spec;
+  }
+
+  /// Of the oracle of --engine oracle.
+  [[nodiscard]] twoheads::OracleLimits limits() const {
+    twoheads::OracleLimits limits;
+    limits.kind = twoheads::OracleKind::causal;
+    limits.rows = rows;
+    limits.score_scale = spec().attention.score_scale;
+    return limits;
   }
 
   [[nodiscard]] twoheads::TrainingOptions options() const {
