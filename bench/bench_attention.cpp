@@ -4,10 +4,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <limits>
 #include <string>
 #include <string_view>
 #include <twoheads/simulate.hpp>
+#include <twoheads/train/trainable_direct.hpp>
+#include <twoheads/train/trainable_kernel.hpp>
 #include <type_traits>
 #include <vector>
 
@@ -93,6 +96,54 @@ void measure_ours(benchmark::State& state, const std::string& name, const Task& 
   };
   measure(state, name, task, out, make,
           [&](Index head, Index query, Index column) { return out(query, head * task.value_dim + column); });
+}
+
+/// Largest error of the derivative of a few tokens by the kernel, against direct evaluation in float64.
+double backward_error(const AttentionSpec& spec, Index tokens) {
+  const auto gradient = [&](auto& attend) {
+    using Scalar = typename std::remove_reference_t<decltype(attend)>::Scalar;
+    const auto rows = [&](Index cols, std::uint64_t seed) -> Matrix<Scalar> {
+      return seeded_rows<float>(tokens, cols, seed).template cast<Scalar>();
+    };
+    const Matrix<Scalar> q = rows(spec.heads * spec.head_dim, 1);
+    const Matrix<Scalar> k = rows(spec.kv_heads * spec.head_dim, 2);
+    const Matrix<Scalar> v = rows(spec.kv_heads * spec.value_dim, 3);
+    const Matrix<Scalar> d_out = rows(spec.heads * spec.value_dim, 4);
+    const AttentionInput<Scalar> input = projected_input<Scalar>(spec, view(q), view(k), view(v));
+    Matrix<Scalar> out(tokens, d_out.cols());
+    Matrix<double> log_weights;
+    attend.forward(input, span(out), log_weights);
+    return attend.backward(input, view(out), log_weights, view(d_out));
+  };
+  TrainableKernel<float> kernel;
+  TrainableDirect<double> direct;
+  const AttentionGradient<float> found = gradient(kernel);
+  const AttentionGradient<double> truth = gradient(direct);
+  const auto error = [](const Matrix<float>& own, const Matrix<double>& right) {
+    return (own.cast<double>() - right).cwiseAbs().maxCoeff<Eigen::PropagateNaN>() / right.cwiseAbs().maxCoeff();
+  };
+  const double worst = std::max(error(found.q, truth.q), error(found.k, truth.k));
+  return worst > error(found.v, truth.v) || std::isnan(worst) ? worst : error(found.v, truth.v);
+}
+
+/// The derivative by the kernel: five products where forward has two.
+template <class Exec>
+void measure_backward(benchmark::State& state, const std::string& name, const Task& task, const Exec& executor) {
+  const AttentionSpec spec = spec_of(task);
+  if (!passes_check(state, name, largest_error<float>, [&] {
+        return Findings{{"row_error", backward_error(spec, 300)}};
+      }))
+    return;
+  const Inputs<float>& in = inputs_of<float>(task);
+  const AttentionInput<float> input = projected_input<float>(spec, view(in.q), view(in.k), view(in.v));
+  const Matrix<float> d_out = seeded_rows<float>(task.tokens, task.heads * task.value_dim, 4);
+  Matrix<float> out(task.tokens, d_out.cols());
+  Matrix<double> log_weights;
+  TrainableKernel<float, Exec> attend({}, executor);
+  attend.forward(input, span(out), log_weights);
+  for (auto _ : state) benchmark::DoNotOptimize(attend.backward(input, view(out), log_weights, view(d_out)).q.data());
+  state.counters["gflops"] =
+      benchmark::Counter(2.5 * task.flops() * 1e-9, benchmark::Counter::kIsIterationInvariantRate);
 }
 
 /// A peer over the rows of one head after those of another.
@@ -194,6 +245,14 @@ void register_all(bool naive_16384) {
 #endif
       }
     }
+    for (const Pattern pattern : {Pattern::full, Pattern::causal, Pattern::window})
+      for (const Index tokens : {1024, 4096, 16384})
+        with_executor(threads, [&](auto executor) {
+          add(std::string("BM_KernelBackward/") + name(pattern) + "/N:" + std::to_string(tokens) + on,
+              [=](benchmark::State& state, const std::string& bench) {
+                measure_backward(state, bench, {pattern, tokens}, executor);
+              });
+        });
     const Task plain{Pattern::full, 4096};
     for (const Index head_dim : {32, 80, 128, 256})
       add_kernel<float>("head_dim:" + std::to_string(head_dim), {Pattern::full, 4096, 8, head_dim, head_dim}, threads);
