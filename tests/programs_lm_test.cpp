@@ -266,4 +266,49 @@ TEST_F(Stories, NamesWhatIsWrongWithItsFiles) {
   expect_failure({"--model", model_.string(), "--tokenizer", tokenizer, "--score-ids", text}, {"text.json", "list"});
 }
 
+// --- the model that ships with the library ---------------------------------------------------------------------------
+
+std::filesystem::path shipped_model() {
+  return std::filesystem::path(TWOHEADS_SOURCE_DIR) / "examples" / "models" / "bible";
+}
+
+TEST(ShippedModel, IsSmallAndPredictsWhatItWasTrainedOn) {
+  EXPECT_LE(std::filesystem::file_size(shipped_model() / "model.safetensors"), 3U << 20U);
+  const TempFolder files;
+  // A text like any in which the model is to be at home; references are its own way of numbering verses.
+  const auto text = files.write("text", "Ge1:1 In the beginning God created the heaven and the earth.\n");
+  for (const char* engine : {"direct", "kernel", "oracle"}) {
+    const ProgramRun run = run_program(
+        "twoheads_lm", {"--model", shipped_model().string(), "--score", text.string(), "--engine", engine, "--json"});
+    ASSERT_EQ(run.exit_code, 0) << run.err;
+    EXPECT_LT(run.json()["nll"].get<double>() / std::log(2.0), 2.0) << engine;
+    EXPECT_LE(run.json()["max_logit_error"].get<double>(), 1e-3) << engine;
+  }
+}
+
+TEST(ShippedModel, GoesOnThroughCallsAsItDoesDirectly) {
+  std::vector<std::string> texts;
+  for (const char* engine : {"direct", "kernel", "oracle"}) {
+    const ProgramRun run =
+        run_program("twoheads_lm", {"--model", shipped_model().string(), "--prompt", "Ge1:2 And the earth was",
+                                    "--generate", "60", "--engine", engine, "--json"});
+    ASSERT_EQ(run.exit_code, 0) << run.err;
+    EXPECT_EQ(run.json()["ids"].size(), 83U);
+    texts.push_back(run.json()["text"].get<std::string>());
+  }
+  EXPECT_EQ(texts[0], texts[1]);
+  EXPECT_EQ(texts[0], texts[2]);
+}
+
+TEST(ShippedModel, ItsDemoSaysWhatApproximationsCost) {
+  const ProgramRun run =
+      run_program("07_shipped_model",
+                  {shipped_model().string(), (std::filesystem::path(TWOHEADS_SOURCE_DIR) / "README.md").string()});
+  EXPECT_EQ(run.exit_code, 0) << run.err;
+  for (const char* words : {"all before it (exact)", "the first 4 (exact)", "half of the blocks", "bits/byte"})
+    EXPECT_NE(run.out.find(words), std::string::npos) << run.out;
+  EXPECT_EQ(run_program("07_shipped_model", {"nowhere", "nothing"}).exit_code, 1);
+  EXPECT_EQ(run_program("07_shipped_model", {}).exit_code, 2);
+}
+
 }  // namespace

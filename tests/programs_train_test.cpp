@@ -9,15 +9,20 @@
 #include <cmath>
 #include <csignal>
 #include <filesystem>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <random>
+#include <set>
 #include <sstream>
 #include <string>
 #include <thread>
+#include <twoheads/model/random.hpp>
 #include <vector>
 
 #include "support/contains.hpp"
+#include "support/linear_attention.hpp"
 #include "support/program.hpp"
+#include "support/recall_task.hpp"
 #include "support/sanitized.hpp"
 #include "support/seed.hpp"
 #include "support/temp_folder.hpp"
@@ -298,6 +303,100 @@ TEST(ATrainingRun, ThatIsInterruptedFinishesItsStepAndSaysHowToGoOn) {
   EXPECT_TRUE(contains(err, "interrupted after step ") && contains(err, "the same command goes on from")) << err;
   EXPECT_EQ(read_bytes(small.folder / "out"), "");
   EXPECT_EQ(result_of(small.run()).value("digest", ""), expected.value("digest", "none"));
+}
+
+// --- the recall task -------------------------------------------------------------------------------------------------
+
+TEST(RecallTask, AsksForEachPairOnceAfterAllPairs) {
+  programs::RecallTask task;
+  task.tokens = 128;
+  task.pairs = 16;
+  task.vocabulary = 60;
+  ASSERT_EQ(task.fault(), "");
+  for (programs::Index item = 0; item < 20; ++item) {
+    const twoheads::Example example = task(seed_or(3), 0, item);
+    std::map<int, int> pairs;
+    for (std::size_t at = 0; at < 32; at += 2) pairs[example.ids[at]] = example.ids[at + 1];
+    ASSERT_EQ(pairs.size(), 16U);
+    std::set<int> asked;
+    for (std::size_t at = 0; at < example.ids.size(); ++at) {
+      if (example.targets[at] < 0) {
+        // Nothing else looks like a key, or like a value.
+        if (at >= 32) {
+          EXPECT_GE(example.ids[at], 40);
+        }
+        continue;
+      }
+      EXPECT_GE(at, 32U);
+      EXPECT_EQ(pairs.at(example.ids[at]), example.targets[at]);
+      asked.insert(example.ids[at]);
+    }
+    EXPECT_EQ(asked.size(), 16U);
+  }
+  task.pairs = 33;
+  EXPECT_NE(task.fault(), "");
+}
+
+TEST(LinearAttention, HasTheDerivativeOfItsForward) {
+  using twoheads::Matrix;
+  twoheads::AttentionSpec spec;
+  spec.heads = 2;
+  spec.head_dim = 3;
+  spec.value_dim = 4;
+  spec.mask = twoheads::Mask::causal();
+  twoheads::Random random(seed_or(4));
+  Matrix<double> rows[3] = {random.matrix<double>(9, 6), random.matrix<double>(9, 3), random.matrix<double>(9, 4)};
+  const Matrix<double> d_out = random.matrix<double>(9, 8);
+  programs::LinearAttention<double> attend;
+  Matrix<double> log_weights;
+  const auto out = [&] {
+    Matrix<double> found(9, 8);
+    attend.forward(twoheads::projected_input<double>(spec, twoheads::view(rows[0]), twoheads::view(rows[1]),
+                                                     twoheads::view(rows[2])),
+                   twoheads::span(found), log_weights);
+    return found;
+  };
+  const Matrix<double> mixed = out();
+  const twoheads::AttentionGradient<double> found =
+      attend.backward(twoheads::projected_input<double>(spec, twoheads::view(rows[0]), twoheads::view(rows[1]),
+                                                        twoheads::view(rows[2])),
+                      twoheads::view(mixed), log_weights, twoheads::view(d_out));
+  const Matrix<double>* const derivatives[3] = {&found.q, &found.k, &found.v};
+  for (int which = 0; which < 3; ++which)
+    for (programs::Index i = 0; i < rows[which].size(); ++i) {
+      double& number = rows[which].data()[i];
+      const double before = number;
+      number = before + 1e-6;
+      const double above = out().cwiseProduct(d_out).sum();
+      number = before - 1e-6;
+      const double below = out().cwiseProduct(d_out).sum();
+      number = before;
+      EXPECT_NEAR(derivatives[which]->data()[i], (above - below) / 2e-6, 1e-8);
+    }
+}
+
+TEST(RecallProgram, LearnsTheSameByAnyEngineAndSaysHowFarBack) {
+  std::vector<double> losses;
+  for (const char* engine : {"kernel", "direct", "oracle"}) {
+    const ProgramRun run = run_program(
+        "twoheads_recall", words(std::string("--tokens 32 --pairs 4 --vocabulary 24 --width 16 --steps 8 --batch 4 "
+                                             "--begin-tokens 16 --rows 9 --evaluate 4 --json --engine ") +
+                                 engine));
+    ASSERT_EQ(run.exit_code, 0) << run.err;
+    losses.push_back(run.json()["loss"].get<double>());
+    EXPECT_TRUE(run.json().contains("accuracy_below_64"));
+  }
+  EXPECT_NEAR(losses[0], losses[1], 1e-4);
+  EXPECT_NEAR(losses[0], losses[2], 1e-4);
+  for (const char* mixer : {"full", "window", "linear"}) {
+    const ProgramRun run =
+        run_program("twoheads_recall", words(std::string("--tokens 32 --pairs 4 --vocabulary 24 --width 16 --steps 2 "
+                                                         "--batch 2 --window 8 --rows 9 --evaluate 2 --mixer ") +
+                                             mixer));
+    EXPECT_EQ(run.exit_code, 0) << run.err;
+    EXPECT_NE(run.out.find(mixer), std::string::npos);
+  }
+  EXPECT_EQ(run_program("twoheads_recall", words("--tokens 64 --pairs 40")).exit_code, 2);
 }
 
 }  // namespace

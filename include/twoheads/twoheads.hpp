@@ -140,6 +140,7 @@
 #include <twoheads/exec/sampler.hpp>
 
 #include <twoheads/train/trainable.hpp>
+#include <twoheads/train/attention_gradient.hpp>
 #include <twoheads/train/parameters.hpp>
 #include <twoheads/train/norm_gradient.hpp>
 #include <twoheads/train/mlp_gradient.hpp>

@@ -221,7 +221,7 @@ class ForwardOnlyGrid {
   [[nodiscard]] AttentionGradient<Scalar> backward(const AttentionInput<Scalar>& input, const MatrixView<Scalar>& out,
                                                    const Matrix<double>& log_weights, const MatrixView<Scalar>& d_out) {
     require_input(input);
-    detail::require_backward_input(input, out, log_weights, d_out);
+    detail::require_finite_backward(input, out, log_weights, d_out);
     if (log_weights.hasNaN()) throw InputError(detail::text(who, ": the log weights hold NaN, none were found"));
     const Matrix<double> products = detail::output_products(out, d_out, input.spec);
     const detail::TransposedAttention<Scalar> transposed(input, log_weights, d_out, products);

@@ -4,6 +4,7 @@
 #include <limits>
 #include <twoheads/attention/input.hpp>
 #include <twoheads/base/matrix.hpp>
+#include <twoheads/train/attention_gradient.hpp>
 #include <twoheads/train/trainable.hpp>
 #include <vector>
 
@@ -54,8 +55,8 @@ class TrainableDirect {
   [[nodiscard]] AttentionGradient<Scalar> backward(const AttentionInput<Scalar>& input, const MatrixView<Scalar>& out,
                                                    const Matrix<double>& log_weights, const MatrixView<Scalar>& d_out) {
     const AttentionSpec& spec = input.spec;
-    detail::require_shape("the log weights", log_weights, input.queries(), spec.heads);
-    detail::require_shape("the derivatives by the output", d_out, out.rows(), out.cols());
+    detail::require_rows_of_sequence(input, "direct evaluation of a derivative");
+    detail::require_backward_shapes(input, out, log_weights, d_out);
     AttentionGradient<Scalar> found;
     found.q.setZero(input.q.rows(), input.q.cols());
     found.k.setZero(input.k.rows(), input.k.cols());

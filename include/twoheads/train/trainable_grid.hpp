@@ -66,7 +66,7 @@ class TrainableGrid {
   [[nodiscard]] AttentionGradient<Scalar> backward(const AttentionInput<Scalar>& input, const MatrixView<Scalar>& out,
                                                    const Matrix<double>& log_weights, const MatrixView<Scalar>& d_out) {
     detail::require_trainable_input(input, "the gradient through an oracle");
-    detail::require_backward_input(input, out, log_weights, d_out);
+    detail::require_finite_backward(input, out, log_weights, d_out);
     const AttentionSpec& spec = input.spec;
     SimulationOptions options = options_;
     options.anchor = Anchor::mean_key;  // one round; the anchors are the log weights

@@ -1,14 +1,13 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
-#include <limits>
 #include <twoheads/attention/input.hpp>
 #include <twoheads/attention/reordered_keys.hpp>
 #include <twoheads/attention/tile_backward.hpp>
 #include <twoheads/exec/block_kernel.hpp>
 #include <twoheads/exec/kernel_attention.hpp>
 #include <twoheads/plan/plan.hpp>
+#include <twoheads/train/attention_gradient.hpp>
 #include <twoheads/train/trainable.hpp>
 #include <utility>
 #include <vector>
@@ -22,7 +21,7 @@ namespace twoheads {
 ///            share of the query blocks, cut by the problem alone, with sums of its own for the keys that it sees, and
 ///            these are added in the order of the shares.
 ///   Corner   with samples the gradient is that of the estimate, the sample held fixed
-///   Throws   SpecError for keys of which some are not held; otherwise as KernelAttention
+///   Throws   SpecError for keys of which some are not held, or are to be rounded; otherwise as KernelAttention
 template <RealScalar S, Executor Exec = Serial, SimdBackend Simd = DefaultSimd<S>>
 class TrainableKernel {
  public:
@@ -39,10 +38,8 @@ class TrainableKernel {
   [[nodiscard]] AttentionGradient<Scalar> backward(const AttentionInput<Scalar>& input, const MatrixView<Scalar>& out,
                                                    const Matrix<double>& log_weights, const MatrixView<Scalar>& d_out) {
     const AttentionSpec& spec = input.spec;
-    if (input.by_head || !input.lent.empty() || input.held.sinks != 0 || input.held.first_key != 0)
-      throw SpecError("a kernel's derivative takes keys and values as rows of the sequence, all of them held");
-    detail::require_shape("the log weights", log_weights, input.queries(), spec.heads);
-    detail::require_shape("the derivatives by the output", d_out, out.rows(), out.cols());
+    detail::require_rows_of_sequence(input, "a kernel's derivative");
+    detail::require_backward_shapes(input, out, log_weights, d_out);
     KernelOptions options = options_;
     if (options.rows == 0) options.rows = std::min(kernel_rows(input.queries(), spec), most_rows);
     const Plan plan(kernel_request(options_.sampling.samples > 0 ? options_ : options, spec, input.layer,
@@ -50,7 +47,7 @@ class TrainableKernel {
     const ReorderedKeys<Scalar> reordered(input, plan.key_order());
     const AttentionInput<Scalar> ordered = reordered.input();
 
-    const Matrix<double> means = row_products(spec, out, d_out);
+    const Matrix<double> means = detail::output_products(out, d_out, spec);
     AttentionGradient<Scalar> found;
     found.q.setZero(input.q.rows(), input.q.cols());
     const std::vector<Rows> shares = shares_of(plan, spec);
@@ -88,7 +85,7 @@ class TrainableKernel {
             }
         });
     join(spec, plan.key_order(), pieces, input.keys(), found);
-    add_sinks(input, log_weights, means, found);
+    found.sinks = detail::sink_gradient(input, log_weights, means);
     return found;
   }
 
@@ -106,22 +103,10 @@ class TrainableKernel {
   static constexpr Index most_shares = 4;
 
   static KernelOptions with_log_weights(KernelOptions options) {
+    if (options.storage != KeyStorage::as_given)
+      throw SpecError("keys rounded to 16 bits have no derivative here: expected KeyStorage::as_given");
     options.log_weights = true;
     return options;
-  }
-
-  /// D_i = d_out_i . out_i for each head, (N, heads).
-  [[nodiscard]] static Matrix<double> row_products(const AttentionSpec& spec, const MatrixView<Scalar>& out,
-                                                   const MatrixView<Scalar>& d_out) {
-    Matrix<double> products(out.rows(), spec.heads);
-    for (Index row = 0; row < out.rows(); ++row)
-      for (Index head = 0; head < spec.heads; ++head) {
-        double sum = 0;
-        for (Index col = head * spec.value_dim; col < (head + 1) * spec.value_dim; ++col)
-          sum += static_cast<double>(out(row, col)) * static_cast<double>(d_out(row, col));
-        products(row, head) = sum;
-      }
-    return products;
   }
 
   /// Consecutive query blocks that see about equally many pairs.
@@ -198,17 +183,6 @@ class TrainableKernel {
         found.k.row(key).segment(piece.kv_head * spec.head_dim, spec.head_dim) += piece.d_keys.row(row);
         found.v.row(key).segment(piece.kv_head * spec.value_dim, spec.value_dim) += piece.d_values.row(row);
       }
-  }
-
-  static void add_sinks(const AttentionInput<Scalar>& input, const Matrix<double>& log_weights,
-                        const Matrix<double>& means, AttentionGradient<Scalar>& found) {
-    found.sinks.setZero(input.sink_logits.size());
-    for (Index head = 0; head < found.sinks.size(); ++head) {
-      double sum = 0;
-      for (Index row = 0; row < log_weights.rows(); ++row)
-        sum -= std::exp(input.sink_logit(head) - log_weights(row, head)) * means(row, head);
-      found.sinks[head] = static_cast<Scalar>(sum);
-    }
   }
 
   KernelOptions options_;
