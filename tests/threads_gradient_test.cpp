@@ -7,6 +7,7 @@
 #include <twoheads/oracle/small_transformer.hpp>
 #include <twoheads/train/forward_only.hpp>
 #include <twoheads/train/trainable_grid.hpp>
+#include <twoheads/train/trainable_kernel.hpp>
 #include <vector>
 
 #include "support/attention_problem.hpp"
@@ -47,6 +48,28 @@ TEST(GradientsOnThreads, HaveTheBitsAndCallsOfOneThread) {
       expect_same(one_forward, several_forward, problem);
       EXPECT_EQ(several_forward.counts().backward, one_forward.counts().backward);
     }
+}
+
+TEST(TrainableKernelOnThreads, HasTheBitsOfOneThread) {
+  for (const Mask& mask : masks()) {
+    Case c{name(mask.kind), mask};
+    c.heads = 4;
+    c.kv_heads = 2;
+    c.sinks = true;
+    SCOPED_TRACE(c.name);
+    const Problem problem(c);
+    TrainableKernel<double> one({.rows = 5});
+    const Found serial = found_by(one, problem);
+    for (const Index threads : {2, 3}) {
+      TrainableKernel<double, Threads> several({.rows = 5}, Threads(threads));
+      const Found found = found_by(several, problem);
+      EXPECT_EQ(found.out, serial.out);
+      EXPECT_EQ(found.gradient.q, serial.gradient.q);
+      EXPECT_EQ(found.gradient.k, serial.gradient.k);
+      EXPECT_EQ(found.gradient.v, serial.gradient.v);
+      EXPECT_EQ(found.gradient.sinks, serial.gradient.sinks);
+    }
+  }
 }
 
 }  // namespace

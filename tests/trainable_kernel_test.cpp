@@ -6,12 +6,16 @@
 #include <cmath>
 #include <limits>
 #include <string>
-#include <twoheads/exec/threads.hpp>
+#include <twoheads/train/backward.hpp>
+#include <twoheads/train/parameters.hpp>
 #include <twoheads/train/trainable_direct.hpp>
 #include <twoheads/train/trainable_kernel.hpp>
+#include <twoheads/train/untrained.hpp>
 #include <vector>
 
 #include "support/attention_problem.hpp"
+#include "support/memory.hpp"
+#include "support/sanitized.hpp"
 
 namespace {
 
@@ -164,20 +168,6 @@ TEST(TrainableKernel, FloatKeepsItsDigitsAtAnySizeOfLogits) {
   }
 }
 
-TEST(TrainableKernel, BitsDoNotDependOnThreads) {
-  for (const Rows4<double>& rows : long_problems()) {
-    const AttentionGradient<double> serial = rows.gradient(TrainableKernel<double>({.rows = 128}));
-    for (const Index threads : {2, 3}) {
-      const AttentionGradient<double> several =
-          rows.gradient(TrainableKernel<double, Threads>({.rows = 128}, Threads(threads)));
-      EXPECT_EQ(serial.q, several.q);
-      EXPECT_EQ(serial.k, several.k);
-      EXPECT_EQ(serial.v, several.v);
-      EXPECT_EQ(serial.sinks, several.sinks);
-    }
-  }
-}
-
 TEST(TrainableKernel, HasTheGradientOfASampleThatIsHeldFixed) {
   AttentionSpec spec;
   spec.heads = 2;
@@ -224,6 +214,32 @@ TEST(TrainableKernel, RowsWithoutKeysHaveNoDerivativeAndNaNIsNotLost) {
   const AttentionGradient<double> with_nan = rows.gradient(TrainableKernel<double>());
   EXPECT_TRUE(with_nan.q.row(35).hasNaN());
   EXPECT_TRUE(with_nan.k.row(35).hasNaN());
+}
+
+TEST(TrainableKernel, AStepOverALongSequenceTakesMemoryForItsRows) {
+  if (sanitized) GTEST_SKIP() << "memory is not measured under a sanitizer";
+  constexpr Index tokens = 16384;
+  ModelSpec spec;
+  spec.width = 64;
+  spec.attention.heads = spec.attention.kv_heads = 1;
+  spec.attention.head_dim = spec.attention.value_dim = 64;
+  spec.attention.score_scale = 0.125;
+  // As many keys are held as under a causal mask, and the test takes no time.
+  spec.attention.mask = Mask::window_and_sinks(512, 64);
+  spec.attention.rope = RopeSpec{};
+  spec.norm = NormKind::rms;
+  spec.mlp = MlpKind::swiglu;
+  spec.hidden = 176;
+  spec.final_norm = true;
+  const LanguageModel<float> model = untrained_model<float>(spec, 256, seed_or(2));
+  LanguageModel<float> gradient = zero_like(model);
+  std::vector<int> ids;
+  for (Index i = 0; i < tokens; ++i) ids.push_back(static_cast<int>(i * 7 % 256));
+  TrainableKernel<float> attend;
+  const programs::PeakMemory peak;
+  const double nats = add_gradient<float>(model, ids, ids, attend, gradient);
+  EXPECT_LE(peak.bytes(), 24 * tokens * spec.width * 4 + (Index{32} << 20));
+  EXPECT_TRUE(std::isfinite(nats));
 }
 
 }  // namespace
