@@ -38,7 +38,7 @@ void write_on(const LanguageModel<float>& model, const std::string& text, Index 
   session.append(ids_of(text));
   const Index read = attend.counts().calls;
   const std::string::size_type line = text.rfind('\n', text.size() > 160 ? text.size() - 160 : 0);
-  std::cout << "..." << text.substr(line == std::string::npos ? 0 : line) << "\033[1m";
+  std::cout << "..." << text.substr(line == std::string::npos ? 0 : line) << " >> ";
   Sampler sampler(SamplerOptions{.temperature = 0.7, .seed = 7});
   for (Index i = 0; i < bytes; ++i) {
     const int next = sampler(view(session.next_logits()));
@@ -52,11 +52,17 @@ void write_on(const LanguageModel<float>& model, const std::string& text, Index 
 
 /// What predicting a text comes to.
 struct Prediction {
-  double bits = 0;     ///< a byte
-  double largest = 0;  ///< difference of a logit to direct evaluation in float64 under the same mask
+  double bits = 0;         ///< a byte
+  double direct_bits = 0;  ///< the same by direct evaluation in float64 under the same mask
+  double largest = 0;      ///< difference of a logit between the two
   Index calls = 0;
   double seconds = 0;
 };
+
+double bits_of(const RowVector<double>& scores, Index id) {
+  const double most = scores.maxCoeff();
+  return (most + std::log((scores.array() - most).exp().sum()) - scores[id]) / std::numbers::ln2;
+}
 
 /// Predicts each window by itself, all bytes after its first quarter.
 Prediction predict(LanguageModel<float> model, const std::vector<std::string>& windows, const Mask& mask, Index rows,
@@ -75,12 +81,12 @@ Prediction predict(LanguageModel<float> model, const std::vector<std::string>& w
     const Matrix<double> direct = logits(wide, view(forward(wide.body, embed(wide, ids), DirectAttention<double>())));
     found.largest = std::max(found.largest, (scores.cast<double>() - direct).cwiseAbs().maxCoeff());
     for (Index row = scores.rows() / 4; row + 1 < scores.rows(); ++row, ++count) {
-      const auto logit = scores.row(row).cast<double>();
-      const double most = logit.maxCoeff();
-      const double all = most + std::log((logit.array() - most).exp().sum());
-      found.bits += (all - logit[ids[static_cast<std::size_t>(row + 1)]]) / std::numbers::ln2;
+      const Index next = ids[static_cast<std::size_t>(row + 1)];
+      found.bits += bits_of(scores.row(row).cast<double>(), next);
+      found.direct_bits += bits_of(direct.row(row), next);
     }
   }
+  found.direct_bits /= static_cast<double>(count);
   found.bits /= static_cast<double>(count);
   found.calls = attend.counts().calls;
   return found;
@@ -101,9 +107,10 @@ int run(const std::string& folder, const std::string& path) {
   const auto model = read_model<float>(folder);
   std::ifstream file(path, std::ios::binary);
   const std::string text{std::istreambuf_iterator<char>(file), {}};
+  // Windows from all over the text.
+  const std::size_t fit = std::min(text.size() / length, most_windows);
   std::vector<std::string> windows;
-  for (std::size_t begin = 0; begin + length <= text.size() && windows.size() < most_windows; begin += length)
-    windows.push_back(text.substr(begin, length));
+  for (std::size_t i = 0; i < fit; ++i) windows.push_back(text.substr(i * (text.size() / fit), length));
   if (windows.empty()) {
     std::cerr << path << ": " << text.size() << " bytes, expected " << length << " or more\n";
     return 1;
@@ -116,7 +123,8 @@ int run(const std::string& folder, const std::string& path) {
   print(std::cout,
         Plan({.mask = Mask::causal(), .tokens = length, .oracle = {.kind = OracleKind::causal, .rows = rows}}));
   std::cout << "\nIt goes on from the text that it reads:\n\n";
-  write_on(model, windows.front(), rows, 300);
+  // As long as what it was trained on, and no longer.
+  write_on(model, windows.front().substr(0, 700), rows, 300);
 
   std::cout << windows.size() << " windows of " << length << " bytes, predicted after their first quarter:\n\n  "
             << std::left << std::setw(44) << "each byte sees" << std::right << std::setw(8) << "calls" << std::setw(11)
@@ -124,7 +132,11 @@ int run(const std::string& folder, const std::string& path) {
   const auto line = [&](const std::string& name, const Mask& mask, const Sampling& sampling = {}) {
     show(name, predict(model, windows, mask, rows, sampling));
   };
-  line("all before it (exact)", Mask::causal());
+  const Prediction exact = predict(model, windows, Mask::causal(), rows, {});
+  std::cout << "  " << std::left << std::setw(44) << "all before it, directly in float64" << std::right << std::setw(8)
+            << "-" << std::setw(11) << std::fixed << std::setprecision(3) << exact.direct_bits << std::setw(15) << "-"
+            << std::setw(10) << "-" << std::defaultfloat << "\n";
+  show("all before it (exact)", exact);
   line("the last 128 and the first 4 (exact)", Mask::window_and_sinks(128, 4));
   line("the last 128, half of the blocks before", Mask::causal(), {.samples = 4, .near = 128});
   line("the last 128, one block before", Mask::causal(), {.samples = 1, .near = 128});
