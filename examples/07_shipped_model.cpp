@@ -21,12 +21,6 @@ namespace {
 
 using Calls = GridAttention<SmallTransformer<float>>;
 
-std::vector<int> ids_of(const std::string& text) {
-  std::vector<int> ids;
-  for (const char c : text) ids.push_back(static_cast<unsigned char>(c));
-  return ids;
-}
-
 double seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 /// The text as the model goes on, each byte drawn from what it expects.
@@ -35,7 +29,7 @@ void write_on(const LanguageModel<float>& model, const std::string& text, Index 
   SmallTransformer<float> oracle({.kind = OracleKind::plain, .rows = rows});
   Calls attend(oracle);
   Session session(model, attend);
-  session.append(ids_of(text));
+  session.append(byte_ids(text));
   const Index read = attend.counts().calls;
   const std::string::size_type line = text.rfind('\n', text.size() > 160 ? text.size() - 160 : 0);
   std::cout << "..." << text.substr(line == std::string::npos ? 0 : line) << " >> ";
@@ -74,7 +68,7 @@ Prediction predict(LanguageModel<float> model, const std::vector<std::string>& w
   Prediction found;
   Index count = 0;
   for (const std::string& window : windows) {
-    const std::vector<int> ids = ids_of(window);
+    const std::vector<int> ids = byte_ids(window);
     const double begin = seconds();
     const Matrix<float> scores = logits(model, view(forward(model.body, embed(model, ids), attend)));
     found.seconds += seconds() - begin;

@@ -17,6 +17,7 @@ expected=347edc0f3658f7bfc979db479f2a3dcb
 found=$(md5sum <"$folder/bible.txt" | cut -d' ' -f1)
 if [ "$found" != "$expected" ]; then
   echo "the text has the MD5 sum $found, expected $expected: another edition than the one that the model card is about" >&2
+  exit 1
 fi
 
 awk -v held="$folder/held_out.txt" -v training="$folder/training.txt" '

@@ -308,7 +308,7 @@ TEST(ATrainingStep, TakesTheGradientOfTheMeanOverAllTargets) {
   EXPECT_EQ(step.targets, 23);
   EXPECT_NEAR(step.loss, sum / 23, 1e-12);
   const double length = global_norm(parameters(gradient));
-  EXPECT_NEAR(step.length, length, 1e-12 * length);
+  EXPECT_NEAR(step.gradient_norm, length, 1e-12 * length);
   EXPECT_GT(length, 0.01);
   EXPECT_DOUBLE_EQ(step.rate, 0.01 / 3);
   // The first moments are a tenth of the clipped gradient.
@@ -345,9 +345,41 @@ TEST(Training, HasTheSameBitsHoweverABatchIsCut) {
     cut.add(all.subspan(first + 1), targets);
     const TrainingStep found = cut.finish();
     EXPECT_EQ(found.loss, done.loss);
-    EXPECT_EQ(found.length, done.length);
+    EXPECT_EQ(found.gradient_norm, done.gradient_norm);
   }
   EXPECT_EQ(bits_of(cut.state()), bits_of(whole.state()));
+}
+
+TEST(ATrainingStep, ThatFailsOrLacksAPartIsRefusedAndLeavesNothingBehind) {
+  SmallTrainer<float> trainer = small_trainer<float>();
+  SmallTrainer<float> untouched = small_trainer<float>();
+  const std::vector<Example> batch = batch_of(small_windows(), 0, 4);
+  const std::span<const Example> all(batch);
+  EXPECT_THROW(trainer.finish(), SpecError) << "nothing was added";
+  trainer.add(all.first(2), 4 * 12);
+  EXPECT_THROW(trainer.finish(), SpecError) << "half of the batch is missing";
+  trainer.add(all.first(2), 4 * 12);
+  EXPECT_THROW(trainer.add(all.subspan(2), 2 * 12), SpecError) << "another number of targets";
+  std::vector<Example> wrong = batch;
+  wrong[3].ids[5] = 256;
+  EXPECT_THROW(trainer.step(wrong), SpecError);
+  EXPECT_EQ(trainer.steps(), 0);
+  const TrainingStep found = trainer.step(batch);
+  const TrainingStep expected = untouched.step(batch);
+  EXPECT_EQ(found.loss, expected.loss);
+  EXPECT_EQ(found.gradient_norm, expected.gradient_norm);
+  EXPECT_EQ(bits_of(trainer.state()), bits_of(untouched.state()));
+}
+
+TEST(AGradient, OfAnotherModelIsRefused) {
+  const LanguageModel<double> model = small_model<double>();
+  const Example example = small_windows().window(0);
+  TrainableDirect<double> attend;
+  LanguageModel<double> fewer = zero_like(model);
+  fewer.body.layers.pop_back();
+  EXPECT_THROW(add_gradient<double>(model, example.ids, example.targets, attend, fewer), ShapeError);
+  LanguageModel<double> none;
+  EXPECT_THROW(add_gradient<double>(model, example.ids, example.targets, attend, none), ShapeError);
 }
 
 TEST(Training, LearnsATinyTextByHeart) {

@@ -8,6 +8,7 @@
 #include <twoheads/io/model_folder.hpp>
 #include <twoheads/model/llama2c.hpp>
 #include <twoheads/model/tokenizer.hpp>
+#include <twoheads/train/example.hpp>
 #include <utility>
 #include <variant>
 
@@ -38,19 +39,16 @@ class ByteText {
   /// What a text without a prompt begins with: the end of a line before it.
   static constexpr int start = '\n';
 
-  [[nodiscard]] static std::vector<int> encode(const std::string& text) {
-    std::vector<int> ids;
-    for (const char c : text) ids.push_back(static_cast<unsigned char>(c));
-    return ids;
-  }
-
   [[nodiscard]] std::string add(int token) {
-    held_ += static_cast<char>(static_cast<unsigned char>(token));
+    const auto byte = static_cast<unsigned char>(token);
+    const bool goes_on = (byte & 0xC0U) == 0x80U;
+    // The beginning of a character that never ended.
+    std::string complete = goes_on ? std::string() : std::exchange(held_, {});
+    held_ += static_cast<char>(byte);
     const auto first = static_cast<unsigned char>(held_.front());
     const std::size_t length = first >= 0xF0 ? 4 : first >= 0xE0 ? 3 : first >= 0xC0 ? 2 : 1;
-    const bool goes_on = (static_cast<unsigned char>(token) & 0xC0U) == 0x80U || held_.size() == 1;
-    if (held_.size() < length && goes_on) return {};
-    return std::exchange(held_, {});
+    if (held_.size() >= length) complete += std::exchange(held_, {});
+    return complete;
   }
   [[nodiscard]] std::string finish() { return std::exchange(held_, {}); }
 
@@ -134,7 +132,7 @@ LanguageText LanguageText::read(const std::string& path, twoheads::Index vocabul
 }
 
 std::vector<int> LanguageText::encode(const std::string& text) const {
-  if (body_->bytes() != nullptr) return ByteText::encode(text);
+  if (body_->bytes() != nullptr) return twoheads::byte_ids(text);
 #ifdef TWOHEADS_WITH_TEXT
   if (const auto* folder = body_->folder()) return folder->encode(text);
 #endif
@@ -142,7 +140,7 @@ std::vector<int> LanguageText::encode(const std::string& text) const {
 }
 
 std::vector<int> LanguageText::encode_rest(const std::string& text) const {
-  if (body_->bytes() != nullptr) return ByteText::encode(text);
+  if (body_->bytes() != nullptr) return twoheads::byte_ids(text);
 #ifdef TWOHEADS_WITH_TEXT
   if (const auto* folder = body_->folder()) return folder->encode(text, false);
 #endif

@@ -60,6 +60,12 @@ inline void keep_freed_memory() {
 #endif
 }
 
+/// What is left is done as if nobody had watched.
+inline void stop_watching() {
+  std::signal(SIGINT, SIG_DFL);
+  std::signal(SIGTERM, SIG_DFL);
+}
+
 /// The bytes that are learned, and those that are only predicted.
 struct TrainingTexts {
   std::string learned;
@@ -110,6 +116,7 @@ class TrainingRun {
     watch_for_interrupts();
     const Index begun = trainer_.steps();
     if (begun < settings_.steps) train(begun);
+    stop_watching();
     finish();
   }
 

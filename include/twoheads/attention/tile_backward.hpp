@@ -78,7 +78,7 @@ class TileBackward {
         lay(there ? d_out.data() + row * d_out.outerStride() : nullptr, Scalar(1), value_dim_, value_cols_, lane,
             d_out_across(p), d_out_along(p));
         Scalar* const own = rows_of_.data() + p * panel * 3 + lane;
-        // A row without derivative has zeros for rows, and weights of 1 that multiply them.
+        // A row without derivative has zeros for rows, and weights of 0.
         own[0] = there ? static_cast<Scalar>(log_weights[row] / unit_) : Scalar(0);
         own[panel] =
             there ? static_cast<Scalar>(std::exp(static_cast<double>(own[0]) * unit_ - log_weights[row])) : Scalar(0);

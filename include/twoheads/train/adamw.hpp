@@ -54,7 +54,8 @@ template <RealScalar Scalar>
 ///            p <- (1 - rate decay) p - rate (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + epsilon)
 ///   Laws     entries are updated each by itself, in the model's scalar; factors are computed in float64. The two
 ///            moments take twice the memory of the model.
-///   Source   Loshchilov, Hutter, "Decoupled Weight Decay Regularization" (ICLR 2019), Algorithm 2
+///   Source   Loshchilov, Hutter, "Decoupled Weight Decay Regularization" (ICLR 2019), Algorithm 2, with the decay times
+///            the whole rate, as PyTorch has it; the paper's is times the schedule alone
 template <RealScalar Scalar>
 class AdamW {
  public:
@@ -68,7 +69,11 @@ class AdamW {
   ///   Throws   ShapeError if model and gradient are of other sizes than each other, or than before
   void update(const std::vector<Parameter<Scalar>>& model, const std::vector<Parameter<Scalar>>& gradient, double rate,
               double factor = 1.0) {
-    require_same_arrays(model, gradient);
+    detail::require_same_arrays("a gradient", model, gradient);
+    Index count = 0;
+    for (const Parameter<Scalar>& array : model) count += array.size;
+    if (count != first_.size())
+      throw ShapeError(detail::text("a model of ", count, " numbers, the moments are of ", first_.size()));
     ++steps_;
     const auto t = static_cast<double>(steps_);
     const auto scalar = [](double value) { return static_cast<Scalar>(value); };
@@ -102,6 +107,7 @@ class AdamW {
 
   /// Goes on from moments of an earlier run, after so many steps.
   void restore(Index steps, Vector<Scalar> first, Vector<Scalar> second) {
+    if (steps < 0) throw SpecError(detail::text("moments after ", steps, " steps, expected 0 or more"));
     detail::require_shape("the first moments", first, first_.rows(), 1);
     detail::require_shape("the second moments", second, second_.rows(), 1);
     steps_ = steps;
@@ -113,18 +119,6 @@ class AdamW {
   [[nodiscard]] bool decays(const Parameter<Scalar>& array) const {
     const bool embedding = array.name == "embedding" || array.name == "positions" || array.name == "token types";
     return array.decays && (options_.decays_embedding || !embedding);
-  }
-
-  void require_same_arrays(const std::vector<Parameter<Scalar>>& model,
-                           const std::vector<Parameter<Scalar>>& gradient) const {
-    Index count = 0;
-    for (const Parameter<Scalar>& array : model) count += array.size;
-    bool same = model.size() == gradient.size() && count == first_.size();
-    for (std::size_t i = 0; same && i < model.size(); ++i) same = model[i].size == gradient[i].size;
-    if (!same)
-      throw ShapeError(detail::text("a model of ", model.size(), " arrays and ", count, " numbers, a gradient of ",
-                                    gradient.size(), " arrays, moments of ", first_.size(),
-                                    " numbers: expected the same arrays"));
   }
 
   AdamWOptions options_;

@@ -7,6 +7,7 @@
 #include <twoheads/base/product.hpp>
 #include <twoheads/model/weights.hpp>
 #include <twoheads/train/norm_gradient.hpp>
+#include <twoheads/train/parameters.hpp>
 #include <twoheads/train/trainable.hpp>
 #include <twoheads/train/training_pass.hpp>
 #include <utility>
@@ -21,7 +22,7 @@ void require_targets(const LanguageModel<Scalar>& model, std::span<const int> id
     throw ShapeError(text("there are ", targets.size(), " targets for ", ids.size(), " tokens"));
   const Index outputs = model.output_rows().rows();
   for (std::size_t at = 0; at < targets.size(); ++at)
-    if (targets[at] >= outputs)
+    if (targets[at] >= outputs || targets[at] < -1)
       throw SpecError(text("target ", at, " is ", targets[at], ", expected up to ", outputs - 1, ", or -1 for none"));
 }
 
@@ -124,6 +125,7 @@ template <RealScalar Scalar, TrainableAttention<Scalar> AttendFn>
 double add_gradient(const LanguageModel<Scalar>& model, std::span<const int> ids, std::span<const int> targets,
                     AttendFn& attend, LanguageModel<Scalar>& gradient, double scale = 1.0) {
   detail::require_targets(model, ids, targets);
+  detail::require_same_arrays("a gradient", parameters(model), parameters(gradient));
   TrainingPass<Scalar> pass(model.body);
   Matrix<Scalar> rows = pass.forward(embed(model, ids), attend);
   const double sum = detail::score_rows<Scalar>(model, targets, rows, &gradient, scale);

@@ -25,6 +25,14 @@ struct Example {
   }
 };
 
+/// The ids of a model of bytes.
+[[nodiscard]] inline std::vector<int> byte_ids(std::string_view text) {
+  std::vector<int> ids;
+  ids.reserve(text.size());
+  for (const char c : text) ids.push_back(static_cast<unsigned char>(c));
+  return ids;
+}
+
 /// Windows of a text, byte after byte, each of which should predict the next.
 ///
 ///   Laws     what a step draws depends on the seed, the step and the item alone, so that a run can begin anywhere
@@ -45,19 +53,14 @@ class TextWindows {
   }
 
   [[nodiscard]] Example window(Index begin) const {
-    Example example;
-    for (Index i = 0; i < context_; ++i) {
-      example.ids.push_back(byte(begin + i));
-      example.targets.push_back(byte(begin + i + 1));
-    }
-    return example;
+    const auto part = [&](Index from) {
+      return byte_ids(
+          std::string_view(text_).substr(static_cast<std::size_t>(from), static_cast<std::size_t>(context_)));
+    };
+    return {part(begin), part(begin + 1)};
   }
 
  private:
-  [[nodiscard]] int byte(Index at) const {
-    return static_cast<int>(static_cast<unsigned char>(text_[static_cast<std::size_t>(at)]));
-  }
-
   std::string text_;
   Index context_;
   std::uint64_t seed_;
@@ -69,9 +72,7 @@ class TextWindows {
   detail::require_positive("the context", context);
   const auto size = static_cast<Index>(text.size());
   const Index stride = std::max<Index>(context / 2, 1);
-  const auto byte = [&](Index at) {
-    return static_cast<int>(static_cast<unsigned char>(text[static_cast<std::size_t>(at)]));
-  };
+  const std::vector<int> bytes = byte_ids(text);
   std::vector<Example> windows;
   // Targets up to `done` are predicted already.
   for (Index done = 0; done + 1 < size;) {
@@ -79,8 +80,8 @@ class TextWindows {
     const Index begin = std::max<Index>(end - context, 0);
     Example window;
     for (Index i = begin; i < end; ++i) {
-      window.ids.push_back(byte(i));
-      window.targets.push_back(i >= done ? byte(i + 1) : -1);
+      window.ids.push_back(bytes[static_cast<std::size_t>(i)]);
+      window.targets.push_back(i >= done ? bytes[static_cast<std::size_t>(i + 1)] : -1);
     }
     windows.push_back(std::move(window));
     done = end;

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <cmath>
 #include <cstddef>
 #include <span>
 #include <twoheads/attention/forward.hpp>
@@ -9,6 +8,7 @@
 #include <twoheads/base/matrix.hpp>
 #include <twoheads/exec/executor.hpp>
 #include <twoheads/exec/kernel_attention.hpp>
+#include <twoheads/train/backward.hpp>
 #include <twoheads/train/example.hpp>
 #include <vector>
 
@@ -19,24 +19,9 @@ namespace detail {
 template <RealScalar Scalar>
 [[nodiscard]] double sum_of_nats(const LanguageModel<Scalar>& model, const Example& example,
                                  KernelAttention<Scalar>& attend) {
-  const auto count = static_cast<Index>(example.ids.size());
-  Index first = 0;
-  while (first < count && example.targets[static_cast<std::size_t>(first)] < 0) ++first;
-  if (first == count) return 0;
-  const Matrix<Scalar> rows = forward(model.body, embed(model, example.ids), attend);
-  const Matrix<Scalar> scores = logits(model, block_view(view(rows), {first, count}, 0, rows.cols()));
-  double nats = 0;
-  for (Index row = 0; row < scores.rows(); ++row) {
-    const int target = example.targets[static_cast<std::size_t>(first + row)];
-    if (target < 0) continue;
-    if (target >= scores.cols())
-      throw SpecError(text("row ", first + row, " has the target ", target, ", expected 0 to ", scores.cols() - 1));
-    const Scalar largest = scores.row(row).maxCoeff();
-    const Scalar sum = (scores.row(row).array() - largest).exp().sum();
-    nats +=
-        std::log(static_cast<double>(sum)) + static_cast<double>(largest) - static_cast<double>(scores(row, target));
-  }
-  return nats;
+  require_targets(model, example.ids, example.targets);
+  Matrix<Scalar> rows = forward(model.body, embed(model, example.ids), attend);
+  return score_rows<Scalar>(model, example.targets, rows, nullptr, 1.0);
 }
 
 }  // namespace detail

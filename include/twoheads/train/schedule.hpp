@@ -25,6 +25,8 @@ struct Schedule {
     if (!(floor >= 0 && floor <= peak))
       throw SpecError(detail::text("the last learning rate is ", floor, ", expected 0 to the largest, ", peak));
     if (warm_up < 0) throw SpecError(detail::text("the warm-up has ", warm_up, " steps, expected 0 or more"));
+    if (warm_up > steps)
+      throw SpecError(detail::text("the warm-up has ", warm_up, " of ", steps, " steps, expected no more than all"));
     if (steps < 1) throw SpecError(detail::text("a run of ", steps, " steps, expected 1 or more"));
   }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cmath>
+#include <cstddef>
 #include <limits>
 #include <twoheads/attention/input.hpp>
 #include <twoheads/base/matrix.hpp>
@@ -39,7 +40,7 @@ class TrainableDirect {
         log_weight = -std::numeric_limits<Scalar>::infinity();
         if (largest != log_weight) {
           Scalar total = std::exp(static_cast<Scalar>(sink) - largest);
-          for_each_key(input, head, row, [&](Index key, Scalar score) {
+          for_each_key(input, row, [&](Index key, std::size_t, Scalar score) {
             const Scalar weight = std::exp(score - largest);
             total += weight;
             sum += weight * input.value_rows(head, {key, key + 1}).row(0);
@@ -74,11 +75,11 @@ class TrainableDirect {
         const Scalar mean = d.dot(out.row(row).segment(head * spec.value_dim, spec.value_dim));
         const auto query = input.q.row(row).segment(head * spec.head_dim, spec.head_dim);
         find_scores(input, head, row);
-        for_each_key(input, head, row, [&](Index key, Scalar score) {
+        for_each_key(input, row, [&](Index key, std::size_t number, Scalar score) {
           const Index place = input.held.key_place({key, key + 1}).begin;
           const Scalar weight = std::exp(score - log_weight);
           Scalar d_score = weight * (d.dot(input.value_rows(head, {key, key + 1}).row(0)) - mean);
-          if (spec.soft_cap != 0) d_score *= slopes_[static_cast<std::size_t>(next_ - 1)];
+          if (spec.soft_cap != 0) d_score *= slopes_[number];
           d_score *= static_cast<Scalar>(spec.score_scale);
           found.v.row(place).segment(kv_head * spec.value_dim, spec.value_dim) += weight * d;
           found.q.row(row).segment(head * spec.head_dim, spec.head_dim) +=
@@ -124,18 +125,18 @@ class TrainableDirect {
     });
   }
 
-  /// Calls use(key, score) for the keys whose scores were found, but those that a bias hides.
+  /// Calls use(key, number, score) for the keys whose scores were found, but those that a bias hides.
   template <class Use>
-  void for_each_key(const AttentionInput<Scalar>& input, Index, Index row, const Use& use) {
-    next_ = 0;
+  void for_each_key(const AttentionInput<Scalar>& input, Index row, const Use& use) const {
+    std::size_t number = 0;
     for_each_visible(input, row, [&](Index key) {
-      const Scalar score = scores_[static_cast<std::size_t>(next_++)];
-      if (score != -std::numeric_limits<Scalar>::infinity()) use(key, score);
+      const Scalar score = scores_[number];
+      if (score != -std::numeric_limits<Scalar>::infinity()) use(key, number, score);
+      ++number;
     });
   }
 
   std::vector<Scalar> scores_, slopes_;
-  Index next_ = 0;
   Matrix<Scalar> log_weights_;
 };
 

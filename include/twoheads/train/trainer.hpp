@@ -40,9 +40,9 @@ struct TrainingOptions {
 
 /// What a step found and did.
 struct TrainingStep {
-  Index step = 0;     ///< steps done, this one among them
-  double loss = 0;    ///< mean cross-entropy of the batch's targets before the step; nats
-  double length = 0;  ///< of the gradient, before clipping
+  Index step = 0;            ///< steps done, this one among them
+  double loss = 0;           ///< mean cross-entropy of the batch's targets before the step; nats
+  double gradient_norm = 0;  ///< before clipping
   double rate = 0;
   Index targets = 0;
 };
@@ -82,49 +82,47 @@ class Trainer {
 
   /// Adds a part of a batch that has `targets` targets in all: for batches that are not held at once. The parts of one
   /// step are added in order, and finish() ends it.
+  ///
+  ///   Throws   SpecError where parts of a step differ in `targets`. Whatever is thrown, the step begins anew.
   void add(std::span<const Example> part, Index targets) {
     if (targets < 1) throw SpecError("a batch without targets: expected one or more to learn from");
-    const double scale = 1.0 / static_cast<double>(targets);
-    struct Found {
-      std::unique_ptr<Arrays> gradient;
-      double loss = 0;
-    };
-    std::size_t next = 0;
-    exec_.in_order(
-        make_attend_,
-        [&]() -> std::optional<std::size_t> {
-          if (next == part.size()) return std::nullopt;
-          return next++;
-        },
-        [&](auto& attend, std::size_t& item) {
-          const Example& example = part[item];
-          Found found{take_buffer(), 0.0};
-          found.loss = add_gradient(model(), std::span<const int>(example.ids), std::span<const int>(example.targets),
-                                    attend, found.gradient->model, scale);
-          return found;
-        },
-        [&](std::size_t& item, Found found) {
-          sum_->add(*found.gradient);
-          loss_ += found.loss;
-          targets_ += part[item].counted();
-          give_back(std::move(found.gradient));
-        });
+    if (wanted_ > 0 && targets != wanted_) {
+      const Index before = wanted_;
+      clear();
+      throw SpecError(detail::text("a part of a batch of ", targets, " targets after one of a batch of ", before,
+                                   ": expected the same number"));
+    }
+    wanted_ = targets;
+    try {
+      add_part(part, 1.0 / static_cast<double>(targets));
+    } catch (...) {
+      clear();
+      throw;
+    }
   }
 
   /// Ends a step: clips, updates the weights and forgets the gradient.
+  ///
+  ///   Throws   SpecError where the parts that were added have fewer targets than the batch, or more
   TrainingStep finish() {
+    if (targets_ != wanted_ || wanted_ == 0) {
+      const Index added = targets_;
+      const Index wanted = wanted_;
+      clear();
+      throw SpecError(detail::text("a step of ", added, " targets, expected the ", wanted, " of its batch, 1 or more"));
+    }
     TrainingStep done;
     done.step = steps() + 1;
     done.targets = targets_;
-    done.loss = loss_ / static_cast<double>(std::max<Index>(targets_, 1));
-    done.length = global_norm(sum_->list);
+    done.loss = loss_ / static_cast<double>(targets_);
+    done.gradient_norm = global_norm(sum_->list);
     done.rate = options_.schedule.rate(steps());
-    const bool finite = std::isfinite(done.loss) && std::isfinite(done.length);
-    if (finite) adamw_.update(model_->list, sum_->list, done.rate, clip_factor(done.length, options_.clip));
+    const bool finite = std::isfinite(done.loss) && std::isfinite(done.gradient_norm);
+    if (finite) adamw_.update(model_->list, sum_->list, done.rate, clip_factor(done.gradient_norm, options_.clip));
     clear();
     if (!finite)
-      throw InputError(detail::text("step ", done.step, ": the loss is ", done.loss, " and the gradient's length ",
-                                    done.length, ", expected finite numbers; the weights stay as they were"));
+      throw InputError(detail::text("step ", done.step, ": the loss is ", done.loss, " and the gradient's norm ",
+                                    done.gradient_norm, ", expected finite numbers; the weights stay as they were"));
     return done;
   }
 
@@ -163,6 +161,34 @@ class Trainer {
   }
 
  private:
+  /// Adds a part's gradients, each times `scale`, in order.
+  void add_part(std::span<const Example> part, double scale) {
+    struct Found {
+      std::unique_ptr<Arrays> gradient;
+      double loss = 0;
+    };
+    std::size_t next = 0;
+    exec_.in_order(
+        make_attend_,
+        [&]() -> std::optional<std::size_t> {
+          if (next == part.size()) return std::nullopt;
+          return next++;
+        },
+        [&](auto& attend, std::size_t& item) {
+          const Example& example = part[item];
+          Found found{take_buffer(), 0.0};
+          found.loss = add_gradient(model(), std::span<const int>(example.ids), std::span<const int>(example.targets),
+                                    attend, found.gradient->model, scale);
+          return found;
+        },
+        [&](std::size_t& item, Found found) {
+          sum_->add(*found.gradient);
+          loss_ += found.loss;
+          targets_ += part[item].counted();
+          give_back(std::move(found.gradient));
+        });
+  }
+
   /// A model, or a gradient, and the list of its arrays.
   struct Arrays {
     explicit Arrays(LanguageModel<Scalar> of) : model(std::move(of)), list(parameters(model)) {}
@@ -205,7 +231,7 @@ class Trainer {
   void clear() {
     sum_->set_zero();
     loss_ = 0;
-    targets_ = 0;
+    targets_ = wanted_ = 0;
   }
 
   std::unique_ptr<Arrays> model_, sum_;
@@ -214,7 +240,8 @@ class Trainer {
   Exec exec_;
   AdamW<Scalar> adamw_;
   double loss_ = 0;
-  Index targets_ = 0;
+  Index targets_ = 0;  ///< added in this step
+  Index wanted_ = 0;   ///< of its batch
   std::mutex mutex_;
   std::vector<std::unique_ptr<Arrays>> free_;
 };

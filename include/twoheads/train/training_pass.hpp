@@ -6,6 +6,7 @@
 #include <twoheads/base/matrix.hpp>
 #include <twoheads/model/weights.hpp>
 #include <twoheads/train/layer_gradient.hpp>
+#include <twoheads/train/parameters.hpp>
 #include <twoheads/train/trainable.hpp>
 #include <utility>
 #include <vector>
@@ -27,6 +28,7 @@ class TrainingPass {
  public:
   using Scalar = S;
 
+  explicit TrainingPass(Model<Scalar>&&) = delete;
   explicit TrainingPass(const Model<Scalar>& model) : model_(model) {
     if (model.input_mlp || model.spec.mlp == MlpKind::custom)
       throw SpecError("an MLP that is any function of a row has no derivative that is known: expected another kind");
@@ -72,6 +74,7 @@ class TrainingPass {
                                         Matrix<Scalar>* d_memory = nullptr) {
     const ModelSpec& spec = model_.spec;
     if (kept_.empty()) throw SpecError("a derivative is asked for before any forward pass");
+    detail::require_same_arrays("a gradient", parameters(model_), parameters(gradient));
     detail::require_shape("the derivatives by the rows", d_rows, kept_.front().rows.rows(), spec.width);
     if (d_memory != nullptr) {
       if (memory_ == nullptr) throw SpecError("a derivative by a memory is asked for, the pass had none");
