@@ -87,7 +87,7 @@ Prediction predict(LanguageModel<float> model, const std::vector<std::string>& w
 }
 
 void show(const std::string& name, const Prediction& found) {
-  std::cout << "  " << std::left << std::setw(44) << name << std::right << std::setw(8) << found.calls << std::setw(11)
+  std::cout << "  " << std::left << std::setw(46) << name << std::right << std::setw(8) << found.calls << std::setw(11)
             << std::fixed << std::setprecision(3) << found.bits << std::setw(15) << std::scientific
             << std::setprecision(1) << found.largest << std::setw(10) << std::fixed << std::setprecision(1)
             << found.seconds << "\n"
@@ -121,19 +121,19 @@ int run(const std::string& folder, const std::string& path) {
   write_on(model, windows.front().substr(0, 700), rows, 300);
 
   std::cout << windows.size() << " windows of " << length << " bytes, predicted after their first quarter:\n\n  "
-            << std::left << std::setw(44) << "each byte sees" << std::right << std::setw(8) << "calls" << std::setw(11)
+            << std::left << std::setw(46) << "each byte sees" << std::right << std::setw(8) << "calls" << std::setw(11)
             << "bits/byte" << std::setw(15) << "logits off by" << std::setw(10) << "seconds\n";
   const auto line = [&](const std::string& name, const Mask& mask, const Sampling& sampling = {}) {
     show(name, predict(model, windows, mask, rows, sampling));
   };
   const Prediction exact = predict(model, windows, Mask::causal(), rows, {});
-  std::cout << "  " << std::left << std::setw(44) << "all before it, directly in float64" << std::right << std::setw(8)
+  std::cout << "  " << std::left << std::setw(46) << "all before it, directly in float64" << std::right << std::setw(8)
             << "-" << std::setw(11) << std::fixed << std::setprecision(3) << exact.direct_bits << std::setw(15) << "-"
             << std::setw(10) << "-" << std::defaultfloat << "\n";
   show("all before it (exact)", exact);
   line("the last 128 and the first 4 (exact)", Mask::window_and_sinks(128, 4));
-  line("the last 128, half of the blocks before", Mask::causal(), {.samples = 4, .near = 128});
-  line("the last 128, one block before", Mask::causal(), {.samples = 1, .near = 128});
+  line("the last 128, 4 of the blocks before, drawn", Mask::causal(), {.samples = 4, .near = 128});
+  line("the last 128, 1 of the blocks before, drawn", Mask::causal(), {.samples = 1, .near = 128});
   std::cout
       << "\nLogits are compared with direct evaluation in float64 under the same mask; where blocks are drawn, that\n"
          "is all that comes before.\n";

@@ -202,6 +202,63 @@ TEST(TrainableKernel, HasTheGradientOfASampleThatIsHeldFixed) {
   }
 }
 
+TEST(TrainableKernel, AChunkAfterOtherTokensHasTheGradientOfItsRowsInTheWhole) {
+  AttentionSpec spec;
+  spec.heads = 2;
+  spec.head_dim = spec.value_dim = 4;
+  for (const Mask& mask : {Mask::causal(), Mask::window_and_sinks(9, 3)}) {
+    spec.mask = mask;
+    Rows4<double> whole(spec, 60, 60);
+    constexpr Index past = 37;
+    whole.d_out.topRows(past).setZero();
+    const AttentionGradient<double> expected = whole.gradient(TrainableKernel<double>({.rows = 16}));
+    static const AttentionWeights<double> none;
+    const Matrix<double> q = whole.q.bottomRows(60 - past);
+    const Matrix<double> d_out = whole.d_out.bottomRows(60 - past);
+    const AttentionInput<double> input{spec,
+                                       0,
+                                       view(q),
+                                       view(whole.k),
+                                       view(whole.v),
+                                       no_rows<double>(),
+                                       no_rows<double>(),
+                                       none,
+                                       HeldRows{.first_query = past}};
+    TrainableKernel<double> attend({.rows = 16});
+    Matrix<double> out(q.rows(), d_out.cols());
+    Matrix<double> log_weights;
+    attend.forward(input, span(out), log_weights);
+    const AttentionGradient<double> found = attend.backward(input, view(out), log_weights, view(d_out));
+    EXPECT_LE((found.q - expected.q.bottomRows(60 - past)).cwiseAbs().maxCoeff(), 1e-13);
+    EXPECT_LE((found.k - expected.k).cwiseAbs().maxCoeff(), 1e-13);
+    EXPECT_LE((found.v - expected.v).cwiseAbs().maxCoeff(), 1e-13);
+  }
+}
+
+TEST(TrainableKernel, TakesThePlanOfAnOracleAndRefusesRoundedKeysAndWrongShapes) {
+  AttentionSpec spec;
+  spec.head_dim = spec.value_dim = 4;
+  spec.mask = Mask::causal();
+  const Rows4<double> rows(spec, 50, 50);
+  const AttentionGradient<double> own = rows.gradient(TrainableKernel<double>());
+  for (const OracleKind kind : {OracleKind::plain, OracleKind::causal}) {
+    KernelOptions options{.rows = 9};
+    options.plan_for = kind;
+    const AttentionGradient<double> found = rows.gradient(TrainableKernel<double>(options));
+    EXPECT_LE((found.q - own.q).cwiseAbs().maxCoeff(), 1e-13);
+    EXPECT_LE((found.k - own.k).cwiseAbs().maxCoeff(), 1e-13);
+  }
+  EXPECT_THROW(TrainableKernel<double>({.storage = KeyStorage::half}), SpecError);
+  TrainableKernel<double> attend;
+  const AttentionInput<double> input = projected_input<double>(spec, view(rows.q), view(rows.k), view(rows.v));
+  const Matrix<double> out = Matrix<double>::Zero(50, 4);
+  const Matrix<double> log_weights = Matrix<double>::Zero(50, 1);
+  const Matrix<double> few = Matrix<double>::Zero(49, 4);
+  EXPECT_THROW(static_cast<void>(attend.backward(input, view(few), log_weights, view(few))), ShapeError);
+  EXPECT_THROW(static_cast<void>(attend.backward(input, view(out), log_weights, view(few))), ShapeError);
+  EXPECT_THROW(static_cast<void>(attend.backward(input, view(out), few, view(out))), ShapeError);
+}
+
 TEST(TrainableKernel, RowsWithoutKeysHaveNoDerivativeAndNaNIsNotLost) {
   AttentionSpec spec;
   spec.head_dim = spec.value_dim = 4;

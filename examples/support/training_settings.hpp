@@ -82,7 +82,7 @@ struct TrainingSettings {
         app, "--engine", engine,
         {{"kernel", EngineWord::kernel}, {"oracle", EngineWord::oracle}, {"direct", EngineWord::direct}}, {},
         "what evaluates and differentiates attention: our own kernel, calls of an oracle and their derivatives, or "
-        "direct evaluation (default kernel)");
+        "direct evaluation (default kernel); held-out text is always predicted by the kernel");
     rows_ = add_count(app, "--rows", rows, 2, "with --engine oracle: all rows that a call may have (default 64)");
     using twoheads::MaskKind;
     add_choice<MaskKind>(
