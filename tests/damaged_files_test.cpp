@@ -9,8 +9,8 @@
 #endif
 
 #include <gtest/gtest.h>
-#include <algorithm>
 
+#include <algorithm>
 #include <cstdint>
 #include <exception>
 #include <filesystem>
