@@ -100,6 +100,7 @@ class RecallRun {
     std::ofstream log;
     if (!settings_.log.empty()) {
       log.open(settings_.log, std::ios::trunc);
+      if (!log) throw std::runtime_error(settings_.log + ": cannot be written");
       log << "step,tokens,loss,accuracy\n";
     }
     const programs::Stopwatch watch;
@@ -154,8 +155,7 @@ class RecallRun {
     a.heads = a.kv_heads = settings_.heads;
     a.head_dim = a.value_dim = settings_.width / settings_.heads;
     a.score_scale = 1.0 / std::sqrt(static_cast<double>(a.head_dim));
-    a.rope =
-        twoheads::RopeSpec{.theta = 100.0, .pairing = twoheads::RopePairing::halves, .rotated_dim = a.head_dim / 2};
+    a.rope = twoheads::RopeSpec{.theta = 100.0, .pairing = twoheads::RopePairing::halves};
     a.mask = settings_.mixer == Mixer::full     ? twoheads::Mask::full()
              : settings_.mixer == Mixer::window ? twoheads::Mask::sliding_window(settings_.window)
                                                 : twoheads::Mask::causal();

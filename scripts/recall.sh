@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The recall task of docs/training.md: sequences of 1024 tokens, learned through calls of 129 rows by full and causal
-# attention, and by what cannot learn it. About half an hour on two cores.
+# The recall task of docs/training.md: sequences of 1024 tokens, trained through calls of 129 rows with full attention,
+# causal attention and a window, and with linear attention.
 # Usage: scripts/recall.sh FOLDER [THREADS]
 set -euo pipefail
 
