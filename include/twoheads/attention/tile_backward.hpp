@@ -79,7 +79,7 @@ class TileBackward {
             d_out_across(p), d_out_along(p));
         Scalar* const own = rows_of_.data() + p * panel * 3 + lane;
         // A row without derivative has zeros for rows, and weights of 0.
-        own[0] = there ? static_cast<Scalar>(log_weights[row] / unit_) : Scalar(0);
+        own[0] = there && holds_log_weights() ? static_cast<Scalar>(log_weights[row] / unit_) : Scalar(0);
         own[panel] =
             there ? static_cast<Scalar>(std::exp(static_cast<double>(own[0]) * unit_ - log_weights[row])) : Scalar(0);
         own[2 * panel] = there ? static_cast<Scalar>(means[row]) : Scalar(0);
@@ -123,6 +123,9 @@ class TileBackward {
   static constexpr double log2_e = 1.4426950408889634074;
 
   [[nodiscard]] bool changes_scores() const { return rule_.soft_cap > 0 || rule_.terms; }
+  /// Whether a log weight in units of held scores is within the scalar's range; where it is not, all held scores are
+  /// next to nothing, and the corrections alone make the weights.
+  [[nodiscard]] bool holds_log_weights() const { return unit_ > 1e6 * std::numeric_limits<Scalar>::min(); }
 
   // Of each panel the rows lie twice: across, a column's numbers side by side, for products over columns; and along, a
   // row's numbers side by side, for products over rows.
