@@ -255,7 +255,9 @@ class Running {
 void pause(int milliseconds) { std::this_thread::sleep_for(std::chrono::milliseconds(milliseconds)); }
 
 /// A run that takes some moments, with all that it leaves.
-std::string long_run() { return std::string("--threads 1 --evaluate-every 20 --steps ") + (sanitized ? "60" : "500"); }
+std::string long_run() {
+  return sanitized ? "--threads 1 --evaluate-every 20 --steps 60" : "--threads 1 --evaluate-every 20 --steps 500";
+}
 
 TEST(ATrainingRun, KilledAtRandomMomentsAndResumedHasTheBitsOfAnUnbrokenOne) {
   SmallRun unbroken(long_run());

@@ -263,6 +263,33 @@ TEST(TrainableGrid, KeepsTheLogWeightsOfTheRows) {
   }
 }
 
+TEST(TrainableGrid, ARowWhoseKeysABiasHidesHasNoDerivative) {
+  for (const Index rows : {2, 3, 8}) {
+    AttentionSpec spec;
+    spec.mask = Mask::causal();
+    Matrix<double> q(2, 1), k(2, 1), v(2, 1), bias = Matrix<double>::Zero(2, 2);
+    q << 1, 2;
+    k << 1, -1;
+    v << 3, 5;
+    bias(0, 0) = -std::numeric_limits<double>::infinity();
+    const Matrix<double> d_out = Matrix<double>::Ones(2, 1);
+    static const AttentionWeights<double> none;
+    const AttentionInput<double> input{
+        spec, 0,  view(q), view(k),           view(v),     no_rows<double>(), no_rows<double>(),
+        none, {}, false,   no_rows<double>(), {view(bias)}};
+    SmallTransformer<double> oracle(limits_of(OracleKind::causal, rows));
+    TrainableGrid<SmallTransformer<double>> attend(oracle);
+    Matrix<double> out(2, 1), log_weights;
+    attend.forward(input, span(out), log_weights);
+    const AttentionGradient<double> found = attend.backward(input, view(out), log_weights, view(d_out));
+    // The second row has weights of exp(2) and exp(-2).
+    const double share = 1 / (1 + std::exp(-4.0));
+    EXPECT_NEAR(found.v(0, 0), share, 1e-14) << rows;
+    EXPECT_NEAR(found.v(1, 0), 1 - share, 1e-14) << rows;
+    EXPECT_EQ(found.q(0, 0), 0) << rows;
+  }
+}
+
 TEST(TrainableGrid, HasTheDerivativeOfItsForward) {
   for (const OracleKind kind : {OracleKind::plain, OracleKind::causal}) {
     Case c{"", Mask::window_and_sinks(5, 2), limits_of(kind, 6), 9, 9};

@@ -168,6 +168,20 @@ TEST(TrainableKernel, FloatKeepsItsDigitsAtAnySizeOfLogits) {
   }
 }
 
+TEST(TrainableKernel, TakesScalesBelowTheNumbersOfTheScalar) {
+  for (const double scale : {1e-30, 1e-38, 1e-42, 0.0}) {
+    AttentionSpec spec;
+    spec.head_dim = spec.value_dim = 4;
+    if (scale > 0) spec.score_scale = scale;
+    spec.mask = Mask::causal();
+    const Rows4<float> rows(spec, 40, 40);
+    const AttentionGradient<float> found = rows.gradient(TrainableKernel<float>());
+    const AttentionGradient<long double> truth = rows.to<long double>().gradient(TrainableDirect<long double>());
+    EXPECT_LE(error(found.v, truth.v), 1e-6) << scale;
+    EXPECT_FALSE(found.q.hasNaN() || found.k.hasNaN()) << scale;
+  }
+}
+
 TEST(TrainableKernel, HasTheGradientOfASampleThatIsHeldFixed) {
   AttentionSpec spec;
   spec.heads = 2;

@@ -121,6 +121,7 @@ TEST(AdamW, LeavesTheEmbeddingUndecayedIfAsked) {
     weights.name = "embedding";
     weights.fill([] { return 1.0; });
     TwoArrays<double> gradient;
+    gradient.name = "embedding";
     AdamW<double> adamw(42, {0.9, 0.95, 1e-8, 0.5, decays});
     adamw.update(weights.list(), gradient.list(), 0.1);
     EXPECT_DOUBLE_EQ(weights.matrix[0], decays ? 0.95 : 1.0);
@@ -132,7 +133,7 @@ TEST(AdamW, RefusesOtherArrays) {
   TwoArrays<double> weights;
   AdamW<double> adamw(41, {});
   EXPECT_TRUE(contains(message_of<ShapeError>([&] { adamw.update(weights.list(), weights.list(), 0.1); }),
-                       "a model of 2 arrays and 42 numbers"));
+                       "a model of 42 numbers, the moments are of 41"));
 }
 
 TEST(Clipping, ShortensLongGradientsAlone) {

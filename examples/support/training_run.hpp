@@ -111,6 +111,7 @@ class TrainingRun {
         key_(key()) {}
 
   void run() {
+    require_places();
     restore();
     if (!settings_.log.empty()) begin_log();
     watch_for_interrupts();
@@ -131,6 +132,20 @@ class TrainingRun {
            twoheads::detail::text(", ", settings_.wide ? "double" : "float", "; context ", settings_.context,
                                   ", batch ", settings_.batch, ", seed ", settings_.seed, "; ") +
            twoheads::training_key(trainer_.model(), trainer_.options(), texts_.hash());
+  }
+
+  /// What is written at the end is not to fail there.
+  void require_places() const {
+    for (const std::string* file : {&settings_.checkpoint, &settings_.plot}) {
+      const std::filesystem::path folder = std::filesystem::path(*file).parent_path();
+      if (!file->empty() && !folder.empty() && !std::filesystem::is_directory(folder))
+        throw std::runtime_error(*file + ": there is no folder " + folder.string());
+    }
+    if (settings_.out.empty()) return;
+    std::error_code failed;
+    std::filesystem::create_directories(settings_.out, failed);
+    if (failed || !std::filesystem::is_directory(settings_.out))
+      throw std::runtime_error(settings_.out + ": no folder can be made there");
   }
 
   void restore() {

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <filesystem>
 #include <string>
 #include <twoheads/attention/forward.hpp>
 #include <twoheads/io/dtype.hpp>
@@ -11,6 +12,8 @@
 #include <twoheads/model/spec.hpp>
 #include <twoheads/plan/limits.hpp>
 #include <twoheads/train/trainer.hpp>
+#include <utility>
+#include <vector>
 
 #include "support/arguments.hpp"
 #include "support/engine_word.hpp"
@@ -105,6 +108,20 @@ struct TrainingSettings {
 
   /// Fills in what depends on other flags, and refuses what does not fit together.
   void complete() {
+    constexpr Index most = Index{1} << 20;
+    for (const auto& [flag, value] : {std::pair<const char*, Index>{"--layers", layers},
+                                      {"--width", width},
+                                      {"--hidden", hidden},
+                                      {"--batch", batch},
+                                      {"--context", context}})
+      if (value > most) throw ArgumentError(flag, std::to_string(value), "up to " + std::to_string(most));
+    const std::vector<std::pair<const char*, std::string>> files{
+        {"--text", text}, {"--held-out", held_out}, {"--checkpoint", checkpoint}, {"--log", log}, {"--plot", plot}};
+    for (std::size_t i = 0; i < files.size(); ++i)
+      for (std::size_t j = 2; j < files.size(); ++j)
+        if (i < j && !files[i].second.empty() &&
+            std::filesystem::weakly_canonical(files[i].second) == std::filesystem::weakly_canonical(files[j].second))
+          throw ArgumentError(std::string(files[i].first) + " and " + files[j].first + " are the same file");
     if (kv_heads == 0) kv_heads = heads;
     if (width % heads != 0 || (width / heads) % 2 != 0)
       throw ArgumentError(

@@ -13,12 +13,18 @@ namespace twoheads::detail {
 /// killed leaves the old file, if there was one, and what it had written as `path`.partial-<number>.
 ///
 ///   Corner   the bytes are left to the system to bring to the disk: a power failure may still lose them
-///   Throws   FormatError that names the path, where it cannot be written; the half file is removed
+///            What a symbolic link leads to is written, not the link.
+///   Throws   FormatError that names the path, where it cannot be written, or is something else than a file, such as a
+///            device; the half file is removed
 template <class Write>
-void write_file(const std::filesystem::path& path, const Write& write) {
+void write_file(const std::filesystem::path& given, const Write& write) {
+  std::error_code ignored;
+  std::filesystem::path path = given;
+  if (std::filesystem::is_symlink(given, ignored)) path = std::filesystem::weakly_canonical(given, ignored);
+  if (std::filesystem::exists(path, ignored) && !std::filesystem::is_regular_file(path, ignored))
+    throw FormatError(text(given.string(), ": cannot be written: it is no file that could be replaced"));
   std::filesystem::path partial = path;
   partial += text(".partial-", std::random_device{}());
-  std::error_code ignored;
   try {
     std::ofstream out(partial, std::ios::binary | std::ios::trunc);
     write(out);

@@ -62,6 +62,8 @@ class AdamW {
   AdamW(Index parameters, const AdamWOptions& options)
       : options_(options), first_(Vector<Scalar>::Zero(parameters)), second_(Vector<Scalar>::Zero(parameters)) {
     options.require_valid();
+    if (static_cast<Scalar>(options.epsilon) == Scalar(0))
+      throw SpecError(detail::text("AdamW's epsilon is ", options.epsilon, ", which the scalar rounds to 0"));
   }
 
   /// One step with the gradient times `factor`.

@@ -163,7 +163,9 @@ class GridBackwardEngine {
         const Scalar* const given = rows_.d_out.data() + held_row * rows_.d_out.outerStride() + task.job.head * dim;
         Scalar* const wanted = d_answer_.data() + row * d_answer_.cols() + begin;
         if (answer == nullptr) {
-          std::copy_n(given, dim, wanted);
+          // A row whose keys a bias hides, all of them, is zero and has no derivative.
+          const bool hidden = slot.terms.hides() && slot.terms.hides_all(static_cast<Index>(job), query);
+          if (!hidden) std::copy_n(given, dim, wanted);
           continue;
         }
         const double weight = log_weight(slot, job, query);

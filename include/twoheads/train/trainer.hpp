@@ -55,7 +55,8 @@ struct TrainingStep {
 ///            gradients are added in their order: bits depend neither on threads nor on how a batch is cut into parts.
 ///            Held are the model, its moments, the sum of gradients, and two gradients a thread or fewer.
 ///   Corner   make_attend() gives the attention (TrainableAttention) of one thread for one part of a batch
-///   Throws   InputError where loss or gradient are NaN or infinite: the weights stay as they were before the step
+///   Throws   InputError where loss or gradient are NaN or infinite: the weights stay as they were before the step; or
+///            where the update itself leaves the scalar's range: they are lost
 template <RealScalar S, class MakeAttend, Executor Exec = Serial>
 class Trainer {
  public:
@@ -120,6 +121,10 @@ class Trainer {
     const bool finite = std::isfinite(done.loss) && std::isfinite(done.gradient_norm);
     if (finite) adamw_.update(model_->list, sum_->list, done.rate, clip_factor(done.gradient_norm, options_.clip));
     clear();
+    for (const Parameter<Scalar>& array : model_->list)
+      if (detail::first_row_not_finite(Eigen::Map<const RowVector<Scalar>>(array.data, array.size)) >= 0)
+        throw InputError(detail::text("step ", done.step, ": ", array.name,
+                                      " is NaN or infinite after the update: a smaller rate would do"));
     if (!finite)
       throw InputError(detail::text("step ", done.step, ": the loss is ", done.loss, " and the gradient's norm ",
                                     done.gradient_norm, ", expected finite numbers; the weights stay as they were"));
