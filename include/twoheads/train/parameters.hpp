@@ -30,7 +30,7 @@ struct ParameterList {
   }
   template <class AnyModel>
   void add_body(AnyModel& model) {
-    for_each_array(model, [this](const std::string& name, auto& values) { add(name, values); });
+    for_each_array(model, [this](const std::string& name, auto& values) { this->add(name, values); });
   }
   template <class AnyModel>
   void add_tokens(AnyModel& model) {
