@@ -378,11 +378,7 @@ TEST(TrainableGrid, TakesABiasAsAConstantAlsoWhereItHidesKeys) {
           problem.truth([&](Index, Index i, Index j) { return Real(bias(by_query ? i : 0, j)); });
       BareOracle oracle(c.limits);
       TrainableGrid<BareOracle> attend(oracle);
-      Found found;
-      found.out.resize(problem.q.rows(), problem.d_out.cols());
-      attend.forward(input, span(found.out), found.log_weights);
-      found.gradient = attend.backward(input, view(found.out), found.log_weights, view(problem.d_out));
-      expect_right(found, truth, 1e-11L);
+      expect_right(found_by(attend, problem, input), truth, 1e-11L);
     }
 }
 
@@ -395,11 +391,7 @@ TEST(TrainableGrid, TakesQueriesOfAChunkAfterOthers) {
     const naive::AttentionBackward truth = problem.truth(naive::hiding([](Index i, Index j) { return j <= i + 18; }));
     BareOracle oracle(c.limits);
     TrainableGrid<BareOracle> attend(oracle);
-    Found found;
-    found.out.resize(problem.q.rows(), problem.d_out.cols());
-    attend.forward(input, span(found.out), found.log_weights);
-    found.gradient = attend.backward(input, view(found.out), found.log_weights, view(problem.d_out));
-    expect_right(found, truth, 1e-11L);
+    expect_right(found_by(attend, problem, input), truth, 1e-11L);
   }
 }
 

@@ -90,12 +90,16 @@ struct Found {
 };
 
 template <class Attend>
-Found found_by(Attend& attend, const Problem& p) {
+Found found_by(Attend& attend, const Problem& p, const AttentionInput<double>& input) {
   Found found;
   found.out.resize(p.q.rows(), p.d_out.cols());
-  attend.forward(p.input(), span(found.out), found.log_weights);
-  found.gradient = attend.backward(p.input(), view(found.out), found.log_weights, view(p.d_out));
+  attend.forward(input, span(found.out), found.log_weights);
+  found.gradient = attend.backward(input, view(found.out), found.log_weights, view(p.d_out));
   return found;
+}
+template <class Attend>
+Found found_by(Attend& attend, const Problem& p) {
+  return found_by(attend, p, p.input());
 }
 
 /// Largest error of all entries over the largest entry, of a matrix that must have the truth's shape.

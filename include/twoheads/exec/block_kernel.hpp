@@ -40,6 +40,26 @@ void for_each_keys(const Tile& tile, const Use& use) {
   return {of.keys.begin + seen.begin, of.keys.begin + seen.end};
 }
 
+/// What is added to the scores of a tile's queries, for the keys of a head from position `first_key` on.
+template <RealScalar Scalar>
+[[nodiscard]] TileTerms<Scalar> tile_terms(const AttentionInput<Scalar>& input, Index head, const Tile& tile,
+                                           Index first_key) {
+  const AttentionSpec& spec = input.spec;
+  TileTerms<Scalar> terms{spec.alibi.empty() ? 0.0 : spec.alibi[static_cast<std::size_t>(head)],
+                          first_key - tile.queries.begin};
+  if (const Scalar* const bias = input.bias_of(head, tile.queries.begin)) {
+    terms.bias = bias + first_key;
+    terms.bias_stride = input.bias.by_query ? input.bias.rows.outerStride() : 0;
+  }
+  return terms;
+}
+
+/// How the scores of an input are made.
+template <RealScalar Scalar>
+[[nodiscard]] ScoreRule score_rule(const AttentionInput<Scalar>& input) {
+  return {input.spec.score_scale, input.spec.soft_cap, !input.spec.alibi.empty() || !input.bias.empty()};
+}
+
 /// One query block of one head in the tile kernel, or some of its rows: tiles and parts of tiles in, rows out.
 ///
 ///   Laws     bits depend on the block's tiles, their order and the rows alone; those of a row not on which rows of
@@ -53,8 +73,7 @@ class BlockKernel {
   BlockKernel(const AttentionInput<Scalar>& input, bool finite_values)
       : input_(input),
         finite_values_(finite_values),
-        kernel_(input.spec.head_dim, input.spec.value_dim,
-                {input.spec.score_scale, input.spec.soft_cap, has_terms(input)}) {}
+        kernel_(input.spec.head_dim, input.spec.value_dim, score_rule(input)) {}
 
   /// Takes the queries `own` of a block.
   void begin(Index head, Rows block, Rows own) {
@@ -72,16 +91,9 @@ class BlockKernel {
   template <class Stored>
   void add(const Tile& tile, const TileKeys& of, Rows part, Rows seen, const MatrixView<Stored>& keys,
            const MatrixView<Stored>& values) {
-    const AttentionSpec& spec = input_.spec;
-    TileTerms<Scalar> terms{spec.alibi.empty() ? 0.0 : spec.alibi[static_cast<std::size_t>(head_)],
-                            part.begin - tile.queries.begin};
-    if (const Scalar* const bias = input_.bias_of(head_, tile.queries.begin)) {
-      terms.bias = bias + part.begin;
-      terms.bias_stride = input_.bias.by_query ? input_.bias.rows.outerStride() : 0;
-    }
     kernel_.add({tile.queries.begin - block_.begin, tile.queries.end - block_.begin}, part.size(),
                 seen.begin - part.begin, keys, values, of.band.from_key(part.begin - of.keys.begin), tile.log_factor(),
-                finite_values_, terms);
+                finite_values_, tile_terms(input_, head_, tile, part.begin));
   }
 
   /// Writes the rows, joined with a learned sink where there is one.
@@ -106,10 +118,6 @@ class BlockKernel {
   [[nodiscard]] Partial<Scalar> finish_partial() { return kernel_.finish(); }
 
  private:
-  [[nodiscard]] static bool has_terms(const AttentionInput<Scalar>& input) {
-    return !input.spec.alibi.empty() || !input.bias.empty();
-  }
-
   const AttentionInput<Scalar>& input_;
   bool finite_values_;
   TileKernel<Scalar, Simd> kernel_;

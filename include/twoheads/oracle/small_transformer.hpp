@@ -209,17 +209,10 @@ class SmallTransformer {
         d_scores_.row(row).array() = weights_.row(row).array() * (d_scores_.row(row).array() - mean) * scale;
       }
       detail::multiply(block_span(span(dq_), queries, 0, q.cols()), view(d_scores_), block_view(k, keys, 0, k.cols()));
-      add_transposed(d_scores_, block_view(q, queries, 0, q.cols()), dk_);
-      add_transposed(weights_, d_values, dv_);
+      detail::add_transposed_product(block_span(span(dk_), keys, 0, k.cols()), view(d_scores_),
+                                     block_view(q, queries, 0, q.cols()));
+      detail::add_transposed_product(block_span(span(dv_), keys, 0, v.cols()), view(weights_), d_values);
     }
-  }
-
-  /// Adds a^T b to the first rows of a sum. The transpose is written out: products are compiled once for rows.
-  void add_transposed(const Matrix<Scalar>& a, const MatrixView<Scalar>& b, Matrix<Scalar>& sum) {
-    transposed_ = a.transpose();
-    product_.resize(a.cols(), b.cols());
-    detail::multiply(span(product_), view(transposed_), b);
-    sum.topRows(a.cols()) += product_;
   }
 
   /// Makes 0 of weights below the normal numbers, so that hidden keys have none: Eigen's vectorised exponential ends
@@ -259,7 +252,7 @@ class SmallTransformer {
   SumOrder order_;
   Matrix<Scalar> input_, q_, k_, v_, keys_, scores_, out_;
   Vector<Scalar> sums_;
-  Matrix<Scalar> dq_, dk_, dv_, weights_, d_scores_, transposed_, product_;
+  Matrix<Scalar> dq_, dk_, dv_, weights_, d_scores_;
 };
 
 static_assert(Oracle<SmallTransformer<float>> && Oracle<SmallTransformer<double>>);

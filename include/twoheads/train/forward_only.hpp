@@ -200,7 +200,7 @@ class ForwardOnlyGrid {
 
   explicit ForwardOnlyGrid(O& oracle, const SimulationOptions& options = {}, const DifferenceOptions& differences = {},
                            const Exec& exec = Exec())
-      : options_(differences), attend_(oracle, keeping_log_weights(options), exec) {
+      : options_(differences), attend_(oracle, detail::keeping_log_weights(options), exec) {
     detail::require_trainable(options, oracle.limits(), who);
     if (options.sampling.samples > 0)
       throw SpecError(detail::text(who, " and a sample: that of the transposed attention would be another one"));
@@ -235,11 +235,6 @@ class ForwardOnlyGrid {
 
  private:
   static constexpr const char* who = "the gradient by calls alone";
-
-  [[nodiscard]] static SimulationOptions keeping_log_weights(SimulationOptions options) {
-    options.log_weights = true;
-    return options;
-  }
 
   static void require_input(const AttentionInput<Scalar>& input) {
     detail::require_trainable_input(input, who);

@@ -17,6 +17,12 @@ void require_trainable_input(const AttentionInput<Scalar>& input, const char* wh
   require_rows_of_sequence(input, who);
 }
 
+/// The same settings, with the log weights kept that a derivative needs.
+[[nodiscard]] inline SimulationOptions keeping_log_weights(SimulationOptions options) {
+  options.log_weights = true;
+  return options;
+}
+
 /// Throws SpecError for settings of calls that have no gradient.
 inline void require_trainable(const SimulationOptions& options, const OracleLimits& limits, const char* who) {
   if (options.encoding == TokenEncoding::raw)

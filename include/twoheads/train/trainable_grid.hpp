@@ -50,7 +50,7 @@ class TrainableGrid {
   using Scalar = typename O::Scalar;
 
   explicit TrainableGrid(O& oracle, const SimulationOptions& options = {}, const Exec& exec = Exec())
-      : oracles_(oracle), options_(options), exec_(exec), attend_(oracle, keeping_log_weights(options), exec) {
+      : oracles_(oracle), options_(options), exec_(exec), attend_(oracle, detail::keeping_log_weights(options), exec) {
     detail::require_trainable(options, oracles_.limits(), "the gradient through an oracle");
   }
 
@@ -101,10 +101,6 @@ class TrainableGrid {
     Matrix<Sum> q, k, v;
   };
 
-  [[nodiscard]] static SimulationOptions keeping_log_weights(SimulationOptions options) {
-    options.log_weights = true;
-    return options;
-  }
   /// Whether no call of this input may go without its synthetic row.
   [[nodiscard]] bool weighs(const AttentionInput<Scalar>& input) const {
     return options_.log_weights || input.sink_logits.size() > 0;

@@ -59,11 +59,10 @@ class TrainableKernel {
       TileBackward<Scalar, Simd> kernel;
       Vector<double> log_weights, means;
     };
-    const bool terms = !spec.alibi.empty() || !input.bias.empty();
     exec_.for_each(
         static_cast<Index>(pieces.size()),
         [&] {
-          return Local{{spec.head_dim, spec.value_dim, {spec.score_scale, spec.soft_cap, terms}}, {}, {}};
+          return Local{{spec.head_dim, spec.value_dim, score_rule(input)}, {}, {}};
         },
         [&](Local& local, Index number) {
           // The last shares of a causal mask are begun first: they see most.
@@ -158,16 +157,10 @@ class TrainableKernel {
                   Rows block, Piece& piece) {
     const AttentionSpec& spec = input.spec;
     for_each_keys(tile, [&](const TileKeys& of) {
-      TileTerms<Scalar> terms{spec.alibi.empty() ? 0.0 : spec.alibi[static_cast<std::size_t>(head)],
-                              of.keys.begin - tile.queries.begin};
-      if (const Scalar* const bias = input.bias_of(head, tile.queries.begin)) {
-        terms.bias = bias + of.keys.begin;
-        terms.bias_stride = input.bias.by_query ? input.bias.rows.outerStride() : 0;
-      }
       const Rows own{of.keys.begin - piece.keys.begin, of.keys.end - piece.keys.begin};
       kernel.add({tile.queries.begin - block.begin, tile.queries.end - block.begin}, input.key_rows(head, of.keys),
-                 input.value_rows(head, of.keys), of.band, tile.log_factor(), terms,
-                 block_span(span(piece.d_keys), own, 0, spec.head_dim),
+                 input.value_rows(head, of.keys), of.band, tile.log_factor(),
+                 tile_terms(input, head, tile, of.keys.begin), block_span(span(piece.d_keys), own, 0, spec.head_dim),
                  block_span(span(piece.d_values), own, 0, spec.value_dim));
     });
   }
