@@ -401,4 +401,18 @@ TEST(RecallProgram, LearnsTheSameByAnyEngineAndSaysHowFarBack) {
   EXPECT_EQ(run_program("twoheads_recall", words("--tokens 64 --pairs 40")).exit_code, 2);
 }
 
+// What the comparison of docs/training.md rests on, at a size of seconds.
+TEST(RecallProgram, FindsPairsThroughCallsAndLinearAttentionDoesNot) {
+  const auto accuracy = [](const std::string& mixer) {
+    const ProgramRun run =
+        run_program("twoheads_recall", words("--tokens 32 --pairs 4 --vocabulary 48 --width 32 --batch 16 --steps 300 "
+                                             "--begin-tokens 32 --rows 9 --json --mixer " +
+                                             mixer));
+    EXPECT_EQ(run.exit_code, 0) << run.err;
+    return run.json()["accuracy"].get<double>();
+  };
+  EXPECT_GE(accuracy("causal"), 0.95);
+  EXPECT_LE(accuracy("linear"), 0.6);
+}
+
 }  // namespace
