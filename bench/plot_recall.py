@@ -16,14 +16,14 @@ MIXERS = [
     ("full", "full attention, calls of 129 rows", "#0072B2", "o"),
     ("causal", "causal attention, calls of 129 rows", "#009E73", "s"),
     ("window", "window of 64, calls of 129 rows", "#E69F00", "^"),
-    ("linear", "linear attention", "#D55E00", "v"),
+    ("linear", "linear attention after a first layer through calls", "#D55E00", "v"),
 ]
 
 plt.rcParams.update({"font.size": 10, "svg.hashsalt": "twoheads", "svg.fonttype": "none"})
 
 
 def main(folder, picture):
-    figure, axes = plt.subplots(figsize=(8, 4.2))
+    figure, axes = plt.subplots(figsize=(8, 4.8))
     lengths = []
     for mixer, label, colour, mark in MIXERS:
         rows = list(csv.DictReader(open(folder / f"{mixer}.csv")))
@@ -34,14 +34,14 @@ def main(folder, picture):
     for step, tokens in lengths:
         if tokens != before:
             axes.axvline(step, color="#b0b0b0", linewidth=0.8, linestyle=":")
-            axes.text(step, 104, f"{tokens}", fontsize=8, color="#606060")
+            axes.text(step + 4, 104, f"{tokens}", fontsize=8, color="#606060")
         before = tokens
-    axes.set_xlabel("steps; dotted lines: tokens of a sequence from there on")
+    axes.set_xlabel("steps; numbers above the dotted lines: tokens of a sequence")
     axes.set_ylabel("queries answered right, %")
     axes.set_ylim(0, 110)
     axes.set_yticks(range(0, 101, 20))
     axes.grid(axis="y", color="#e3e6ea")
-    axes.legend(frameon=False, loc="center right")
+    axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncol=2)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     figure.tight_layout()
