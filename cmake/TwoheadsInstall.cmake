@@ -9,6 +9,13 @@ set(twoheads_package_dir "${CMAKE_INSTALL_DATADIR}/cmake/twoheads")
 install(TARGETS twoheads EXPORT twoheadsTargets FILE_SET HEADERS)
 install(EXPORT twoheadsTargets NAMESPACE twoheads:: DESTINATION "${twoheads_package_dir}")
 
+# A library of this machine's architecture: not in the folder that all share.
+set(twoheads_compiled_dir "${CMAKE_INSTALL_LIBDIR}/cmake/twoheads-compiled")
+if(TARGET twoheads_compiled)
+  install(TARGETS twoheads_compiled EXPORT twoheadsCompiledTargets ARCHIVE DESTINATION "${CMAKE_INSTALL_LIBDIR}")
+  install(EXPORT twoheadsCompiledTargets NAMESPACE twoheads:: DESTINATION "${twoheads_compiled_dir}")
+endif()
+
 if(TARGET twoheads_io)
   install(TARGETS twoheads_io EXPORT twoheadsIoTargets FILE_SET HEADERS)
   install(EXPORT twoheadsIoTargets NAMESPACE twoheads:: DESTINATION "${twoheads_package_dir}")
@@ -42,6 +49,7 @@ endif()
 configure_package_config_file(
   "${CMAKE_CURRENT_LIST_DIR}/twoheadsConfig.cmake.in" "${PROJECT_BINARY_DIR}/twoheadsConfig.cmake"
   INSTALL_DESTINATION "${twoheads_package_dir}"
+  PATH_VARS twoheads_compiled_dir
   NO_SET_AND_CHECK_MACRO)
 # Before 1.0 a minor version may change the interface.
 write_basic_package_version_file(

@@ -1,9 +1,5 @@
 #include "support/instances.hpp"
 
 namespace twoheads {
-TWOHEADS_PRODUCTS(, float);
-TWOHEADS_PRODUCTS(, double);
-TWOHEADS_PRODUCTS(, long double);
-TWOHEADS_SIMULATION(, float);
-TWOHEADS_SIMULATION(, double);
+TWOHEADS_COMPILE_ALL();
 }  // namespace twoheads

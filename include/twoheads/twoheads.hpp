@@ -172,4 +172,6 @@
 #include <twoheads/paper/coded.hpp>
 #include <twoheads/paper/appendix_a.hpp>
 #include <twoheads/paper/strict.hpp>
+
+#include <twoheads/compiled.hpp>
 // clang-format on

@@ -1,8 +1,12 @@
 #pragma once
 
+#include <concepts>
+#include <initializer_list>
 #include <sstream>
 #include <stdexcept>
 #include <string>
+#include <string_view>
+#include <type_traits>
 
 namespace twoheads {
 
@@ -53,12 +57,67 @@ struct AnchorError : Error {
 
 namespace detail {
 
-/// Joins its arguments into one text with `operator<<`.
+/// One part of a message: a text or a number. Messages are many, and a type for all of their parts keeps each of them
+/// from costing a compiler what a chain of `operator<<` does.
+class MessagePart {
+ public:
+  MessagePart(std::string_view part) : kind_(Kind::text), text_(part) {}
+  MessagePart(const char* part) : kind_(Kind::text), text_(part) {}
+  MessagePart(const std::string& part) : kind_(Kind::text), text_(part) {}
+  MessagePart(char part) : kind_(Kind::letter), whole_(part) {}
+  MessagePart(std::signed_integral auto part) : kind_(Kind::whole), whole_(part) {}
+  MessagePart(std::unsigned_integral auto part) : kind_(Kind::natural), natural_(part) {}
+  MessagePart(std::floating_point auto part) : kind_(Kind::real), real_(part) {}
+  /// What has an `operator<<` of its own. `part` must outlive this.
+  template <class T>
+  requires(!std::is_arithmetic_v<T> && !std::is_convertible_v<T, std::string_view>) MessagePart(const T& part)
+      : kind_(Kind::object),
+        object_(&part),
+        write_object_([](std::ostream& out, const void* object) { out << *static_cast<const T*>(object); }) {}
+
+  void write(std::ostream& out) const {
+    switch (kind_) {
+      case Kind::text:
+        out << text_;
+        return;
+      case Kind::letter:
+        out << static_cast<char>(whole_);
+        return;
+      case Kind::whole:
+        out << whole_;
+        return;
+      case Kind::natural:
+        out << natural_;
+        return;
+      case Kind::real:
+        out << real_;
+        return;
+      case Kind::object:
+        write_object_(out, object_);
+        return;
+    }
+  }
+
+ private:
+  enum class Kind { text, letter, whole, natural, real, object } kind_;
+  std::string_view text_ = {};
+  long long whole_ = 0;
+  unsigned long long natural_ = 0;
+  long double real_ = 0;
+  const void* object_ = nullptr;
+  void (*write_object_)(std::ostream&, const void*) = nullptr;
+};
+
+[[nodiscard]] inline std::string joined(std::initializer_list<MessagePart> parts) {
+  std::ostringstream out;
+  for (const MessagePart& part : parts) part.write(out);
+  return out.str();
+}
+
+/// Joins its arguments, texts and numbers, into one text as `operator<<` would.
 template <class... Parts>
 [[nodiscard]] std::string text(const Parts&... parts) {
-  std::ostringstream out;
-  (out << ... << parts);
-  return out.str();
+  return joined({MessagePart(parts)...});
 }
 
 [[noreturn]] inline void broken_invariant(const char* condition, const char* file, int line) {

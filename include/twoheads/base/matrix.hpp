@@ -92,16 +92,21 @@ void require_shape(std::string_view name, const Eigen::EigenBase<Derived>& dense
     throw ShapeError(text(name, " is ", dense.rows(), " x ", dense.cols(), ", expected ", rows, " x ", cols));
 }
 
-/// First row that holds a NaN or an infinity, or -1. Written so that no vectorised maximum can hide one.
+/// Written so that no vectorised maximum can hide a NaN: x - x is 0 for a finite x and NaN otherwise, and NaN survives a
+/// sum.
+template <class Scalar>
+[[nodiscard]] bool are_finite(const Scalar* values, Index count) {
+  const Eigen::Map<const Eigen::Array<Scalar, Eigen::Dynamic, 1>> all(values, count);
+  return (all - all).sum() == Scalar(0);
+}
+
+/// First row that holds a NaN or an infinity, or -1.
 template <class Derived>
 [[nodiscard]] Index first_row_not_finite(const Eigen::DenseBase<Derived>& dense) {
-  using Scalar = typename Derived::Scalar;
   const Derived& values = dense.derived();
-  for (Index row = 0; row < values.rows(); ++row) {
-    // x - x is 0 for a finite x and NaN otherwise; NaN survives a sum.
-    const Scalar sum = (values.row(row).array() - values.row(row).array()).sum();
-    if (!(sum == Scalar(0))) return row;
-  }
+  if (values.cols() > 1) require_adjacent_columns(values.colStride());
+  for (Index row = 0; row < values.rows(); ++row)
+    if (!are_finite(values.data() + row * values.rowStride(), values.cols())) return row;
   return -1;
 }
 

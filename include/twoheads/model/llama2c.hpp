@@ -54,7 +54,7 @@ template <RealScalar Scalar>
   for_each_llama2c_tensor(
       model, h,
       [](const std::string& name, const auto& values, Index, Index, bool) {
-        const Index row = first_row_not_finite(values.template cast<float>());
+        const Index row = first_row_not_finite(values.template cast<float>().eval());
         if (row >= 0) throw InputError(text(name, ", row ", row, ": a weight is NaN, infinite or beyond float32"));
       },
       [] {});

@@ -1,0 +1,3 @@
+// The one source of twoheads::compiled.
+#define TWOHEADS_COMPILED_HERE
+#include <twoheads/compiled.hpp>
