@@ -59,3 +59,9 @@ write_basic_package_version_file(
 install(FILES "${PROJECT_BINARY_DIR}/twoheadsConfig.cmake" "${PROJECT_BINARY_DIR}/twoheadsConfigVersion.cmake"
         DESTINATION "${twoheads_package_dir}")
 install(FILES "${PROJECT_SOURCE_DIR}/LICENSE" DESTINATION "${CMAKE_INSTALL_DOCDIR}")
+
+# For builds without CMake. A folder for headers outside of the prefix has no place in a file that can be moved.
+if(NOT IS_ABSOLUTE "${CMAKE_INSTALL_INCLUDEDIR}")
+  configure_file("${CMAKE_CURRENT_LIST_DIR}/twoheads.pc.in" "${PROJECT_BINARY_DIR}/twoheads.pc" @ONLY)
+  install(FILES "${PROJECT_BINARY_DIR}/twoheads.pc" DESTINATION "${CMAKE_INSTALL_DATADIR}/pkgconfig")
+endif()

@@ -16,6 +16,12 @@ if(NOT status EQUAL 0)
   message(FATAL_ERROR "${SOURCE} must compile with TWOHEADS_MUST_COMPILE, but:\n${said}")
 endif()
 
+# Where it is a flag that must be refused, the file has a line `// flags: FLAGS`.
+if(text MATCHES "// flags: ([^\r\n]+)")
+  separate_arguments(flags UNIX_COMMAND "${CMAKE_MATCH_1}")
+  list(APPEND compile ${flags})
+endif()
+
 execute_process(COMMAND ${compile} RESULT_VARIABLE status OUTPUT_VARIABLE said ERROR_VARIABLE said)
 if(status EQUAL 0)
   message(FATAL_ERROR "${SOURCE} compiles without TWOHEADS_MUST_COMPILE, and must not")

@@ -2,6 +2,8 @@
 #
 # cmake -DCONSUMER=.. -DSOURCE=.. -DBUILD=.. -DWORK=.. -DGENERATOR=.. -DMAKE_PROGRAM=.. -DCOMPILER=.. -DEIGEN=..
 #       -DNLOHMANN_JSON=.. -DTBB=.. -DBOOST=.. -DMPI=.. -P run.cmake
+#
+# CONSUMER as CMakeLists.txt here has it, or pkg_config.
 
 function(run)
   execute_process(COMMAND ${ARGN} COMMAND_ECHO STDOUT COMMAND_ERROR_IS_FATAL ANY)
@@ -10,14 +12,46 @@ endfunction()
 file(REMOVE_RECURSE "${WORK}")
 set(arguments "")
 
-if(CONSUMER MATCHES "^install")
+# Configures the library alone, as someone does who packages it.
+macro(configure_library)
+  set(BUILD "${WORK}/library")
+  run("${CMAKE_COMMAND}"
+      -S "${SOURCE}"
+      -B "${BUILD}"
+      -G "${GENERATOR}"
+      "-DCMAKE_MAKE_PROGRAM=${MAKE_PROGRAM}"
+      "-DCMAKE_CXX_COMPILER=${COMPILER}"
+      "-DEigen3_DIR=${EIGEN}"
+      -DTWOHEADS_BUILD_TESTS=OFF
+      -DTWOHEADS_BUILD_BENCH=OFF
+      -DTWOHEADS_BUILD_EXAMPLES=OFF
+      ${ARGN})
+endmacro()
+
+if(CONSUMER STREQUAL "install_compiled")
+  # Nothing here asks how fast it is, or debugs it.
+  configure_library(-DTWOHEADS_BUILD_COMPILED=ON -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG=-DNDEBUG)
+  run("${CMAKE_COMMAND}" --build "${BUILD}")
+endif()
+
+if(CONSUMER STREQUAL "package")
+  configure_library()
+  # dpkg-deb makes the package, and takes it apart where nothing is to be installed.
+  run("${CMAKE_CPACK_COMMAND}" -G DEB --config "${BUILD}/CPackConfig.cmake" -B "${WORK}/made")
+  file(GLOB package "${WORK}/made/libtwoheads-dev_*.deb")
+  run(dpkg-deb --info "${package}")
+  run(dpkg-deb --extract "${package}" "${WORK}/root")
+  file(RENAME "${WORK}/root/usr" "${WORK}/prefix")
+  list(APPEND arguments "-Dtwoheads_ROOT=${WORK}/prefix")
+elseif(CONSUMER MATCHES "^install|^pkg_config$")
   run("${CMAKE_COMMAND}" --install "${BUILD}" --prefix "${WORK}/made")
 
   # An installed tree can be moved and tells nothing of the machine that made it.
   file(RENAME "${WORK}/made" "${WORK}/prefix")
   file(GLOB_RECURSE installed "${WORK}/prefix/*")
   foreach(file IN LISTS installed)
-    file(READ "${file}" text)
+    # The texts in it, where it is a library.
+    file(STRINGS "${file}" text)
     foreach(path IN ITEMS "${SOURCE}" "${BUILD}" "${WORK}")
       string(FIND "${text}" "${path}" position)
       if(NOT position EQUAL -1)
@@ -28,6 +62,17 @@ if(CONSUMER MATCHES "^install")
   list(APPEND arguments "-Dtwoheads_ROOT=${WORK}/prefix")
 else()
   list(APPEND arguments "-DTWOHEADS_SOURCE=${SOURCE}")
+endif()
+
+if(CONSUMER STREQUAL "pkg_config")
+  # The package's own flags and no other, but for the language.
+  set(ENV{PKG_CONFIG_PATH} "${WORK}/prefix/share/pkgconfig")
+  execute_process(COMMAND pkg-config --cflags twoheads OUTPUT_VARIABLE flags COMMAND_ERROR_IS_FATAL ANY)
+  separate_arguments(flags UNIX_COMMAND "${flags}")
+  run("${COMPILER}" -std=c++20 ${flags} "${CMAKE_CURRENT_LIST_DIR}/main.cpp" "${CMAKE_CURRENT_LIST_DIR}/second.cpp" -o
+      "${WORK}/consumer")
+  run("${WORK}/consumer")
+  return()
 endif()
 
 # Only install_io may find nlohmann-json: the library itself does without.

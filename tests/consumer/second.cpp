@@ -1,5 +1,5 @@
-// A second file with the whole library: what is not inline would be defined twice and would not link.
-#include <twoheads/twoheads.hpp>
+// A second file with the whole path: what is not inline would be defined twice and would not link.
+#include <twoheads/simulate.hpp>
 
 twoheads::Index blocks_in_second(twoheads::Index total);
 

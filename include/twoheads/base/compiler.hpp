@@ -1,6 +1,15 @@
 #pragma once
 
-// What the library asks of a compiler beyond the language: hints for loops that must be unrolled or kept apart.
+// What the library asks of a compiler: a language, flags that it can work with, and hints for loops that must be unrolled
+// or kept apart. Every header includes this one.
+
+#if (defined(_MSVC_LANG) ? _MSVC_LANG : __cplusplus) < 202002L
+#error "twoheads: needs C++20: build with -std=c++20, or with CMAKE_CXX_STANDARD 20 or above"
+#endif
+
+#if !defined(__cpp_exceptions) && !defined(_CPPUNWIND)
+#error "twoheads: needs exceptions, by which it refuses what it cannot compute; build without -fno-exceptions"
+#endif
 
 #if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__) || \
     defined(__ASSOCIATIVE_MATH__) || defined(_M_FP_FAST)

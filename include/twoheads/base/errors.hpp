@@ -6,6 +6,7 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <twoheads/base/compiler.hpp>
 #include <type_traits>
 
 namespace twoheads {

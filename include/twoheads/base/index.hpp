@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <twoheads/base/compiler.hpp>
 
 namespace twoheads {
 

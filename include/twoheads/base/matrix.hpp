@@ -9,6 +9,9 @@
 
 namespace twoheads {
 
+static_assert(sizeof(Eigen::Index) >= sizeof(Index),
+              "twoheads: counts of numbers pass 32 bits; build without a smaller EIGEN_DEFAULT_DENSE_INDEX_TYPE");
+
 /// Scalars that the library computes in. `long double` serves as the reference for `double`.
 template <class T>
 concept RealScalar = std::same_as<T, float> || std::same_as<T, double> || std::same_as<T, long double>;
