@@ -1,5 +1,6 @@
 #pragma once
 
+/// All that is public. What is in twoheads::detail is the library's own and may change with any version.
 namespace twoheads {
 
 /// The version of these headers, as the package has it.
