@@ -9,7 +9,7 @@ Headers
 - An operator== that is defaulted says nothing and is left out. So is namespace detail (EXCLUDE_SYMBOLS in the Doxyfile).
 
 Pages
-- Links to sources become plain text, since the site has no page at these paths.
+- Headings get labels, and links to them lead there. Links to sources become plain text: the site has no page of them.
 """
 
 import pathlib
@@ -167,25 +167,41 @@ def add_sentences(lines):
     return lines
 
 
-def page(text):
-    """A page with links to other pages alone, and without comments for the tests."""
+def label(stem, heading):
+    """The label of a heading: the page's name, and the heading as it stands in links."""
+    slug = re.sub(r"[^\w\- ]", "", heading.replace("`", "").lower()).strip().replace(" ", "-")
+    return f"{stem}-{slug}"
+
+
+def page(path, text):
+    """A page whose headings have labels, with links to other pages and to headings, and without comments for the tests."""
     text = re.sub(r"^<!-- (file|output|given|needs): .* -->$", "", text, flags=re.M)
 
     def link(found):
-        target = found[2].split("#")[0]
-        own_page = target.endswith((".md", ".svg", ".png")) and "examples/" not in target
-        if target == "" or "://" in target or own_page:
+        target, _, heading = found[2].partition("#")
+        if "://" in target:
             return found[0]
-        return found[1]
+        if heading:
+            return f"[{found[1]}](@ref {label(pathlib.Path(target or path.name).stem, heading.replace('-', ' '))})"
+        own_page = target.endswith((".md", ".svg", ".png")) and "examples/" not in target
+        return found[0] if own_page else found[1]
 
-    return re.sub(r"(?<!!)\[([^\]]*)\]\(([^)]*)\)", link, text)
+    lines = []
+    inside = False
+    for line in text.split("\n"):
+        inside = inside != line.lstrip().startswith("```")
+        heading = re.match(r"^(##+) (.*)$", line)
+        if heading and not inside:
+            line += f" {{#{label(path.stem, heading[2])}}}"
+        lines.append(line if inside else re.sub(r"(?<!!)\[([^\]]*)\]\(([^)]*)\)", link, line))
+    return "\n".join(lines)
 
 
 def main():
     path = pathlib.Path(sys.argv[1])
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".md":
-        sys.stdout.write(page(text))
+        sys.stdout.write(page(path, text))
         return
     sys.stdout.write("\n".join(labels(one_name_each(add_sentences(text.split("\n"))))))
 
