@@ -2,18 +2,14 @@
 
 #include <iostream>
 #include <twoheads/twoheads.hpp>
-
 using namespace twoheads;
 
 int main() {
-  // The large model: one causal layer of width 32 with 2 heads (Definition 2.2 of the paper), random weights.
   const ModelSpec spec = paper_layer(1, 32, 2, Mask{MaskKind::causal}, MlpKind::none, 0);
   const Model<float> model = random_model<float>(spec, /*seed=*/1);
   const Matrix<float> tokens = Random(2).matrix<float>(1000, 32);
 
-  // The small one, and its limits. Any class with limits() and run() will do in its place.
   SmallTransformer<float> oracle(OracleLimits{.kind = OracleKind::causal, .rows = 65});
-
   const Simulation<float> small = simulate(model, tokens, oracle);
   const Matrix<float> large = forward(model, tokens, DirectAttention<float>());
 

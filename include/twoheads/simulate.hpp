@@ -25,16 +25,17 @@
 
 namespace twoheads {
 
+/// How a simulation makes its calls.
 struct SimulationOptions {
-  Anchor anchor = Anchor::adaptive;
-  TokenEncoding encoding = TokenEncoding::projected;
-  Packing packing = Packing::residual;
-  Sampling sampling = {};      ///< with samples >= 1 the rows are estimates: see SampledTiling
-  double error_bar_level = 0;  ///< such as 0.9; 0: no error bars, and no memory for them
-  Index block = 0;             ///< real tokens of a call, as PlanRequest::block
-  Index oracle_heads = 0;      ///< heads and layers of the oracle that are used, as a PlanChoice has them; 0: all
-  Index oracle_layers = 0;
-  bool checksums = false;  ///< calls carry a number and a checksum, by which a wrong answer is known
+  Anchor anchor = Anchor::adaptive;                   ///< how a row's anchor is found
+  TokenEncoding encoding = TokenEncoding::projected;  ///< what a row of a call carries
+  Packing packing = Packing::residual;                ///< of instances over the oracle's layers
+  Sampling sampling = {};                             ///< with samples >= 1 the rows are estimates: see SampledTiling
+  double error_bar_level = 0;                         ///< such as 0.9; 0: no error bars, and no memory for them
+  Index block = 0;                                    ///< real tokens of a call, as PlanRequest::block
+  Index oracle_heads = 0;   ///< heads and layers of the oracle that are used, as a PlanChoice has them; 0: all
+  Index oracle_layers = 0;  ///< as oracle_heads
+  bool checksums = false;   ///< calls carry a number and a checksum, by which a wrong answer is known
   /// Whether to keep the log weights of the last layer: see GridAttention::log_weights().
   bool log_weights = false;
 };
@@ -175,7 +176,7 @@ class GridAttention {
     plan_.reset();
   }
 
-  [[nodiscard]] const SimulationCounts& counts() const { return counts_; }
+  [[nodiscard]] const SimulationCounts& counts() const { return counts_; }  ///< of all layers so far
 
   /// For each layer so far the error bars (N, heads) of its attention; empty unless error_bar_level was set.
   [[nodiscard]] const std::vector<Matrix<double>>& error_bars() const { return error_bars_; }
@@ -300,7 +301,7 @@ class GridAttention {
 template <RealScalar Scalar>
 struct Simulation {
   Matrix<Scalar> rows;
-  SimulationCounts counts;
+  SimulationCounts counts;                      ///< what they took
   std::vector<Matrix<double>> error_bars = {};  ///< (N, heads) for each layer, where they were asked for
 };
 

@@ -44,12 +44,13 @@ class GroupedQuery {
 
   /// Query heads of a key/value head.
   [[nodiscard]] Index group() const { return input_.spec.heads / input_.spec.kv_heads; }
-  [[nodiscard]] bool sees_keys() const { return k_.rows() > 0; }
+  [[nodiscard]] bool sees_keys() const { return k_.rows() > 0; }  ///< whether the query sees any key
 
+  /// The heads of the query as rows.
   [[nodiscard]] AttentionInput<Scalar> input() const {
     return {spec_, input_.layer, view(q_), k_, v_, no_rows<Scalar>(), no_rows<Scalar>(), input_.weights};
   }
-  [[nodiscard]] MatrixSpan<Scalar> out() { return span(out_); }
+  [[nodiscard]] MatrixSpan<Scalar> out() { return span(out_); }  ///< where the grouped rows are written
 
   /// Writes what out() holds as the query's row (1, heads * value_dim).
   void write(MatrixSpan<Scalar> row) const {

@@ -19,6 +19,7 @@ struct HeldRows {
   [[nodiscard]] Rows query_place(Rows positions) const {
     return {positions.begin - first_query, positions.end - first_query};
   }
+  /// The same of keys.
   [[nodiscard]] Rows key_place(Rows positions) const {
     const Index shift = positions.end <= sinks ? 0 : sinks - first_key;
     return {positions.begin + shift, positions.end + shift};
@@ -26,6 +27,7 @@ struct HeldRows {
 
   /// The position of a held row of q, and of one of k and v.
   [[nodiscard]] Index query_at(Index row) const { return row + first_query; }
+  /// Of a row of k and v.
   [[nodiscard]] Index key_at(Index row) const { return row < sinks ? row : row - sinks + first_key; }
 };
 
@@ -37,10 +39,10 @@ struct HeldRows {
 template <class Scalar>
 struct ScoreBias {
   MatrixView<Scalar> rows = no_rows<Scalar>();
-  bool by_head = false;
-  bool by_query = true;
+  bool by_head = false;  ///< rows are those of each head in turn
+  bool by_query = true;  ///< a row a query; false: one for all
 
-  [[nodiscard]] bool empty() const { return rows.size() == 0; }
+  [[nodiscard]] bool empty() const { return rows.size() == 0; }  ///< whether nothing is added
 
   /// The numbers of one query of a head, for key 0 on; `query` counts the queries held, of which there are `queries`.
   [[nodiscard]] const Scalar* of(Index head, Index query, Index queries) const {
@@ -52,10 +54,10 @@ struct ScoreBias {
 /// Keys of one key/value head that follow each other, and their values, wherever they lie: rows without gaps.
 template <class Scalar>
 struct LentKeys {
-  Index kv_head = 0;
-  Rows keys;  ///< positions in the sequence
-  const Scalar* k = nullptr;
-  const Scalar* v = nullptr;
+  Index kv_head = 0;          ///< whose keys these are
+  Rows keys;                  ///< positions in the sequence
+  const Scalar* k = nullptr;  ///< row-major, head_dim columns
+  const Scalar* v = nullptr;  ///< row-major, value_dim columns
 };
 
 /// What one layer hands to its attention: projected rows, and the tokens and weights that they came from.
@@ -84,11 +86,12 @@ struct AttentionInput {
   /// none twice. The rows asked for lie in one of them. For engines alone.
   std::span<const LentKeys<Scalar>> lent = {};
 
-  [[nodiscard]] Index queries() const { return q.rows(); }
-  [[nodiscard]] Index keys() const { return by_head ? k.rows() / spec.kv_heads : k.rows(); }
+  [[nodiscard]] Index queries() const { return q.rows(); }                                    ///< queries held
+  [[nodiscard]] Index keys() const { return by_head ? k.rows() / spec.kv_heads : k.rows(); }  ///< keys held
 
   /// Where the queries stand in the sequence, and how many keys it has with those that are not held.
   [[nodiscard]] Rows query_positions() const { return {held.first_query, held.first_query + queries()}; }
+  /// Keys of the sequence, those that are not held among them.
   [[nodiscard]] Index key_positions() const { return keys() - held.sinks + held.first_key; }
 
   /// What is added to the scores of a query at a position, for the key at position 0 on; null where nothing is.
@@ -105,10 +108,12 @@ struct AttentionInput {
   [[nodiscard]] MatrixView<Scalar> query_rows(Index head, Rows rows) const {
     return block_view(q, held.query_place(rows), head * spec.head_dim, spec.head_dim);
   }
+  /// Keys of a key/value head at these positions.
   [[nodiscard]] MatrixView<Scalar> key_rows(Index head, Rows rows) const {
     if (!lent.empty()) return lent_rows(&LentKeys<Scalar>::k, head, rows, spec.head_dim);
     return rows_of_head(k, head, rows, spec.head_dim);
   }
+  /// Values of a key/value head at these positions.
   [[nodiscard]] MatrixView<Scalar> value_rows(Index head, Rows rows) const {
     if (!lent.empty()) return lent_rows(&LentKeys<Scalar>::v, head, rows, spec.value_dim);
     return rows_of_head(v, head, rows, spec.value_dim);

@@ -8,11 +8,11 @@ namespace twoheads {
 
 /// Which keys the rows of a tile see: row i those with i + from <= key < i + to, both counted from the tile's first.
 struct KeyBand {
-  static constexpr Index unlimited = std::numeric_limits<Index>::max() / 4;
+  static constexpr Index unlimited = std::numeric_limits<Index>::max() / 4;  ///< no end on a side
   Index from = -unlimited;
   Index to = unlimited;
 
-  [[nodiscard]] static constexpr KeyBand all() { return {}; }
+  [[nodiscard]] static constexpr KeyBand all() { return {}; }  ///< every row sees every key
   /// Lower triangle: keys up to the row's own number.
   [[nodiscard]] static constexpr KeyBand lower() { return {-unlimited, 1}; }
   /// Strict upper triangle: keys after the row's own number.

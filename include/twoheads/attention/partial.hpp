@@ -24,7 +24,7 @@ struct Partial {
             Vector<double>::Constant(rows, -std::numeric_limits<double>::infinity())};
   }
 
-  [[nodiscard]] Index rows() const { return value.rows(); }
+  [[nodiscard]] Index rows() const { return value.rows(); }  ///< queries
 };
 
 /// Joins `part` into the rows of `sum` from `first` on, both found for the same query rows over disjoint key sets.

@@ -81,11 +81,13 @@ template <RealScalar Scalar>
                                         const MatrixView<Scalar>& tokens, Index first_position = 0) {
   return detail::project_for_scores(spec, tokens, weights.wq, weights.bq, weights.q_norm, first_position);
 }
+/// The same of keys.
 template <RealScalar Scalar>
 [[nodiscard]] Matrix<Scalar> keys_of(const AttentionSpec& spec, const AttentionWeights<Scalar>& weights,
                                      const MatrixView<Scalar>& tokens, Index first_position = 0) {
   return detail::project_for_scores(spec, tokens, weights.wk, weights.bk, weights.k_norm, first_position);
 }
+/// The same of values.
 template <RealScalar Scalar>
 [[nodiscard]] Matrix<Scalar> values_of(const AttentionSpec& spec, const AttentionWeights<Scalar>& weights,
                                        const MatrixView<Scalar>& tokens) {

@@ -40,6 +40,7 @@ class ReorderedKeys {
       key_tokens_ = gather(input.key_tokens, order, input.key_tokens.cols());
   }
 
+  /// The input with its keys in that order.
   [[nodiscard]] AttentionInput<Scalar> input() const {
     if (!reordered_ && !by_head_) return input_;
     return {input_.spec,

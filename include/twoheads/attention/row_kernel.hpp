@@ -22,7 +22,7 @@ template <RealScalar S>
 class RowKernel {
  public:
   using Scalar = S;
-  static constexpr Index keys_at_once = 512;
+  static constexpr Index keys_at_once = 512;  ///< keys whose scores are held at once
 
   /// The partial of the queries over all these keys.
   void find(const MatrixView<Scalar>& queries, const MatrixView<Scalar>& keys, const MatrixView<Scalar>& values,

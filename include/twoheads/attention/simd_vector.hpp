@@ -39,8 +39,8 @@ template <class S, int Bytes = detail::vector_bytes, int Registers = detail::vec
 struct VectorExtension {
   using Scalar = S;
   using Parts = detail::Exp2Parts<S>;
-  typedef S Vector __attribute__((vector_size(Bytes), may_alias));
-  typedef typename Parts::Bits Bits __attribute__((vector_size(Bytes)));
+  typedef S Vector __attribute__((vector_size(Bytes), may_alias));        ///< of scalars
+  typedef typename Parts::Bits Bits __attribute__((vector_size(Bytes)));  ///< of as many integers
   static constexpr int lanes = Bytes / static_cast<int>(sizeof(S));
   static constexpr int registers = Registers;
 

@@ -33,8 +33,8 @@ template <RealScalar S, SimdBackend Simd = DefaultSimd<S>>
 class TileBackward {
  public:
   using Scalar = S;
-  static constexpr Index panel = detail::PanelLoops<Simd>::panel;
-  static constexpr Index key_step = 128;
+  static constexpr Index panel = detail::PanelLoops<Simd>::panel;  ///< queries of a panel, two vectors of them
+  static constexpr Index key_step = 128;                           ///< keys whose scores are held at once
 
   TileBackward(Index head_dim, Index value_dim, const ScoreRule& rule)
       : head_dim_(head_dim), value_dim_(value_dim), rule_(rule) {

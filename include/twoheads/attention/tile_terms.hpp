@@ -29,6 +29,7 @@ struct TileTerms {
   const Scalar* bias = nullptr;
   Index bias_stride = 0;
 
+  /// Whether the bias hides a pair.
   [[nodiscard]] bool hides(Index i, Index j) const {
     return bias != nullptr && bias[i * bias_stride + j] == -std::numeric_limits<Scalar>::infinity();
   }

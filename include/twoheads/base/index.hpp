@@ -18,8 +18,9 @@ struct Rows {
   Index begin = 0;
   Index end = 0;
 
-  [[nodiscard]] constexpr Index size() const { return end - begin; }
-  [[nodiscard]] constexpr bool empty() const { return end <= begin; }
+  [[nodiscard]] constexpr Index size() const { return end - begin; }   ///< how many rows
+  [[nodiscard]] constexpr bool empty() const { return end <= begin; }  ///< whether there are none
+  /// Whether a row is among them.
   [[nodiscard]] constexpr bool contains(Index row) const { return begin <= row && row < end; }
   friend constexpr bool operator==(const Rows&, const Rows&) = default;
 };

@@ -7,6 +7,7 @@
 #define TWOHEADS_VERSION_MINOR 1
 #define TWOHEADS_VERSION_PATCH 0
 
+/// All that is public. What is in twoheads::detail is the library's own and may change with any version.
 namespace twoheads {
 
 /// The three numbers as one text.

@@ -20,11 +20,13 @@ namespace twoheads {
 ///   Laws     of calls whose numbers differ by less than base^2 no two carry the same columns
 template <RealScalar Scalar>
 struct CallNumber {
-  Scalar high = Scalar(1);
-  Scalar low = Scalar(1);
+  Scalar high = Scalar(1);  ///< digit of base
+  Scalar low = Scalar(1);   ///< digit of 1
 
+  /// What digits count up to.
   [[nodiscard]] static Index base(const OraclePrecision& precision) { return coarse(precision) ? 31 : 1021; }
 
+  /// The columns of a call of this number.
   [[nodiscard]] static CallNumber of(std::uint64_t number, const OraclePrecision& precision) {
     const auto digits = static_cast<std::uint64_t>(base(precision));
     const auto step = Scalar(1) / static_cast<Scalar>(digits + 1);
@@ -55,7 +57,7 @@ void write_checks(Scalar* answer, const InstanceLayout& layout, const CallNumber
 
 /// The columns of one instance in an answer, and the largest |value| that the call held in them.
 struct CheckedColumns {
-  Index begin = 0;
+  Index begin = 0;  ///< first column of the instance's answer
   double largest = 0;
 };
 

@@ -34,8 +34,8 @@ class Codes {
     }
   }
 
-  [[nodiscard]] Index columns() const { return columns_; }
-  [[nodiscard]] Index instances() const { return static_cast<Index>(sets_.size()); }
+  [[nodiscard]] Index columns() const { return columns_; }                            ///< columns of a code
+  [[nodiscard]] Index instances() const { return static_cast<Index>(sets_.size()); }  ///< codes that are kept apart
 
   /// Columns that so many instances need.
   ///

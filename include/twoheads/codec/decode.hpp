@@ -15,8 +15,8 @@ namespace twoheads {
 
 /// Where an answer belongs, for messages.
 struct JobPlace {
-  Index layer = 0;
-  Index head = 0;
+  Index layer = 0;  ///< of the model
+  Index head = 0;   ///< of the layer
 };
 
 namespace detail {
@@ -56,9 +56,11 @@ class LeastShare {
     }
   }
 
+  /// Whether r has lost its digits, with so many real keys behind it.
   [[nodiscard]] bool real_too_small(double share, double keys) const {
     return share / (narrow_ ? std::sqrt(keys) : keys) < least_;
   }
+  /// Whether p has, with so many copies.
   [[nodiscard]] bool synthetic_too_small(double share, double copies) const { return share / copies < least_; }
   /// Values that came with a factor `share`: the largest of a row.
   [[nodiscard]] bool values_lost(double share, double largest, double keys) const {

@@ -30,6 +30,7 @@ enum class CallKind { straight, state, state_with_keys, values_and_keys, weight 
 ///   raw         columns hold the tokens before projection; the oracle's weights are blocks of the model's (Lemma 3.1)
 enum class TokenEncoding { projected, raw };
 
+/// The name as programs take it.
 [[nodiscard]] constexpr const char* name(TokenEncoding encoding) {
   return encoding == TokenEncoding::projected ? "projected" : "raw";
 }
@@ -45,44 +46,49 @@ enum class TokenEncoding { projected, raw };
 ///   checks      two columns of a number of the call, the same on all rows, and the mean of all columns before
 struct InstanceLayout {
   CallKind kind = CallKind::state;
-  TokenEncoding encoding = TokenEncoding::projected;
-  Index head_dim = 1;
-  Index value_dim = 1;
+  TokenEncoding encoding = TokenEncoding::projected;  ///< what a row carries
+  Index head_dim = 1;                                 ///< columns of projected q and k
+  Index value_dim = 1;                                ///< columns of projected v
   Index input_width = 1;  ///< columns of a token that one head's weights see; used by raw tokens
   Index code_cols = 0;    ///< columns of u, and of w
   Index anchor_cols = 1;  ///< columns of a, and of e
   Index term_cols = 0;    ///< columns of q and k for what is added to scores; projected tokens alone
   bool checked = false;   ///< whether answers have checks; projected tokens alone
 
-  [[nodiscard]] bool has_values() const { return kind != CallKind::weight; }
+  [[nodiscard]] bool has_values() const { return kind != CallKind::weight; }  ///< whether answers hold O
+  /// Whether answers hold r and p.
   [[nodiscard]] bool has_state() const {
     return kind == CallKind::state || kind == CallKind::state_with_keys || kind == CallKind::weight;
   }
+  /// Whether answers hold expected keys.
   [[nodiscard]] bool has_keys() const { return kind == CallKind::state_with_keys || kind == CallKind::values_and_keys; }
   /// The synthetic key competes for attention; otherwise rows without a key are dead.
   [[nodiscard]] bool has_synthetic() const { return has_state(); }
 
   // Columns of the answer.
-  [[nodiscard]] Index r_at() const { return has_values() ? value_dim : 0; }
-  [[nodiscard]] Index p_at() const { return r_at() + 1; }
-  [[nodiscard]] Index keys_at() const { return r_at() + (has_state() ? 2 : 0); }
-  [[nodiscard]] Index checks_at() const { return keys_at() + (has_keys() ? score_cols() : 0); }
-  [[nodiscard]] Index answer_cols() const { return checks_at() + (checked ? 3 : 0); }
+  [[nodiscard]] Index r_at() const { return has_values() ? value_dim : 0; }       ///< where r stands
+  [[nodiscard]] Index p_at() const { return r_at() + 1; }                         ///< where p stands
+  [[nodiscard]] Index keys_at() const { return r_at() + (has_state() ? 2 : 0); }  ///< where the expected key begins
+  [[nodiscard]] Index checks_at() const { return keys_at() + (has_keys() ? score_cols() : 0); }  ///< where checks begin
+  [[nodiscard]] Index answer_cols() const { return checks_at() + (checked ? 3 : 0); }  ///< columns of an answer
 
   // Columns of the input.
+  /// Columns of what a query carries of its token.
   [[nodiscard]] Index query_cols() const { return encoding == TokenEncoding::projected ? score_cols() : input_width; }
   /// Columns of projected q and k, with those of terms.
   [[nodiscard]] Index score_cols() const { return head_dim + term_cols; }
-  [[nodiscard]] Index anchor_at() const { return query_cols(); }
-  [[nodiscard]] Index query_code_at() const { return anchor_at() + anchor_cols; }
+  [[nodiscard]] Index anchor_at() const { return query_cols(); }                   ///< where a begins
+  [[nodiscard]] Index query_code_at() const { return anchor_at() + anchor_cols; }  ///< where u begins
   /// What is compared: the columns of q, a and u, and of k, e and w.
   [[nodiscard]] Index keyed_cols() const { return query_cols() + anchor_cols + code_cols; }
-  [[nodiscard]] Index key_at() const { return keyed_cols(); }
+  [[nodiscard]] Index key_at() const { return keyed_cols(); }  ///< where the key's part begins
   /// Columns of a head's queries and keys: raw tokens are projected to them.
   [[nodiscard]] Index head_cols() const { return score_cols() + anchor_cols + code_cols; }
-  [[nodiscard]] Index synthetic_at() const { return key_at() + query_cols(); }
-  [[nodiscard]] Index key_code_at() const { return synthetic_at() + anchor_cols; }
+  [[nodiscard]] Index synthetic_at() const { return key_at() + query_cols(); }      ///< where e begins
+  [[nodiscard]] Index key_code_at() const { return synthetic_at() + anchor_cols; }  ///< where w begins
+  /// Where the value, or the flag g of a raw token, begins.
   [[nodiscard]] Index value_at() const { return key_at() + keyed_cols(); }
+  /// Columns of an instance.
   [[nodiscard]] Index width() const { return value_at() + (encoding == TokenEncoding::projected ? answer_cols() : 1); }
 };
 

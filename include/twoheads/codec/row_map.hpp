@@ -20,7 +20,7 @@ namespace twoheads {
 ///            lacks the shift)
 class RowMap {
  public:
-  static constexpr Index none = -1;
+  static constexpr Index none = -1;  ///< no query, or no key
 
   RowMap(const Tile& tile, OracleKind oracle, bool straight)
       : tile_(tile), queries_(tile.queries.size()), keys_(tile.keys.size()) {
@@ -39,7 +39,7 @@ class RowMap {
     }
   }
 
-  [[nodiscard]] const Tile& tile() const { return tile_; }
+  [[nodiscard]] const Tile& tile() const { return tile_; }  ///< the tile that is mapped
 
   /// Rows that the tile needs, the synthetic one included; a call may have more.
   [[nodiscard]] Index rows() const {

@@ -19,10 +19,12 @@ class ScoreBound {
  public:
   explicit ScoreBound(bool tight = false) : tight_(tight) {}
 
+  /// Takes more queries into account.
   template <class Queries>
   void add_queries(const Queries& queries) {
     grow(query_, queries);
   }
+  /// Takes more keys into account.
   template <class Keys>
   void add_keys(const Keys& keys) {
     grow(key_, keys);
@@ -36,6 +38,7 @@ class ScoreBound {
     return std::abs(factor) * (tight_ ? 1.0 : static_cast<double>(head_dim)) * query_ * key_ + terms_;
   }
 
+  /// How far hidden scores must lie below the others.
   [[nodiscard]] double gap(double factor, Index head_dim, double oracle_scale, double silence = 1000.0) const {
     return 2.0 * most(factor, head_dim) + silence / oracle_scale;
   }

@@ -50,11 +50,11 @@ class ScoreTerms {
     }
   }
 
-  [[nodiscard]] bool empty() const { return tiles_.empty(); }
-  [[nodiscard]] bool by_query() const { return by_query_; }
+  [[nodiscard]] bool empty() const { return tiles_.empty(); }  ///< whether nothing is added
+  [[nodiscard]] bool by_query() const { return by_query_; }    ///< whether each query has a column of its own
   /// Largest |t| of any pair that is not hidden, and whether any is.
   [[nodiscard]] double largest() const { return largest_; }
-  [[nodiscard]] bool hides() const { return hides_; }
+  [[nodiscard]] bool hides() const { return hides_; }  ///< whether some pair is hidden
   /// Whether the bias hides all keys of a tile from one of its queries.
   [[nodiscard]] bool hides_all(Index job, Index query) const {
     const std::vector<bool>& blind = at(job).blind;

@@ -21,12 +21,12 @@ namespace twoheads {
 ///   Source          Yu & Alman, Theorem 4.2: short inputs stand one after the other in one call
 class SlotMap {
  public:
-  static constexpr Index none = -1;
+  static constexpr Index none = -1;  ///< no tile, query or key
 
   /// What a row carries: the number of a tile of the slot, a query inside the tile, a key of the sequence. A sink is of
   /// no tile.
   struct Row {
-    Index job = none;
+    Index job = none;  ///< number of the tile
     Index query = none;
     Index key = none;
   };
@@ -63,12 +63,14 @@ class SlotMap {
   SlotMap(const Tile& tile, OracleKind oracle, bool straight)
       : SlotMap(std::span<const Tile>(&tile, 1), oracle, straight) {}
 
-  [[nodiscard]] Index jobs() const { return static_cast<Index>(maps_.size()); }
+  [[nodiscard]] Index jobs() const { return static_cast<Index>(maps_.size()); }  ///< tiles of the slot
+  /// Tile number `job`.
   [[nodiscard]] const Tile& tile(Index job) const { return maps_[static_cast<std::size_t>(job)].tile(); }
 
   /// Rows that the slot needs, the synthetic one included; a call may have more.
   [[nodiscard]] Index rows() const { return static_cast<Index>(rows_.size()); }
 
+  /// What a row carries; rows beyond rows() carry nothing.
   [[nodiscard]] Row row(Index row) const { return row < rows() ? rows_[static_cast<std::size_t>(row)] : Row{}; }
 
   /// The row that carries a query of a tile, or none where the query sees no key.

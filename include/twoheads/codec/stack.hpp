@@ -52,17 +52,18 @@ class StackLayout {
   StackLayout(const OracleLimits& limits, Packing packing, Index input_cols, Index answer_cols, Index rows)
       : StackLayout(limits, packing, input_cols, answer_cols, rows, instances_per_call(limits, packing)) {}
 
-  [[nodiscard]] Index instances() const { return instances_; }
-  [[nodiscard]] Index layers() const { return layers_; }
-  [[nodiscard]] Index instances_per_layer() const { return per_layer_; }
-  [[nodiscard]] Index input_cols() const { return input_cols_; }
-  [[nodiscard]] Index answer_cols() const { return answer_cols_; }
-  [[nodiscard]] bool residual() const { return residual_; }
+  [[nodiscard]] Index instances() const { return instances_; }            ///< instances of a call
+  [[nodiscard]] Index layers() const { return layers_; }                  ///< layers that a call takes
+  [[nodiscard]] Index instances_per_layer() const { return per_layer_; }  ///< instances of a layer
+  [[nodiscard]] Index input_cols() const { return input_cols_; }          ///< columns of an instance in the rows
+  [[nodiscard]] Index answer_cols() const { return answer_cols_; }        ///< columns of an instance's answer
+  [[nodiscard]] bool residual() const { return residual_; }  ///< whether the oracle adds its answers to the rows
   /// Whether each layer has an identity head, and each row a code for it.
   [[nodiscard]] bool has_identity() const { return codes_.has_value(); }
 
   /// Columns of the rows of a call, and of its answer.
   [[nodiscard]] Index width() const { return has_identity() ? width_before(0) : instances_ * stride(); }
+  /// Columns of a call's answer.
   [[nodiscard]] Index output_width() const { return residual_ ? width() : instances_ * answer_cols_; }
 
   /// Where the input columns of an instance begin in the rows of a call.
@@ -80,8 +81,10 @@ class StackLayout {
 
   // --- the identity head; only where has_identity() ---
 
-  [[nodiscard]] const Codes& codes() const { return *codes_; }
+  [[nodiscard]] const Codes& codes() const { return *codes_; }  ///< codes of the rows, for identity heads
+  /// Where the codes of queries begin.
   [[nodiscard]] Index query_codes_begin() const { return instances_ * answer_cols_; }
+  /// Where those of keys begin.
   [[nodiscard]] Index key_codes_begin() const { return query_codes_begin() + codes_->columns(); }
   /// Columns of a row when it comes to a layer.
   [[nodiscard]] Index width_before(Index layer) const {

@@ -82,6 +82,7 @@ class BlockKernel {
     own_ = own;
     kernel_.begin(input_.query_rows(head, own), own.begin - block.begin, block.size());
   }
+  /// As above, where the block is all that is evaluated.
   void begin(Index head, Rows block) { begin(head, block, block); }
 
   /// Adds the keys `part` of what a tile shows: all of `of`, or some, cut as TileKernel::add says.

@@ -24,11 +24,13 @@ concept SkipsParts = AttendInParts<A, typename A::Scalar> && requires(A& attend,
   attend.skip_part(queries);
 };
 
+/// How attention with a checkpoint writes its file.
 struct CheckpointOptions {
   Index rows = 1024;  ///< least queries of a part, where a layer would be evaluated as a whole
   bool sync = true;   ///< each part reaches the disk, not just the system, before the next one is begun
 };
 
+/// What attention with a checkpoint took from its file, and what not.
 struct CheckpointCounts {
   Index taken = 0;      ///< parts from the file
   Index evaluated = 0;  ///< parts evaluated, and written to it
@@ -84,6 +86,7 @@ class CheckpointedAttention {
     taken_ = false;
   }
 
+  /// As AttendInParts says.
   [[nodiscard]] Index part_end(Index first, Index least) const { return attend_.part_end(first, least); }
 
   void operator()(const AttentionInput<Scalar>& input, Rows queries, MatrixSpan<Scalar> out) {
@@ -102,7 +105,7 @@ class CheckpointedAttention {
     if constexpr (requires { attend_.log_weights(); }) refuse(attend_.log_weights(), "log weights");
   }
 
-  [[nodiscard]] const CheckpointCounts& counts() const { return counts_; }
+  [[nodiscard]] const CheckpointCounts& counts() const { return counts_; }  ///< parts so far
 
  private:
   [[nodiscard]] static std::uint64_t rows_of(const CheckpointOptions& options) {

@@ -21,11 +21,12 @@ namespace twoheads {
 /// Less memory is read, but the rounded rows are a copy beside those given.
 enum class KeyStorage { as_given, bfloat16, half };
 
+/// How the kernel's attention is evaluated.
 struct KernelOptions {
-  Index rows = 0;  ///< queries of a block, 2 or more; 0: kernel_rows() chooses
-  KeyStorage storage = KeyStorage::as_given;
-  Sampling sampling = {};    ///< with samples >= 1 the rows are estimates: see SampledTiling
-  bool log_weights = false;  ///< keep the log-sum-exp of each row
+  Index rows = 0;                             ///< queries of a block, 2 or more; 0: kernel_rows() chooses
+  KeyStorage storage = KeyStorage::as_given;  ///< how keys and values are held while they are read
+  Sampling sampling = {};                     ///< with samples >= 1 the rows are estimates: see SampledTiling
+  bool log_weights = false;                   ///< keep the log-sum-exp of each row
   /// Evaluates the plan of an oracle of `rows` rows instead of the kernel's own.
   std::optional<OracleKind> plan_for = {};
 };

@@ -35,10 +35,13 @@ class KeyCache {
 
   /// Positions after the last key, and which rows are held.
   [[nodiscard]] Index tokens() const { return tokens_; }
+  /// Where the rows stand in the text, for queries from first_query on.
   [[nodiscard]] HeldRows held(Index first_query) const { return {first_query, sinks_, first_key_}; }
+  /// (rows, kv_heads * head_dim).
   [[nodiscard]] MatrixView<Scalar> keys() const { return block_view(view(k_), {0, rows()}, 0, k_.cols()); }
+  /// (rows, kv_heads * value_dim).
   [[nodiscard]] MatrixView<Scalar> values() const { return block_view(view(v_), {0, rows()}, 0, v_.cols()); }
-  [[nodiscard]] Index rows() const { return tokens_ + sinks_ - first_key_; }
+  [[nodiscard]] Index rows() const { return tokens_ + sinks_ - first_key_; }  ///< tokens held
 
   /// Takes the keys and values of the next tokens. What no token from the first of them on will see may be dropped.
   void append(const Matrix<Scalar>& k, const Matrix<Scalar>& v) {

@@ -32,7 +32,7 @@ namespace twoheads {
 
 /// How an engine makes its calls, beside what the plan says.
 struct OracleEngineOptions {
-  TokenEncoding encoding = TokenEncoding::projected;
+  TokenEncoding encoding = TokenEncoding::projected;  ///< what a row of a call carries
   bool checksums = false;          ///< calls carry a number and a checksum, by which a wrong answer is known
   std::uint64_t first_number = 0;  ///< of the engine's first call
 };

@@ -43,10 +43,11 @@ class OracleEngine {
 
   /// Calls made so far, repeats included, and the repeats alone.
   [[nodiscard]] Index calls() const { return calls_; }
-  [[nodiscard]] Index repeats() const { return calls_ - planned_; }
+  [[nodiscard]] Index repeats() const { return calls_ - planned_; }  ///< calls beyond the planned ones
   /// Most calls that had to wait for one another.
   [[nodiscard]] Index rounds() const { return rounds_; }
 
+  /// Partials of jobs that share calls, in their order.
   [[nodiscard]] std::vector<Partial<Scalar>> evaluate(std::span<const Job> jobs) {
     detail::GroupedTasks<Scalar> made(jobs, plan_, input_, made_.instances());
     const std::vector<Group>& groups = made.groups;

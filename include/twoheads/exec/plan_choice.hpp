@@ -17,18 +17,18 @@ namespace twoheads {
 
 /// What is to be evaluated, and the oracles at hand: what choose_plan() chooses for.
 struct PlanProblem {
-  Mask mask;
-  Index tokens = 1;
-  Index keys = 0;  ///< 0 stands for as many as queries
-  Index heads = 1;
-  Index kv_heads = 0;  ///< 0 stands for as many as query heads
-  Index layers = 1;
-  Index head_dim = 1;
-  Index value_dim = 0;    ///< 0 stands for the head dim
-  Index input_width = 0;  ///< columns of a token; raw tokens need it
-  TokenEncoding encoding = TokenEncoding::projected;
-  bool checksums = false;                 ///< as SimulationOptions::checksums
-  Precision scalar = Precision::float32;  ///< that oracles are called in, float32 or float64
+  Mask mask;                                          ///< which pairs are visible
+  Index tokens = 1;                                   ///< queries, N
+  Index keys = 0;                                     ///< 0 stands for as many as queries
+  Index heads = 1;                                    ///< query heads, H
+  Index kv_heads = 0;                                 ///< 0 stands for as many as query heads
+  Index layers = 1;                                   ///< of the model, L
+  Index head_dim = 1;                                 ///< columns of q and k
+  Index value_dim = 0;                                ///< 0 stands for the head dim
+  Index input_width = 0;                              ///< columns of a token; raw tokens need it
+  TokenEncoding encoding = TokenEncoding::projected;  ///< what a row of a call carries
+  bool checksums = false;                             ///< as SimulationOptions::checksums
+  Precision scalar = Precision::float32;              ///< that oracles are called in, float32 or float64
   Sampling sampling = {};  ///< is taken as it is: its error depends on the blocks, which are then not chosen
   std::vector<OracleLimits> oracles = {};
   CallCost price{1, 0, 0};                   ///< of a call by its rows; as it stands, calls are counted
@@ -38,16 +38,16 @@ struct PlanProblem {
 
 /// One way to plan a problem.
 struct PlanOption {
-  std::size_t oracle = 0;  ///< its number among the oracles at hand
-  Index block = 1;         ///< real tokens of a call
-  Anchor anchor = Anchor::mean_key;
-  Packing packing = Packing::residual;
-  Index layers = 1;     ///< of the oracle's that are used
-  Index heads = 1;      ///< of a layer's that are used
-  Index instances = 1;  ///< slots of a call
-  bool straight = false;
-  Index calls = 0;
-  double price = 0;
+  std::size_t oracle = 0;               ///< its number among the oracles at hand
+  Index block = 1;                      ///< real tokens of a call
+  Anchor anchor = Anchor::mean_key;     ///< how a row's anchor is found
+  Packing packing = Packing::residual;  ///< of instances over layers
+  Index layers = 1;                     ///< of the oracle's that are used
+  Index heads = 1;                      ///< of a layer's that are used
+  Index instances = 1;                  ///< slots of a call
+  bool straight = false;                ///< one call without a synthetic row shows every query its keys
+  Index calls = 0;                      ///< without repeats
+  double price = 0;                     ///< of all calls
 };
 
 /// The plan that was chosen, what it takes, and what was not chosen.
@@ -57,20 +57,20 @@ struct PlanChoice {
   std::vector<PlanOption> others = {};    ///< the best of other oracles, blocks, anchors and packings, cheapest first
   std::vector<std::string> refused = {};  ///< oracles that no plan works on, and why
   Index calls = 0;                        ///< without the repeats of adaptive anchors, which depend on the data
-  Index rounds = 0;
-  double price = 0;
-  Index call_rows = 0;        ///< most rows of a call
-  Index rows = 0;             ///< of all calls
-  Index wasted_rows = 0;      ///< rows of all instances of all calls that carry no token
-  double wasted_share = 0;    ///< of the rows of all instances of all calls, 0..1
-  Index bytes_in = 0;         ///< of the rows of all calls, weights apart
-  Index bytes_out = 0;        ///< of their answers
-  bool exact = true;          ///< false: a sample is drawn
-  double expected_error = 0;  ///< of a row, relative to its largest value: see expected_error()
-  std::string oracle_words = {};
-  std::string block_words = {};
-  std::string anchor_words = {};
-  std::string packing_words = {};
+  Index rounds = 0;                       ///< calls of a round need nothing from each other
+  double price = 0;                       ///< of all calls
+  Index call_rows = 0;                    ///< most rows of a call
+  Index rows = 0;                         ///< of all calls
+  Index wasted_rows = 0;                  ///< rows of all instances of all calls that carry no token
+  double wasted_share = 0;                ///< of the rows of all instances of all calls, 0..1
+  Index bytes_in = 0;                     ///< of the rows of all calls, weights apart
+  Index bytes_out = 0;                    ///< of their answers
+  bool exact = true;                      ///< false: a sample is drawn
+  double expected_error = 0;              ///< of a row, relative to its largest value: see expected_error()
+  std::string oracle_words = {};          ///< why this oracle
+  std::string block_words = {};           ///< why blocks of this length
+  std::string anchor_words = {};          ///< why this anchor
+  std::string packing_words = {};         ///< why this packing
 
   /// Why this plan, and what is wasted, in a few sentences.
   [[nodiscard]] std::string reason() const {

@@ -102,6 +102,7 @@ class OraclePool {
   /// Those of the oracles, with room for each worker's next calls in a batch.
   [[nodiscard]] OracleLimits limits() const { return limits_; }
 
+  /// What was done so far; for any thread.
   [[nodiscard]] PoolCounts counts() const {
     const std::lock_guard lock(work_->mutex);
     return work_->counts;
@@ -248,8 +249,10 @@ class OraclePool {
   std::vector<Seat> left_;  ///< workers given up
 };
 
+/// The oracle is what the function makes.
 template <class Make>
 OraclePool(Make) -> OraclePool<typename detail::MadeOracle<Make>::type>;
+/// The oracle is what the function makes.
 template <class Make>
 OraclePool(Make, const PoolOptions&) -> OraclePool<typename detail::MadeOracle<Make>::type>;
 

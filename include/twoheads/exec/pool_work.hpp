@@ -23,14 +23,14 @@ namespace twoheads {
 
 /// How a pool of oracles treats calls that fail. Times of 0 mean none, unless said otherwise.
 struct PoolOptions {
-  using Time = std::chrono::milliseconds;
+  using Time = std::chrono::milliseconds;  ///< what options are given in
 
-  Index workers = 2;        ///< threads, each with an oracle of its own
-  Index attempts = 4;       ///< of a call, the first one included
-  Time first_back_off{10};  ///< a worker's wait after a failure; doubles with each further one in a row
-  Time most_back_off{2000};
-  Time deadline{0};       ///< of a call; several calls handed over at once have as many times this
-  Time make_deadline{0};  ///< of making an oracle
+  Index workers = 2;         ///< threads, each with an oracle of its own
+  Index attempts = 4;        ///< of a call, the first one included
+  Time first_back_off{10};   ///< a worker's wait after a failure; doubles with each further one in a row
+  Time most_back_off{2000};  ///< longest wait of a worker
+  Time deadline{0};          ///< of a call; several calls handed over at once have as many times this
+  Time make_deadline{0};     ///< of making an oracle
   /// Calls that an oracle with run_batch is handed at once; 0: its limits' batch. A call that failed is handed over
   /// alone.
   Index calls_at_once = 0;
@@ -70,7 +70,7 @@ struct PoolCounts {
   Index hedged = 0;    ///< calls that a second worker ran at the same time
   Index given_up = 0;  ///< workers that were inside an oracle at its deadline, and were replaced
 
-  [[nodiscard]] Index failures() const { return threw + late + wrong + not_made; }
+  [[nodiscard]] Index failures() const { return threw + late + wrong + not_made; }  ///< failures of all kinds
 };
 
 namespace detail {

@@ -11,11 +11,12 @@
 
 namespace twoheads {
 
+/// How the next token is drawn.
 struct SamplerOptions {
   double temperature = 0.0;  ///< 0: greedy, the largest score
   Index top_k = 0;           ///< among so many of the largest scores; 0: all
   double top_p = 1.0;        ///< and among the fewest of them that have together this probability
-  std::uint64_t seed = 1;
+  std::uint64_t seed = 1;    ///< the same seed draws the same tokens
 };
 
 /// Draws the next token from its scores.

@@ -21,8 +21,9 @@ namespace twoheads {
 /// trained on short texts never meets a distance that it has not seen.
 enum class CachePositions { original, in_cache };
 
+/// How a session holds what it has read.
 struct SessionOptions {
-  CachePositions positions = CachePositions::original;
+  CachePositions positions = CachePositions::original;  ///< by what rotary positions count
   /// Tokens that pass through the layers at once: a longer input is cut. More take memory, fewer make short products.
   Index chunk = 512;
 };
@@ -60,8 +61,8 @@ class Session {
 
   /// Tokens so far.
   [[nodiscard]] Index tokens() const { return tokens_; }
-  [[nodiscard]] const LanguageModel<Scalar>& model() const { return model_; }
-  [[nodiscard]] const SessionOptions& options() const { return options_; }
+  [[nodiscard]] const LanguageModel<Scalar>& model() const { return model_; }  ///< that reads
+  [[nodiscard]] const SessionOptions& options() const { return options_; }     ///< as given
 
   /// Goes on by these tokens.
   template <class Ids>
@@ -129,8 +130,11 @@ class Session {
 
   // --- for session_file.hpp ---
 
+  /// A layer's keys and values each.
   [[nodiscard]] const std::vector<KeyCache<Scalar>>& caches() const { return caches_; }
+  /// The sinks' keys before rotation, a layer each; where positions count in the cache.
   [[nodiscard]] const std::vector<Matrix<Scalar>>& unrotated() const { return unrotated_; }
+  /// Of the last token, (1, width); no rows before the first.
   [[nodiscard]] const Matrix<Scalar>& last_row() const { return last_row_; }
 
   /// Takes the place of what the session holds; sizes must fit each other.

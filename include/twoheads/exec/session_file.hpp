@@ -178,6 +178,7 @@ template <RealScalar Scalar, class A>
 void save_session(const std::filesystem::path& path, const Session<Scalar, A>& session) {
   detail::write_file(path, [&](std::ostream& out) { save_session(out, session); });
 }
+/// The same from a file.
 template <RealScalar Scalar, class A>
 void restore_session(const std::filesystem::path& path, Session<Scalar, A>& session) {
   detail::InputFile file = detail::open_input(path);

@@ -20,6 +20,7 @@ static_assert(std::endian::native == std::endian::little,
 /// How the numbers of a tensor lie in a file.
 enum class Dtype { f64, f32, f16, bf16, i64, i32, u8, boolean };
 
+/// All of them.
 inline constexpr std::array<Dtype, 8> all_dtypes{Dtype::f64, Dtype::f32, Dtype::f16, Dtype::bf16,
                                                  Dtype::i64, Dtype::i32, Dtype::u8,  Dtype::boolean};
 
@@ -35,6 +36,7 @@ inline constexpr std::array<Dtype, 8> all_dtypes{Dtype::f64, Dtype::f32, Dtype::
   return sizes[static_cast<std::size_t>(dtype)];
 }
 
+/// The type that a file names; nothing for a name that is not known.
 [[nodiscard]] constexpr std::optional<Dtype> dtype_named(std::string_view text) {
   for (const Dtype dtype : all_dtypes)
     if (name(dtype) == text) return dtype;
@@ -47,6 +49,7 @@ concept TensorNumber = std::same_as<T, double> || std::same_as<T, float> || std:
     std::same_as<T, Eigen::bfloat16> || std::same_as<T, std::int64_t> || std::same_as<T, std::int32_t> ||
     std::same_as<T, std::uint8_t>;
 
+/// The type of a number.
 template <TensorNumber T>
 [[nodiscard]] constexpr Dtype dtype_of() {
   if (std::same_as<T, double>) return Dtype::f64;
@@ -60,10 +63,10 @@ template <TensorNumber T>
 
 /// What a file says about one tensor. The shape is row-major: the last dimension is the one whose neighbours touch.
 struct TensorInfo {
-  Dtype dtype = Dtype::f32;
+  Dtype dtype = Dtype::f32;  ///< how its numbers are stored
   std::vector<Index> shape;  ///< empty for a single number
   std::uint64_t begin = 0;   ///< of its bytes in the file's data
-  std::uint64_t end = 0;
+  std::uint64_t end = 0;     ///< one past the last byte
 
   /// Readers have checked that the product fits.
   [[nodiscard]] Index elements() const {

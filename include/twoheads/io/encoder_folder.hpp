@@ -21,9 +21,9 @@ namespace twoheads {
 template <RealScalar Scalar>
 struct EncoderModel {
   LanguageModel<Scalar> model;
-  SentenceConfig sentence;
+  SentenceConfig sentence;  ///< how rows become a vector
   Matrix<Scalar> pooler;
-  RowVector<Scalar> pooler_bias;
+  RowVector<Scalar> pooler_bias;  ///< empty where there is no pooler
 };
 
 /// Reads an encoder (BERT, RoBERTa, DistilBERT) from a folder as Hugging Face lays it out, and how its rows are pooled

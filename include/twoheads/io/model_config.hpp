@@ -21,27 +21,28 @@ enum class ModelFamily { gated, gpt2, bloom, bert, distilbert };
 ///
 ///   Corner   `spec` lacks what grows with layers and heads, the masks of layers and ALiBi's slopes: see model_spec()
 struct ModelConfig {
-  std::string model_type;
-  ModelFamily family = ModelFamily::gated;
+  std::string model_type;                   ///< as the file has it
+  ModelFamily family = ModelFamily::gated;  ///< how tensors are named
   ModelSpec spec;
-  Index vocabulary = 0;
-  bool encoder = false;
-  bool tied_output = true;
-  bool qkv_bias = false;
-  bool output_bias = false;  ///< of attention's output projection
-  bool mlp_bias = false;
-  double gain_offset = 0.0;  ///< added to the gains of norms as they stand in the file
-  double embedding_scale = 1.0;
-  double logit_cap = 0.0;
-  Index positions = 0;  ///< learned ones; 0: none
-  Index first_position = 0;
-  Index token_types = 0;
-  bool alibi = false;
+  Index vocabulary = 0;            ///< ids that it knows
+  bool encoder = false;            ///< no mask and no output
+  bool tied_output = true;         ///< the output is the embedding
+  bool qkv_bias = false;           ///< of projections of queries, keys and values
+  bool output_bias = false;        ///< of attention's output projection
+  bool mlp_bias = false;           ///< of MLPs
+  double gain_offset = 0.0;        ///< added to the gains of norms as they stand in the file
+  double embedding_scale = 1.0;    ///< rows are multiplied by it
+  double logit_cap = 0.0;          ///< as LanguageModel has it
+  Index positions = 0;             ///< learned ones; 0: none
+  Index first_position = 0;        ///< row of the first token's position
+  Index token_types = 0;           ///< rows of added token types
+  bool alibi = false;              ///< whether it has ALiBi's slopes
   Index window = 0;                ///< of layers with a sliding window; 0: no layer has one
   std::vector<bool> sliding = {};  ///< whether a layer has it; empty: as the next two say
   Index first_sliding = 0;         ///< layers before it see everything
   Index sliding_step = 1;          ///< 2: every second layer
 
+  /// Whether a layer has the sliding window.
   [[nodiscard]] bool slides(Index layer) const {
     if (window == 0) return false;
     if (!sliding.empty()) return sliding[static_cast<std::size_t>(layer)];

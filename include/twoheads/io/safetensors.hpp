@@ -28,6 +28,7 @@ namespace twoheads {
 ///   Source   github.com/huggingface/safetensors, README.md, "Format", and the checks of its tensor.rs
 class Safetensors : public TensorReads<Safetensors> {
  public:
+  /// Opens and checks a file.
   [[nodiscard]] static Safetensors open(const std::filesystem::path& path) { return Safetensors(path); }
 
   /// The texts of __metadata__, read from the file at each call.
@@ -51,9 +52,10 @@ class Safetensors : public TensorReads<Safetensors> {
     return all;
   }
 
+  /// Whether there is a tensor of this name.
   [[nodiscard]] bool contains(std::string_view name) const { return look_up(name) != nullptr; }
 
-  [[nodiscard]] std::string path() const { return file_.name(); }
+  [[nodiscard]] std::string path() const { return file_.name(); }  ///< of the file
 
  private:
   friend TensorReads<Safetensors>;

@@ -29,9 +29,9 @@ namespace twoheads {
 
 /// A tensor to be written; whoever made it owns its bytes.
 struct TensorView {
-  std::string name;
-  Dtype dtype = Dtype::f32;
-  std::vector<Index> shape;
+  std::string name;          ///< of the tensor
+  Dtype dtype = Dtype::f32;  ///< how its numbers are stored
+  std::vector<Index> shape;  ///< row-major
   std::span<const std::byte> bytes;
 };
 
@@ -192,10 +192,11 @@ class SafetensorsWriter {
   SafetensorsWriter() = default;
   // The tensors of a copy would refer to the bytes of the original; those of a moved one keep their place.
   SafetensorsWriter(SafetensorsWriter&&) = default;
-  SafetensorsWriter& operator=(SafetensorsWriter&&) = default;
+  SafetensorsWriter& operator=(SafetensorsWriter&&) = default;  ///< moves the tensors along
   SafetensorsWriter(const SafetensorsWriter&) = delete;
   SafetensorsWriter& operator=(const SafetensorsWriter&) = delete;
 
+  /// Adds an entry to the file's metadata, or changes it.
   SafetensorsWriter& metadata(std::string key, std::string value) {
     metadata_.insert_or_assign(std::move(key), std::move(value));
     return *this;
@@ -246,8 +247,10 @@ class SafetensorsWriter {
     return add(std::move(name), values, dtype_of<typename Derived::Scalar>());
   }
 
+  /// Writes one file.
   void write(const std::filesystem::path& path) const { write_safetensors(path, tensors_, metadata_); }
 
+  /// Writes files of at most so many bytes and their index.
   void write_sharded(const std::filesystem::path& folder, std::uint64_t most_bytes) const {
     write_sharded_safetensors(folder, tensors_, most_bytes, metadata_);
   }

@@ -16,6 +16,7 @@ namespace twoheads {
 /// tanh as BERT has it.
 enum class Pooling { mean, cls, pooler };
 
+/// The name as a report has it.
 [[nodiscard]] constexpr const char* name(Pooling pooling) {
   switch (pooling) {
     case Pooling::mean:
@@ -30,8 +31,8 @@ enum class Pooling { mean, cls, pooler };
 
 /// What a sentence-transformers folder says beside the encoder itself.
 struct SentenceConfig {
-  Pooling pooling = Pooling::mean;
-  bool normalize = false;  ///< vectors are divided by their length
+  Pooling pooling = Pooling::mean;  ///< which rows make the vector
+  bool normalize = false;           ///< vectors are divided by their length
 };
 
 namespace detail {

@@ -117,11 +117,13 @@ class ShardIndex {
 ///   Throws   FormatError that names the file, where the folder holds neither file, or as Safetensors does
 class TensorFolder : public TensorReads<TensorFolder> {
  public:
+  /// Opens and checks all files of a folder.
   [[nodiscard]] static TensorFolder open(const std::filesystem::path& folder) { return TensorFolder(folder); }
 
   /// Sorted.
   [[nodiscard]] std::vector<std::string> names() const { return index_ ? index_->names() : whole_->names(); }
 
+  /// Whether a file has a tensor of this name.
   [[nodiscard]] bool contains(std::string_view name) const {
     return index_ ? index_->shard_of(name).has_value() : whole_->contains(name);
   }

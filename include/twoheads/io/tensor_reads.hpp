@@ -167,6 +167,7 @@ void convert(const FoundTensor& tensor, To* out) {
 template <class Reader>
 class TensorReads {
  public:
+  /// A tensor as a matrix of this shape, converted.
   template <RealScalar Scalar>
   [[nodiscard]] Matrix<Scalar> matrix(std::string_view name, Index rows, Index cols) const {
     const detail::FoundTensor tensor = find(name);
@@ -199,6 +200,7 @@ class TensorReads {
     return out;
   }
 
+  /// What the file says of a tensor.
   [[nodiscard]] TensorInfo info(std::string_view name) const { return find(name).info; }
 
   /// The bytes of a tensor as they lie in the file, maybe unaligned; they live as long as the reader.

@@ -48,6 +48,7 @@ class ErrorBars {
       throw SpecError(detail::text("the level of error bars is ", level, ", expected more than 0 and less than 1"));
   }
 
+  /// Takes a partial, in the plan's order.
   void operator()(const Job& job, const Partial<Scalar>& partial) {
     if (job.query_block != block_ || job.head != head_) {
       finish_block();

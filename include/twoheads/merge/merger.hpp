@@ -23,6 +23,7 @@ class Merger {
          MatrixSpan<double> log_weights = {nullptr, 0, 0, Eigen::OuterStride<>(0)})
       : out_(out), value_dim_(value_dim), first_row_(first_row), sink_logits_(sink_logits), log_weights_(log_weights) {}
 
+  /// Joins the next partial, in the plan's order.
   void operator()(const Job& job, const Partial<Scalar>& partial) {
     if (job.query_block != block_ || job.head != head_) {
       finish();

@@ -19,16 +19,16 @@ namespace twoheads {
 ///            seq_len is the number of positions in the file's RoPE tables. It limits nothing: the tables are skipped,
 ///            and angles are computed for any position.
 struct Llama2cHeader {
-  Index dim = 0;
-  Index hidden_dim = 0;
-  Index n_layers = 0;
-  Index n_heads = 0;
-  Index n_kv_heads = 0;
+  Index dim = 0;         ///< width
+  Index hidden_dim = 0;  ///< of MLPs
+  Index n_layers = 0;    ///< layers
+  Index n_heads = 0;     ///< query heads
+  Index n_kv_heads = 0;  ///< key/value heads
   Index vocab_size = 0;
   Index seq_len = 0;
-  bool tied_output = true;
+  bool tied_output = true;  ///< the output is the embedding
 
-  [[nodiscard]] Index head_size() const { return dim / n_heads; }
+  [[nodiscard]] Index head_size() const { return dim / n_heads; }  ///< columns of a head
   friend bool operator==(const Llama2cHeader&, const Llama2cHeader&) = default;
 };
 

@@ -10,8 +10,10 @@
 
 namespace twoheads {
 
+/// By which rule a mask says what is visible: see Mask.
 enum class MaskKind { full, causal, window, sinks, band, documents, blocks };
 
+/// The name as programs take it.
 [[nodiscard]] constexpr const char* name(MaskKind kind) {
   switch (kind) {
     case MaskKind::full:
@@ -37,7 +39,8 @@ struct VisibleKeys {
   Rows sinks;
   Rows keys;
 
-  [[nodiscard]] constexpr Index size() const { return sinks.size() + keys.size(); }
+  [[nodiscard]] constexpr Index size() const { return sinks.size() + keys.size(); }  ///< how many keys
+  /// Whether a key is among them.
   [[nodiscard]] constexpr bool contains(Index key) const { return sinks.contains(key) || keys.contains(key); }
   friend constexpr bool operator==(const VisibleKeys&, const VisibleKeys&) = default;
 };
@@ -64,28 +67,31 @@ struct MaskReach {
 ///   Source      Yu & Alman, Definitions 2.1, 2.3, 2.4, 2.5 (whose sinks drop keys j with s < j <= i - r, so that what
 ///               stays is the union of window and sinks)
 struct Mask {
-  MaskKind kind = MaskKind::full;
-  Index window = 0;  ///< r
-  Index sinks = 0;   ///< s
+  MaskKind kind = MaskKind::full;  ///< by which rule
+  Index window = 0;                ///< r
+  Index sinks = 0;                 ///< s
   Index left = 0;
   Index right = 0;
   std::vector<Index> ends = {};
   bool causal_documents = false;
   std::vector<std::vector<Rows>> shown = {};  ///< ranges in order, with a gap between them
 
-  [[nodiscard]] static Mask full() { return {}; }
-  [[nodiscard]] static Mask causal() { return of(MaskKind::causal); }
+  [[nodiscard]] static Mask full() { return {}; }                      ///< every query sees every key
+  [[nodiscard]] static Mask causal() { return of(MaskKind::causal); }  ///< keys up to the query
+  /// The last r keys, the query's own included.
   [[nodiscard]] static Mask sliding_window(Index r) {
     Mask mask = of(MaskKind::window);
     mask.window = r;
     return mask;
   }
+  /// The last r keys, and the first s.
   [[nodiscard]] static Mask window_and_sinks(Index r, Index s) {
     Mask mask = of(MaskKind::sinks);
     mask.window = r;
     mask.sinks = s;
     return mask;
   }
+  /// Keys from `left` before the query to `right` after it.
   [[nodiscard]] static Mask band(Index left, Index right) {
     Mask mask = of(MaskKind::band);
     mask.left = left;
@@ -285,6 +291,7 @@ struct Mask {
     if (kind == MaskKind::documents) require_groups("documents", "document", queries);
     if (kind == MaskKind::blocks) require_blocks(queries, keys);
   }
+  /// The same for a sequence's first `queries` positions.
   void require_defined(Index queries, Index keys) const { require_defined(Rows{0, queries}, keys); }
 
   friend bool operator==(const Mask&, const Mask&) = default;

@@ -18,8 +18,9 @@ class RowFunction {
   template <class F>
   explicit RowFunction(F function) : body_(std::make_shared<const Body<F>>(std::move(function))) {}
 
-  [[nodiscard]] explicit operator bool() const { return body_ != nullptr; }
+  [[nodiscard]] explicit operator bool() const { return body_ != nullptr; }  ///< whether there is a function
 
+  /// Changes rows in place; the first one stands at position first_row.
   template <RealScalar Scalar>
   void operator()(Index first_row, MatrixSpan<Scalar> rows) const {
     if (!body_) throw SpecError("a row function is called that was never set");

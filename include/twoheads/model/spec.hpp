@@ -11,6 +11,7 @@
 
 namespace twoheads {
 
+/// No norm, RMSNorm, or LayerNorm.
 enum class NormKind { none, rms, layer };
 /// Where a layer's norms stand: before what they feed, after the residual sum (as in the first transformer and BERT), or
 /// before and once more on what is to be added (as in Gemma 2).
@@ -18,6 +19,7 @@ enum class NormPlace { before, after, both };
 /// swiglu and geglu multiply by a gate of another projection: by its SiLU, or by its GELU in the tanh form.
 enum class MlpKind { none, relu, gelu, gelu_tanh, swiglu, geglu, custom };
 
+/// Whether an MLP has w_gate.
 [[nodiscard]] constexpr bool has_gate(MlpKind kind) { return kind == MlpKind::swiglu || kind == MlpKind::geglu; }
 
 /// What of a token row a head's weights see: all columns, as usual, or the head's own slice, as in the paper.
@@ -49,11 +51,11 @@ struct RopeStretch {
 ///   Math     f_i = theta'^(-2 i / d) / linear_factor, d = rotated_dim or head_dim, theta' = theta ntk_factor^(d / (d - 2))
 struct RopeSpec {
   double theta = 10000.0;
-  RopePairing pairing = RopePairing::interleaved;
-  double linear_factor = 1.0;  ///< positions are divided by it
-  double ntk_factor = 1.0;     ///< NTK-aware scaling: fast pairs turn as before, the slowest so many times slower
-  Index rotated_dim = 0;       ///< first columns of a head that rotate; 0: all
-  std::optional<RopeStretch> stretch = {};
+  RopePairing pairing = RopePairing::interleaved;  ///< which columns make a pair
+  double linear_factor = 1.0;                      ///< positions are divided by it
+  double ntk_factor = 1.0;  ///< NTK-aware scaling: fast pairs turn as before, the slowest so many times slower
+  Index rotated_dim = 0;    ///< first columns of a head that rotate; 0: all
+  std::optional<RopeStretch> stretch = {};  ///< Llama 3's, where it has one
 
   /// Throws SpecError unless heads of so many columns can rotate so.
   void require_valid(Index head_dim) const {
@@ -93,15 +95,16 @@ struct AttentionSpec {
   Index head_dim = 1;
   Index value_dim = 1;
   double score_scale = 1.0;
-  double soft_cap = 0.0;  ///< scores s become soft_cap tanh(s / soft_cap); 0: they stay
-  Mask mask = {};
-  std::optional<RopeSpec> rope = {};
-  std::vector<double> alibi = {};  ///< a slope a head, or empty: see alibi_slopes()
-  bool head_norm = false;          ///< each head's queries and keys pass an RMS norm before they rotate
-  double head_norm_epsilon = 1e-6;
-  HeadInput head_input = HeadInput::whole;
-  bool output_projection = true;
+  double soft_cap = 0.0;                    ///< scores s become soft_cap tanh(s / soft_cap); 0: they stay
+  Mask mask = {};                           ///< which pairs are visible
+  std::optional<RopeSpec> rope = {};        ///< rotary positions, where there are any
+  std::vector<double> alibi = {};           ///< a slope a head, or empty: see alibi_slopes()
+  bool head_norm = false;                   ///< each head's queries and keys pass an RMS norm before they rotate
+  double head_norm_epsilon = 1e-6;          ///< added under the root of head norms
+  HeadInput head_input = HeadInput::whole;  ///< the columns that a head's weights see
+  bool output_projection = true;            ///< whether heads pass through wo
 
+  /// The key/value head of a query head.
   [[nodiscard]] Index kv_head_of(Index head) const { return head / (heads / kv_heads); }
 
   /// Throws SpecError that names the first field that contradicts another.
@@ -135,17 +138,17 @@ struct AttentionSpec {
 ///            where phi, norms, residual sums, output projection and MLP are there only if the spec has them.
 ///   Source   the usual pre-norm transformer; Definition 2.2 of the paper is paper_layer() below
 struct ModelSpec {
-  Index layers = 1;
-  Index width = 1;
-  AttentionSpec attention;
+  Index layers = 1;                    ///< of the model, L
+  Index width = 1;                     ///< columns of a row
+  AttentionSpec attention;             ///< of every layer
   std::vector<Mask> layer_masks = {};  ///< a mask a layer in place of attention.mask; empty: the same in all
   NormKind norm = NormKind::none;
-  NormPlace norm_place = NormPlace::before;
-  double norm_epsilon = 1e-5;
+  NormPlace norm_place = NormPlace::before;  ///< where norms stand
+  double norm_epsilon = 1e-5;                ///< added under the root
   bool residual = true;
   MlpKind mlp = MlpKind::none;
-  Index hidden = 0;
-  bool final_norm = false;
+  Index hidden = 0;         ///< columns inside an MLP
+  bool final_norm = false;  ///< whether rows pass a norm after the last layer
 
   /// The attention of a layer: its mask may be its own.
   [[nodiscard]] AttentionSpec attention_of(Index layer) const {

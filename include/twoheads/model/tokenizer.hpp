@@ -32,8 +32,8 @@ namespace twoheads {
 ///   Source   karpathy/llama2.c, run.c (build_tokenizer, encode, decode) and tokenizer.py (export)
 class Tokenizer {
  public:
-  static constexpr int start_token = 1;
-  static constexpr int first_byte_token = 3;
+  static constexpr int start_token = 1;       ///< stands before a text
+  static constexpr int first_byte_token = 3;  ///< of byte 0; the others follow
 
   /// Token i has pieces[i] and scores[i].
   ///
@@ -93,7 +93,7 @@ class Tokenizer {
     return {std::move(pieces), std::move(scores)};
   }
 
-  [[nodiscard]] Index vocabulary() const { return static_cast<Index>(pieces_.size()); }
+  [[nodiscard]] Index vocabulary() const { return static_cast<Index>(pieces_.size()); }  ///< pieces
 
   /// A token's piece as the file has it. Throws SpecError if there is no such token.
   [[nodiscard]] const std::string& piece(int token) const { return pieces_[position_of(token)]; }

@@ -12,7 +12,7 @@ namespace twoheads {
 /// Gain of a norm, and its shift where it has one (empty: none). Shapes: (width).
 template <RealScalar Scalar>
 struct NormWeights {
-  RowVector<Scalar> gain;
+  RowVector<Scalar> gain;  ///< what normed columns are multiplied by
   RowVector<Scalar> shift;
 };
 
@@ -42,23 +42,24 @@ struct MlpWeights {
   RowFunction custom;
 };
 
+/// Weights of one layer; norms that the spec does not have are empty.
 template <RealScalar Scalar>
 struct LayerWeights {
-  NormWeights<Scalar> attention_norm;
-  AttentionWeights<Scalar> attention;
-  NormWeights<Scalar> mlp_norm;
-  MlpWeights<Scalar> mlp;
+  NormWeights<Scalar> attention_norm;           ///< before attention, or after its sum
+  AttentionWeights<Scalar> attention;           ///< of the layer
+  NormWeights<Scalar> mlp_norm;                 ///< before the MLP, or after its sum
+  MlpWeights<Scalar> mlp;                       ///< of the layer
   NormWeights<Scalar> attention_end_norm = {};  ///< of what is to be added: NormPlace::both alone
-  NormWeights<Scalar> mlp_end_norm = {};
+  NormWeights<Scalar> mlp_end_norm = {};        ///< the same for the MLP
 };
 
 /// The large transformer: spec and weights. Tokens in and out are rows of `spec.width` numbers.
 template <RealScalar Scalar>
 struct Model {
   ModelSpec spec;
-  RowFunction input_mlp;  ///< the paper's phi, applied to the rows first; may be empty
-  std::vector<LayerWeights<Scalar>> layers;
-  NormWeights<Scalar> final_norm;
+  RowFunction input_mlp;                     ///< the paper's phi, applied to the rows first; may be empty
+  std::vector<LayerWeights<Scalar>> layers;  ///< L of them
+  NormWeights<Scalar> final_norm;            ///< where the spec has one
 };
 
 /// A model that reads token ids, and yields a score for each possible next token where it has an output.
@@ -70,7 +71,7 @@ struct Model {
 ///            that of the spec; scores are output . row + output_bias, or logit_cap tanh(that / logit_cap)
 template <RealScalar Scalar>
 struct LanguageModel {
-  Model<Scalar> body;
+  Model<Scalar> body;  ///< without embedding and output
   Matrix<Scalar> embedding;
   Matrix<Scalar> output;
   double embedding_scale = 1.0;
@@ -81,7 +82,8 @@ struct LanguageModel {
   RowVector<Scalar> output_bias = {};
   double logit_cap = 0.0;  ///< 0: none
 
-  [[nodiscard]] Index vocabulary() const { return embedding.rows(); }
+  [[nodiscard]] Index vocabulary() const { return embedding.rows(); }  ///< ids that it knows
+  /// The output, tied or not.
   [[nodiscard]] const Matrix<Scalar>& output_rows() const { return output.size() > 0 ? output : embedding; }
 };
 

@@ -21,6 +21,7 @@
 
 namespace twoheads {
 
+/// How attention on ranks writes its checkpoints.
 struct RankCheckpointOptions {
   Index rows = 1024;  ///< of a record; a rank that is killed loses what it was at work on, and fewer rows than these
   bool sync = true;   ///< each record reaches the disk, not just the system, before the rank goes on
@@ -103,16 +104,20 @@ class CheckpointOnRanks {
     logs_.set_own(static_cast<Index>(free) + ranks().rank(), ranks().size());
   }
 
-  [[nodiscard]] Ranks& ranks() const { return attend_.ranks(); }
+  [[nodiscard]] Ranks& ranks() const { return attend_.ranks(); }  ///< those that it runs on
+  /// What decides the bits beside the input, in words.
   [[nodiscard]] std::string words() const { return attend_.words(); }
+  /// As the attention that it holds has it.
   [[nodiscard]] RowShares share(const AttentionSpec& spec, Index queries, Index keys) const {
     return attend_.share(spec, queries, keys);
   }
+  /// As the attention that it holds has it.
   [[nodiscard]] std::vector<Index> part_ends(const AttentionSpec& spec, Index layer, Index tokens, Index least,
                                              bool log_weights) const {
     return attend_.part_ends(spec, layer, tokens, least, log_weights);
   }
 
+  /// As the attention that it holds has it.
   void require_shares(const AttentionSpec& spec, Index layer, const RowShares& queries, Index keys,
                       bool log_weights) const {
     attend_.require_shares(spec, layer, queries, keys, log_weights);
@@ -140,7 +145,7 @@ class CheckpointOnRanks {
   [[nodiscard]] const RankCheckpointCounts& kept() const { return kept_; }
   /// What the attention itself counts.
   [[nodiscard]] decltype(auto) counts() const { return attend_.counts(); }
-  [[nodiscard]] decltype(auto) totals() const { return attend_.totals(); }
+  [[nodiscard]] decltype(auto) totals() const { return attend_.totals(); }  ///< as the attention that it holds has it
 
  private:
   [[nodiscard]] static std::uint64_t digest_of(const RankInput<Scalar>& input, std::uint64_t rows) {

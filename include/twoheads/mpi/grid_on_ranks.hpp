@@ -43,7 +43,7 @@ class GridOnRanks {
               const Exec& exec = Exec())
       : ranks_(ranks), oracle_(oracle), oracles_(oracle), options_(options), rank_options_(rank_options), exec_(exec) {}
 
-  [[nodiscard]] Ranks& ranks() const { return ranks_; }
+  [[nodiscard]] Ranks& ranks() const { return ranks_; }  ///< those that it runs on
 
   /// How the queries of a layer are best shared; those of other layers may be shared alike where their calls end at
   /// the same rows.

@@ -37,7 +37,7 @@ class KernelOnRanks {
                          const RankOptions& rank_options = {})
       : ranks_(ranks), options_(options), exec_(std::move(exec)), rank_options_(rank_options) {}
 
-  [[nodiscard]] Ranks& ranks() const { return ranks_; }
+  [[nodiscard]] Ranks& ranks() const { return ranks_; }  ///< those that it runs on
 
   /// How the queries of a layer are best shared; those of other layers may be shared alike, whatever their masks.
   [[nodiscard]] RowShares share(const AttentionSpec& spec, Index queries, Index keys) const {

@@ -27,8 +27,8 @@ template <RealScalar Scalar>
 struct RankInput {
   const AttentionSpec& spec;
   Index layer = 0;
-  const RowShares& query_shares;
-  const RowShares& key_shares;
+  const RowShares& query_shares;  ///< who has which queries
+  const RowShares& key_shares;    ///< who has which keys
   MatrixView<Scalar> q, k, v;
   MatrixView<Scalar> sink_logits = no_rows<Scalar>();
 };
@@ -60,7 +60,7 @@ struct RankCounts {
   MovedBytes moved;          ///< keys and values taken from others
   double fetch_seconds = 0;  ///< for keys of others: to ask for them, and to wait where they were late
   Index calls = 0;           ///< of an oracle, repeats included
-  Index repeats = 0;
+  Index repeats = 0;         ///< calls beyond the planned ones
 };
 
 namespace detail {

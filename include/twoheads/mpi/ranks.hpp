@@ -93,15 +93,16 @@ class Ranks {
     if (ended == 0) MPI_Comm_free(&communicator_);
   }
 
-  [[nodiscard]] Index rank() const { return rank_; }
-  [[nodiscard]] Index size() const { return size_; }
-  [[nodiscard]] MPI_Comm communicator() const { return communicator_; }
+  [[nodiscard]] Index rank() const { return rank_; }                     ///< this process, from 0
+  [[nodiscard]] Index size() const { return size_; }                     ///< how many there are
+  [[nodiscard]] MPI_Comm communicator() const { return communicator_; }  ///< a duplicate of the one given
 
   /// Whether the last member that was called threw what all ranks throw.
   [[nodiscard]] bool all_failed() const { return all_failed_; }
 
   /// Throws SpecError unless MPI lets a program have several threads, of which one calls it; or several, in turn.
   void require_funneled(const char* who) const { require_level(who, MPI_THREAD_FUNNELED, "MPI_THREAD_FUNNELED"); }
+  /// Throws unless MPI lets several threads call it one at a time.
   void require_serialized(const char* who) const { require_level(who, MPI_THREAD_SERIALIZED, "MPI_THREAD_SERIALIZED"); }
 
   /// Runs body() on every rank, and ends when all have.
@@ -167,7 +168,9 @@ class Ranks {
 
   /// The sum of a number over the ranks (beyond 64 bits from 0 again), and the largest.
   [[nodiscard]] std::uint64_t sum(std::uint64_t number) { return reduce(number, MPI_UINT64_T, MPI_SUM); }
+  /// The largest of all ranks' numbers, on all of them.
   [[nodiscard]] std::uint64_t largest(std::uint64_t number) { return reduce(number, MPI_UINT64_T, MPI_MAX); }
+  /// The largest of all ranks' numbers, on all of them.
   [[nodiscard]] double largest(double number) { return reduce(number, MPI_DOUBLE, MPI_MAX); }
 
  private:

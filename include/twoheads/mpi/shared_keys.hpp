@@ -16,16 +16,16 @@ namespace twoheads {
 
 /// Keys that follow each other, of one key/value head.
 struct KeyRange {
-  Index kv_head = 0;
-  Rows keys;  ///< positions in the sequence
+  Index kv_head = 0;  ///< whose keys these are
+  Rows keys;          ///< positions in the sequence
 
   friend constexpr bool operator==(const KeyRange&, const KeyRange&) = default;
 };
 
 /// What a rank took from others.
 struct MovedBytes {
-  std::uint64_t bytes = 0;
-  std::uint64_t messages = 0;
+  std::uint64_t bytes = 0;     ///< of keys and values
+  std::uint64_t messages = 0;  ///< fetches from one rank
 };
 
 namespace detail {
@@ -129,10 +129,10 @@ class SharedKeys {
     detail::meet_with_windows(ranks, k_window_, v_window_);
   }
 
-  [[nodiscard]] Ranks& ranks() const { return ranks_; }
-  [[nodiscard]] const RowShares& shares() const { return shares_; }
-  [[nodiscard]] Index head_dim() const { return k_.cols(); }
-  [[nodiscard]] Index value_dim() const { return v_.cols(); }
+  [[nodiscard]] Ranks& ranks() const { return ranks_; }              ///< those that share
+  [[nodiscard]] const RowShares& shares() const { return shares_; }  ///< who has which keys
+  [[nodiscard]] Index head_dim() const { return k_.cols(); }         ///< columns of keys
+  [[nodiscard]] Index value_dim() const { return v_.cols(); }        ///< columns of values
 
   /// Checks the shape of a rank's own keys or values.
   static void require_share(const char* name, const MatrixView<Scalar>& rows, const RowShares& shares, Index rank,
@@ -145,8 +145,8 @@ class SharedKeys {
 
   /// A row of a rank's share: where head kv_head begins, and `place` rows on.
   [[nodiscard]] Index row(Index rank, Index kv_head, Index place) const { return kv_head * shares_.size(rank) + place; }
-  [[nodiscard]] const MatrixView<Scalar>& own_keys() const { return k_; }
-  [[nodiscard]] const MatrixView<Scalar>& own_values() const { return v_; }
+  [[nodiscard]] const MatrixView<Scalar>& own_keys() const { return k_; }    ///< this rank's keys
+  [[nodiscard]] const MatrixView<Scalar>& own_values() const { return v_; }  ///< this rank's values
 
   /// Begins to read `count` rows of keys and of values from a row of another rank's share on.
   void read(Index rank, Index row, Index count, Scalar* keys, Scalar* values,
@@ -220,6 +220,7 @@ class KeyPiece {
     const LentKeys<Scalar>& found = find(range);
     return rows_at(found.k, range.keys.begin - found.keys.begin, range.keys.size(), keys_.head_dim());
   }
+  /// Values of a range that was fetched.
   [[nodiscard]] MatrixView<Scalar> value_rows(const KeyRange& range) const {
     const LentKeys<Scalar>& found = find(range);
     return rows_at(found.v, range.keys.begin - found.keys.begin, range.keys.size(), keys_.value_dim());

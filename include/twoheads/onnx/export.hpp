@@ -17,15 +17,15 @@ namespace twoheads {
 
 /// An oracle as an ONNX graph: every shape is fixed, and so is what is hidden.
 struct OnnxSpec {
-  OracleKind kind = OracleKind::plain;
-  OnnxNumber number = OnnxNumber::float32;
-  Index batch = 1;  ///< calls that are answered at once
-  Index heads = 1;
-  Index rows = 0;
-  Index key_cols = 0;
-  Index value_cols = 0;
-  Index width = 0;  ///< columns of a token row; the core has no token rows
-  double score_scale = 1.0;
+  OracleKind kind = OracleKind::plain;      ///< what is hidden
+  OnnxNumber number = OnnxNumber::float32;  ///< of inputs, outputs and sums
+  Index batch = 1;                          ///< calls that are answered at once
+  Index heads = 1;                          ///< of a call
+  Index rows = 0;                           ///< of a call
+  Index key_cols = 0;                       ///< columns of q and k
+  Index value_cols = 0;                     ///< columns of v
+  Index width = 0;                          ///< columns of a token row; the core has no token rows
+  double score_scale = 1.0;                 ///< what q . k is multiplied by
   /// Token rows, queries, keys, values, attention weights and answers are rounded to half or bfloat16; scores and sums
   /// stay in `number`, as mixed_precision has it.
   Precision rounding = Precision::own;
@@ -53,7 +53,7 @@ struct OnnxSpec {
                                    " rows or fewer"));
   }
 
-  static constexpr Index most_causal_rows = 8192;
+  static constexpr Index most_causal_rows = 8192;  ///< a mask of more would not fit a file
 };
 
 namespace detail {

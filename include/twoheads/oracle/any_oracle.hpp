@@ -24,12 +24,13 @@ class AnyOracle {
         held_(make_()) {}
 
   AnyOracle(const AnyOracle& other) : make_(other.make_), held_(make_()) {}
+  /// Another oracle from the same function.
   AnyOracle& operator=(const AnyOracle& other) {
     if (this != &other) *this = AnyOracle(other);
     return *this;
   }
   AnyOracle(AnyOracle&&) noexcept = default;
-  AnyOracle& operator=(AnyOracle&&) noexcept = default;
+  AnyOracle& operator=(AnyOracle&&) noexcept = default;  ///< takes the other's oracle
   ~AnyOracle() = default;
 
   [[nodiscard]] OracleLimits limits() const { return held_->limits(); }

@@ -49,8 +49,8 @@ class CoreOracle {
   }
 
   [[nodiscard]] OracleLimits limits() const { return limits_; }
-  [[nodiscard]] const C& core() const { return core_; }
-  [[nodiscard]] C& core() { return core_; }
+  [[nodiscard]] const C& core() const { return core_; }  ///< the callable
+  [[nodiscard]] C& core() { return core_; }              ///< the callable
 
   [[nodiscard]] Matrix<Scalar> run(const OracleCall<Scalar>& call) {
     Matrix<Scalar> found;

@@ -21,12 +21,12 @@ namespace twoheads {
 ///   Corner   an empty gain is 1, an empty shift 0, for tokens of any width; a gain or a shift that is given says how
 ///            many columns the rows that its norm sees have, always
 struct NormsAround {
-  NormKind before = NormKind::none;
-  NormKind after = NormKind::none;
-  double epsilon = 1e-5;
+  NormKind before = NormKind::none;  ///< norm before the attention
+  NormKind after = NormKind::none;   ///< norm after it
+  double epsilon = 1e-5;             ///< added under the root
   bool residual = false;
-  std::vector<double> gain_before = {}, shift_before = {};
-  std::vector<double> gain_after = {}, shift_after = {};
+  std::vector<double> gain_before = {}, shift_before = {};  ///< a number a column, or empty
+  std::vector<double> gain_after = {}, shift_after = {};    ///< a number a column, or empty
 
   /// Throws LimitError for what cannot be taken back.
   void require_valid() const {
@@ -41,7 +41,7 @@ struct NormsAround {
 
   /// Columns that a norm sees always, or 0 for any.
   [[nodiscard]] Index cols_before() const { return cols_of(gain_before, shift_before); }
-  [[nodiscard]] Index cols_after() const { return cols_of(gain_after, shift_after); }
+  [[nodiscard]] Index cols_after() const { return cols_of(gain_after, shift_after); }  ///< the same for the norm after
 
  private:
   static Index cols_of(const std::vector<double>& gain, const std::vector<double>& shift) {

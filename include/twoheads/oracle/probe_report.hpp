@@ -11,26 +11,26 @@ namespace twoheads {
 /// A rounding that was measured, and the precision that rounds so; nothing where it could not be told.
 struct MeasuredRounding {
   std::optional<Precision> precision;
-  double unit_roundoff = 0;
+  double unit_roundoff = 0;  ///< largest relative error that was seen
 };
 
 /// What crafted calls found of an oracle, beside what it declares.
 struct ProbeReport {
-  OracleLimits declared;
-  Index calls = 0;                          ///< calls made, those of batches included
-  std::optional<OracleKind> kind;           ///< which rows see which
-  Index rows = 0;                           ///< rows that are attended to and answered
-  std::vector<Index> row_counts = {};       ///< counts of rows that were tried and found right
-  std::optional<bool> residual;             ///< the tokens are added to the answer
-  std::optional<double> score_scale;        ///< what q . k is multiplied by
-  std::optional<double> largest_score;      ///< scores up to this size were tried and found right
-  std::optional<double> soft_cap;           ///< c of scores c tanh(s / c)
-  std::optional<bool> depends_on_position;  ///< the same queries and keys score otherwise in other rows
-  MeasuredRounding tokens, scores, weights, answers;
-  std::vector<std::string> faults = {};  ///< what contradicts the declared limits
-  std::vector<std::string> notes = {};   ///< what was not examined, or could not be told apart
+  OracleLimits declared;                              ///< what the oracle says of itself
+  Index calls = 0;                                    ///< calls made, those of batches included
+  std::optional<OracleKind> kind;                     ///< which rows see which
+  Index rows = 0;                                     ///< rows that are attended to and answered
+  std::vector<Index> row_counts = {};                 ///< counts of rows that were tried and found right
+  std::optional<bool> residual;                       ///< the tokens are added to the answer
+  std::optional<double> score_scale;                  ///< what q . k is multiplied by
+  std::optional<double> largest_score;                ///< scores up to this size were tried and found right
+  std::optional<double> soft_cap;                     ///< c of scores c tanh(s / c)
+  std::optional<bool> depends_on_position;            ///< the same queries and keys score otherwise in other rows
+  MeasuredRounding tokens, scores, weights, answers;  ///< where OraclePrecision says
+  std::vector<std::string> faults = {};               ///< what contradicts the declared limits
+  std::vector<std::string> notes = {};                ///< what was not examined, or could not be told apart
 
-  [[nodiscard]] bool honest() const { return faults.empty(); }
+  [[nodiscard]] bool honest() const { return faults.empty(); }  ///< whether nothing contradicts it
 };
 
 namespace detail {

@@ -43,9 +43,9 @@ class Projection {
     return p;
   }
 
-  [[nodiscard]] Index begin() const { return begin_; }
-  [[nodiscard]] Index end() const { return begin_ + count_; }
-  [[nodiscard]] Index cols() const { return cols_; }
+  [[nodiscard]] Index begin() const { return begin_; }         ///< first row that is read
+  [[nodiscard]] Index end() const { return begin_ + count_; }  ///< one past the last
+  [[nodiscard]] Index cols() const { return cols_; }           ///< columns of the product
 
   /// The same map, reading columns that start `offset` later.
   [[nodiscard]] Projection shifted(Index offset) const {
@@ -117,8 +117,8 @@ struct SmallHead {
 template <RealScalar Scalar>
 struct SmallLayer {
   std::vector<SmallHead<Scalar>> heads;
-  Index output_width = 0;
-  RowFunction mlp;
+  Index output_width = 0;  ///< columns of an answer
+  RowFunction mlp;         ///< acts on the answer's rows; may be empty
 };
 
 /// Weights of a small transformer: what a call is made with, beside its rows.
@@ -128,8 +128,9 @@ struct SmallLayer {
 template <RealScalar Scalar>
 struct SmallWeights {
   Index width = 0;
-  std::vector<SmallLayer<Scalar>> layers;
+  std::vector<SmallLayer<Scalar>> layers;  ///< in order
 
+  /// Columns of an answer.
   [[nodiscard]] Index output_width() const { return layers.empty() ? width : layers.back().output_width; }
 };
 

@@ -30,10 +30,10 @@ class CountingOracle {
     oracle_.run_batch(calls, answer);
   }
 
-  [[nodiscard]] Index calls() const { return calls_; }
+  [[nodiscard]] Index calls() const { return calls_; }  ///< calls so far
   /// Rows of all calls together, and of the longest one.
   [[nodiscard]] Index rows() const { return rows_; }
-  [[nodiscard]] Index longest() const { return longest_; }
+  [[nodiscard]] Index longest() const { return longest_; }  ///< most rows of a call so far
 
  private:
   void count(const OracleCall<Scalar>& call) {

@@ -24,13 +24,15 @@ class Cells {
 
   /// Numbers that do not depend on data.
   [[nodiscard]] static Cells constants(Matrix<Scalar> values) { return Cells(std::move(values)); }
+  /// Constants that are all the same.
   [[nodiscard]] static Cells constants(Index rows, Index cols, Scalar value) {
     return Cells(Matrix<Scalar>::Constant(rows, cols, value));
   }
 
-  [[nodiscard]] Index rows() const { return values_.rows(); }
-  [[nodiscard]] Index cols() const { return values_.cols(); }
+  [[nodiscard]] Index rows() const { return values_.rows(); }  ///< how many
+  [[nodiscard]] Index cols() const { return values_.cols(); }  ///< how many
 
+  /// A copy of some columns.
   [[nodiscard]] Cells columns(Index begin, Index count) const {
     if (begin < 0 || count < 0 || begin + count > cols())
       throw ShapeError(detail::text("columns ", begin, " to ", begin + count, " of cells with ", cols(), " columns"));
@@ -89,7 +91,7 @@ class Cells {
 template <class CellsType>
 struct CellCall {
   SmallWeights<typename CellsType::Scalar> weights;
-  CellsType rows;
+  CellsType rows;  ///< what the call is handed
 };
 
 /// Something that runs oracle calls on cells of its own type, and alone can read them.
@@ -106,7 +108,7 @@ template <Oracle O>
 class CellMachine {
  public:
   using Scalar = typename O::Scalar;
-  using Cells = twoheads::Cells<Scalar>;
+  using Cells = twoheads::Cells<Scalar>;  ///< what it computes on
 
   explicit CellMachine(O& oracle) : oracle_(oracle) {}
 
@@ -115,8 +117,8 @@ class CellMachine {
   /// Calls made so far.
   [[nodiscard]] Index calls() const { return calls_; }
 
-  [[nodiscard]] static Cells take(Matrix<Scalar> values) { return Cells(std::move(values)); }
-  [[nodiscard]] static const Matrix<Scalar>& reveal(const Cells& cells) { return cells.values_; }
+  [[nodiscard]] static Cells take(Matrix<Scalar> values) { return Cells(std::move(values)); }      ///< data enters
+  [[nodiscard]] static const Matrix<Scalar>& reveal(const Cells& cells) { return cells.values_; }  ///< data leaves
 
   /// Runs the calls, as many at once as the oracle likes, and returns their answers in order.
   ///

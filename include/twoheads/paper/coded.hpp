@@ -24,7 +24,7 @@ struct CodedRows {
   Index groups = 1;
   std::shared_ptr<const Matrix<Scalar>> weights;
   RowFunction mlp;
-  Index first_row = 0;
+  Index first_row = 0;  ///< position that mlp is told of the first row
 };
 
 namespace detail {

@@ -26,7 +26,7 @@ struct InstanceCall {
 template <class CellsType>
 struct Instance {
   Index rows = 0;
-  std::function<InstanceCall<CellsType>(Index call_rows)> build;
+  std::function<InstanceCall<CellsType>(Index call_rows)> build;  ///< lays it out for a call of so many rows
 };
 
 namespace detail {
@@ -57,13 +57,14 @@ struct SideBySide {
 template <Machine M>
 class Packer {
  public:
-  using Cells = typename M::Cells;
+  using Cells = typename M::Cells;  ///< what calls are made on
   using Scalar = typename M::Scalar;
   /// Takes the answer to an instance, (rows of the call, its answer columns).
   using Take = std::function<void(const Cells& answer)>;
 
   explicit Packer(M& machine) : machine_(machine), limits_(machine.limits()) {}
 
+  /// Adds an instance; take(answer) is called once its call has been made.
   void add(Instance<Cells> instance, Take take) {
     waiting_.push_back({std::move(instance), std::move(take)});
     // As soon as a batch of whole calls is there, so that their number does not depend on the batch.

@@ -15,6 +15,7 @@
 
 namespace twoheads {
 
+/// Which of the printed constructions is run, and how.
 struct PaperOptions {
   TokenEncoding encoding = TokenEncoding::raw;  ///< raw as printed; rotary positions need projected tokens
   bool average = false;                         ///< Theorem 4.1: each query meets one random block of keys
@@ -94,7 +95,7 @@ class PaperAttention {
     counts_.lookups += paper_lookups(task);
   }
 
-  [[nodiscard]] const PaperCounts& counts() const { return counts_; }
+  [[nodiscard]] const PaperCounts& counts() const { return counts_; }  ///< so far
 
  private:
   using Machine = CellMachine<O>;

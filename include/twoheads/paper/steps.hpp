@@ -23,10 +23,10 @@ namespace twoheads {
 template <class CellsType>
 struct StepTokens {
   using Scalar = typename CellsType::Scalar;
-  using Shared = std::shared_ptr<const Matrix<Scalar>>;
+  using Shared = std::shared_ptr<const Matrix<Scalar>>;  ///< weights that many calls share
 
   CellsType queries, keys;
-  Index value_dim = 0;
+  Index value_dim = 0;                  ///< columns of values
   Shared wq, wk, wv;                    ///< with the constant and the flag
   Shared ratio_wq, ratio_wk, ratio_wv;  ///< without
 
@@ -155,10 +155,11 @@ template <class CellsType>
 
 /// Rows of a call whose answers count, and the positions of their queries.
 struct WantedRows {
-  std::vector<Index> rows;
+  std::vector<Index> rows;  ///< rows of the call
   std::vector<Index> queries;
 };
 
+/// The rows of a call that carry these queries.
 [[nodiscard]] inline WantedRows wanted_rows(const std::vector<CallRow>& rows, Rows queries) {
   WantedRows wanted;
   for (std::size_t x = 0; x < rows.size(); ++x) {

@@ -20,7 +20,7 @@ namespace twoheads {
 /// Rows of the large transformer, found by calls alone, and how many each part of the way took.
 template <class CellsType>
 struct StrictResult {
-  CellsType rows;
+  CellsType rows;     ///< (N, width)
   StrictCounts made;  ///< calls as made; a layer's are those of the last layer
   Index calls = 0;
 };

@@ -12,8 +12,8 @@ namespace twoheads {
 
 /// What one row of a call carries; without a key it is the synthetic row.
 struct CallRow {
-  static constexpr Index none = -1;
-  Index query = none;
+  static constexpr Index none = -1;  ///< no query, or no key
+  Index query = none;                ///< position, or none
   Index key = none;
   friend bool operator==(const CallRow&, const CallRow&) = default;
 };

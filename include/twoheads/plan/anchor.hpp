@@ -15,6 +15,7 @@ namespace twoheads {
 ///   Source     zero is the paper's (Lemma 3.1). Gibbs: log-sum-exp = E[logit] + H(P), 0 <= H(P) <= ln n.
 enum class Anchor { zero, mean_key, gibbs, adaptive };
 
+/// The name as programs take it.
 [[nodiscard]] constexpr const char* name(Anchor anchor) {
   switch (anchor) {
     case Anchor::zero:

@@ -140,6 +140,7 @@ class CallCutter {
   for (const auto& [rows, calls] : cutter.finish()) padded[plan.oracle().call_rows(rows)] += calls;
   return padded;
 }
+/// The rows of all calls of a plan.
 [[nodiscard]] inline CallRows call_rows(const Plan& plan) {
   return call_rows(plan, std::min(plan.slots_per_call(), plan.slots_per_layer()));
 }

@@ -19,11 +19,13 @@ struct CausalTiling {
   [[nodiscard]] constexpr Index query_blocks() const { return ceil_div(tokens, block); }
   [[nodiscard]] constexpr Rows queries_of(Index b) const { return block_rows(b, block, tokens); }
 
+  /// Tiles of a head and layer.
   [[nodiscard]] constexpr Index tiles() const {
     const Index t = query_blocks();
     return t + pairs_below() * (block > 1 ? 2 : 1);
   }
 
+  /// Rows of all slots that carry tokens.
   [[nodiscard]] constexpr Index token_rows() const {
     const Index t = query_blocks();
     const Index last = tokens - (t - 1) * block;

@@ -19,7 +19,7 @@ namespace twoheads {
 /// What a call of so many rows took.
 struct CallTime {
   Index rows = 0;
-  double seconds = 0;
+  double seconds = 0;  ///< measured
 };
 
 /// Seconds of a call as its rows R go: fixed + per_row R + per_pair R^2, none of them below 0.
@@ -28,6 +28,7 @@ struct CallCost {
   double per_row = 0;
   double per_pair = 0;
 
+  /// Seconds of a call of so many rows.
   [[nodiscard]] double operator()(Index rows) const {
     const auto r = static_cast<double>(rows);
     return fixed + (per_row + per_pair * r) * r;
@@ -112,15 +113,15 @@ namespace detail {
 /// What a plan with so many rows a call would take.
 struct RowsCandidate {
   Index rows = 0;
-  Index calls = 0;
-  double seconds = 0;
+  Index calls = 0;     ///< of the whole plan
+  double seconds = 0;  ///< predicted, of the whole plan
 };
 
 /// The row count that was chosen, and all that were looked at, fewest rows first.
 struct RowsChoice {
   RowsCandidate chosen;
-  std::vector<RowsCandidate> candidates;
-  OracleKind kind = OracleKind::plain;
+  std::vector<RowsCandidate> candidates;  ///< all that were looked at
+  OracleKind kind = OracleKind::plain;    ///< of the oracle
 
   /// The choice in words: its predicted time and those of its neighbours.
   [[nodiscard]] std::string reason() const {

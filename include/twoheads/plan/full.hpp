@@ -24,7 +24,7 @@ struct FullTiling {
   Index first = 0;  ///< position of the first query
 
   [[nodiscard]] constexpr Index query_blocks() const { return ceil_div(queries, block); }
-  [[nodiscard]] constexpr Index key_blocks() const { return ceil_div(keys, key_block()); }
+  [[nodiscard]] constexpr Index key_blocks() const { return ceil_div(keys, key_block()); }  ///< key blocks
   /// Whether the queries stand after the keys of a block, in the rows of a causal oracle.
   [[nodiscard]] constexpr bool queries_last() const {
     if (oracle != OracleKind::causal || queries > block) return false;
@@ -36,11 +36,13 @@ struct FullTiling {
     return {first + rows.begin, first + rows.end};
   }
 
+  /// Tiles of a head and layer.
   [[nodiscard]] constexpr Index tiles() const {
     if (oracle != OracleKind::causal) return query_blocks() * key_blocks();
     return query_blocks() * (key_blocks() + (queries_last() ? 0 : upper_triangles(key_blocks())));
   }
 
+  /// Rows of all slots that carry tokens.
   [[nodiscard]] constexpr Index token_rows() const {
     if (queries_last()) return keys + key_blocks() * (queries - 1);
     if (oracle == OracleKind::causal) return queries * key_blocks() + (keys - key_blocks()) * query_blocks();

@@ -13,6 +13,7 @@ namespace twoheads {
 /// (causal); or our own tile kernel, which takes rectangles and triangles as they are and needs no synthetic row.
 enum class OracleKind { plain, causal, kernel };
 
+/// The name as programs take it.
 [[nodiscard]] constexpr const char* name(OracleKind kind) {
   switch (kind) {
     case OracleKind::plain:
@@ -27,24 +28,24 @@ enum class OracleKind { plain, causal, kernel };
 
 /// What an oracle declares: all that a planner may know of it.
 struct OracleLimits {
-  static constexpr Index unlimited = std::numeric_limits<Index>::max();
+  static constexpr Index unlimited = std::numeric_limits<Index>::max();  ///< as many as one likes
   /// Most that the rounding of scores may change a weight, relative.
   static constexpr double largest_score_error = 0.01;
 
-  OracleKind kind = OracleKind::plain;
-  Index rows = 0;            ///< most rows of a call, the synthetic one included
-  bool fixed_rows = false;   ///< every call must have exactly `rows` rows
-  Index heads = 1;           ///< heads of a layer, H'
-  Index layers = 1;          ///< layers, L'
-  Index width = unlimited;   ///< most columns of a token row
-  bool residual = false;     ///< a layer adds its heads' outputs to the row instead of replacing it
+  OracleKind kind = OracleKind::plain;  ///< which rows see which
+  Index rows = 0;                       ///< most rows of a call, the synthetic one included
+  bool fixed_rows = false;              ///< every call must have exactly `rows` rows
+  Index heads = 1;                      ///< heads of a layer, H'
+  Index layers = 1;                     ///< layers, L'
+  Index width = unlimited;              ///< most columns of a token row
+  bool residual = false;                ///< a layer adds its heads' outputs to the row instead of replacing it
   double score_scale = 1.0;  ///< what the oracle multiplies q . k by; queries are multiplied by the model's over it
   Index batch = 1;           ///< calls that it likes to be handed at once
   /// The only row counts that a call may have, in increasing order, `rows` the last; empty: all from 1 to rows.
   std::vector<Index> row_counts = {};
-  Index key_cols = unlimited;    ///< most columns of a head's queries and keys
-  Index value_cols = unlimited;  ///< most columns of a head's values
-  OraclePrecision precision = {};
+  Index key_cols = unlimited;      ///< most columns of a head's queries and keys
+  Index value_cols = unlimited;    ///< most columns of a head's values
+  OraclePrecision precision = {};  ///< what it rounds to, and where
   /// Scores of a larger size, after the oracle's scale, are clamped or lost.
   double largest_score = std::numeric_limits<double>::infinity();
 

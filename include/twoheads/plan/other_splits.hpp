@@ -13,10 +13,10 @@ struct SplitCase {
   Index tokens = 1;  ///< queries, N
   Index keys = 1;    ///< NK
   Index heads = 1;
-  Index kv_heads = 1;
-  Index head_dim = 64;
-  Index value_dim = 64;
-  Index scalar_bytes = 4;
+  Index kv_heads = 1;      ///< key/value heads, G
+  Index head_dim = 64;     ///< columns of q and k
+  Index value_dim = 64;    ///< columns of v
+  Index scalar_bytes = 4;  ///< of a number
 
   /// Bytes of a token's queries and outputs, of all heads.
   [[nodiscard]] Index query_bytes() const {

@@ -14,6 +14,7 @@ namespace twoheads {
 ///              the rows; docs/paper.md 4
 enum class Packing { residual, identity };
 
+/// The name as programs take it.
 [[nodiscard]] constexpr const char* name(Packing packing) {
   return packing == Packing::residual ? "residual" : "identity";
 }

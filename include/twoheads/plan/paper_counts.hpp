@@ -13,19 +13,19 @@ namespace twoheads {
 
 /// What the paper's own construction is asked for: the fields of a PlanRequest, without an anchor.
 struct PaperTask {
-  Mask mask = {};
-  Index tokens = 1;  ///< queries, N
-  Index keys = 0;    ///< keys, NK; 0 stands for as many as queries
-  Index heads = 1;   ///< H
-  Index layers = 1;  ///< L
-  OracleLimits oracle = {};
-  bool average = false;  ///< Theorem 4.1 in place of the exact construction
+  Mask mask = {};            ///< which pairs are visible
+  Index tokens = 1;          ///< queries, N
+  Index keys = 0;            ///< keys, NK; 0 stands for as many as queries
+  Index heads = 1;           ///< H
+  Index layers = 1;          ///< L
+  OracleLimits oracle = {};  ///< that makes the calls
+  bool average = false;      ///< Theorem 4.1 in place of the exact construction
 
-  [[nodiscard]] Index key_count() const { return keys == 0 ? tokens : keys; }
+  [[nodiscard]] Index key_count() const { return keys == 0 ? tokens : keys; }  ///< NK
   /// Real tokens that a call takes beside the synthetic one: the paper's M, whose calls have M + 1 rows.
   [[nodiscard]] Index block() const { return oracle.rows - 1; }
   [[nodiscard]] Index query_blocks() const { return ceil_div(tokens, block()); }
-  [[nodiscard]] Index key_blocks() const { return ceil_div(key_count(), block()); }
+  [[nodiscard]] Index key_blocks() const { return ceil_div(key_count(), block()); }  ///< key blocks
 };
 
 /// Why the paper has no construction for a task; `what` is empty where it has one.
@@ -133,14 +133,16 @@ inline void require_paper_construction(const PaperTask& task) {
 ///
 ///   Units    input_mlp once, the others a layer; each is a round of its own
 struct StrictCounts {
-  Index layers = 1;
+  Index layers = 1;     ///< of the model, L
   Index input_mlp = 0;  ///< phi
   Index steps = 0;      ///< denominators and ratios
   Index products = 0;   ///< A times B / A
   Index merges = 0;     ///< sums over the blocks and the last division
   Index layer_mlp = 0;  ///< psi
 
+  /// Of the whole pass.
   [[nodiscard]] Index calls() const { return input_mlp + layers * (steps + products + merges + layer_mlp); }
+  /// Of the whole pass.
   [[nodiscard]] Index rounds() const { return (input_mlp > 0 ? 1 : 0) + layers * (layer_mlp > 0 ? 4 : 3); }
   friend bool operator==(const StrictCounts&, const StrictCounts&) = default;
 };

@@ -34,7 +34,7 @@ struct PlanRequest {
   Index heads = 1;   ///< query heads of the large model, H
   Index layers = 1;  ///< layers of the large model, L
   OracleLimits oracle;
-  Anchor anchor = Anchor::mean_key;
+  Anchor anchor = Anchor::mean_key;     ///< how a row's anchor is found
   Packing packing = Packing::residual;  ///< of instances over the layers of an oracle that has several
   Sampling sampling = {};               ///< full and causal masks; what it draws stands for what it does not
   /// Real tokens of a call, fewer than its rows; 0: as many as it takes. The plan is that of an oracle of block + 1
@@ -50,9 +50,9 @@ struct PlanRequest {
 struct Job {
   Tile tile;
   Index head = 0;
-  Index query_block = 0;
-  Rows block_queries;  ///< the rows of the query block, of which the tile's are a part
-  Index slot = 0;      ///< jobs of the same number share one head's place in a call
+  Index query_block = 0;  ///< its number, from 0
+  Rows block_queries;     ///< the rows of the query block, of which the tile's are a part
+  Index slot = 0;         ///< jobs of the same number share one head's place in a call
 };
 
 /// Tiles, jobs, calls and rounds for one mask on one oracle: a few integers that enumerate jobs lazily.
@@ -81,13 +81,13 @@ class Plan {
     choose_tiling();
   }
 
-  [[nodiscard]] const PlanRequest& request() const { return request_; }
-  [[nodiscard]] const OracleLimits& oracle() const { return request_.oracle; }
-  [[nodiscard]] Index tokens() const { return request_.tokens; }
-  [[nodiscard]] Index keys() const { return request_.keys; }
+  [[nodiscard]] const PlanRequest& request() const { return request_; }         ///< as given, keys counted
+  [[nodiscard]] const OracleLimits& oracle() const { return request_.oracle; }  ///< as asked for
+  [[nodiscard]] Index tokens() const { return request_.tokens; }                ///< queries, N
+  [[nodiscard]] Index keys() const { return request_.keys; }                    ///< NK
   /// Positions of the queries.
   [[nodiscard]] Rows queries() const { return {request_.past, request_.past + request_.tokens}; }
-  [[nodiscard]] Anchor anchor() const { return request_.anchor; }
+  [[nodiscard]] Anchor anchor() const { return request_.anchor; }  ///< how a row's anchor is found
 
   /// True where one call without a synthetic row shows every query its keys.
   [[nodiscard]] bool straight() const { return std::holds_alternative<StraightTiling>(tiling_); }
@@ -111,11 +111,11 @@ class Plan {
 
   /// Tiles of one head of one layer, and the slots that they take.
   [[nodiscard]] Index tiles() const { return counts_.tiles; }
-  [[nodiscard]] Index slots() const { return counts_.slots; }
+  [[nodiscard]] Index slots() const { return counts_.slots; }  ///< of a head and layer
   /// Jobs of all heads and layers; the Gibbs anchor evaluates each of them twice.
   [[nodiscard]] Index jobs() const { return jobs_per_layer() * request_.layers; }
-  [[nodiscard]] Index jobs_per_layer() const { return tiles() * request_.heads; }
-  [[nodiscard]] Index slots_per_layer() const { return slots() * request_.heads; }
+  [[nodiscard]] Index jobs_per_layer() const { return tiles() * request_.heads; }   ///< of all heads
+  [[nodiscard]] Index slots_per_layer() const { return slots() * request_.heads; }  ///< of all heads
   /// The most jobs that share a slot, kept apart by codes.
   [[nodiscard]] Index jobs_per_slot() const { return counts_.most_tiles; }
   /// Instances of one call, H' L' (an identity head takes one of H').
@@ -127,10 +127,12 @@ class Plan {
     return call * std::min(request_.oracle.batch, ceil_div(slots_per_layer(), call));
   }
 
+  /// Planned calls of all layers; anchors that are unsafe add repeats.
   [[nodiscard]] Index calls() const {
     return request_.layers * rounds_per_layer() * ceil_div(slots_per_layer(), slots_per_call());
   }
-  [[nodiscard]] Index rounds() const { return request_.layers * rounds_per_layer(); }
+  [[nodiscard]] Index rounds() const { return request_.layers * rounds_per_layer(); }  ///< of all layers
+  /// 1, or 2 with the Gibbs anchor.
   [[nodiscard]] Index rounds_per_layer() const { return straight() ? 1 : planned_rounds(request_.anchor); }
 
   /// Share of the row slots of all calls that carry real tokens, 0..1; a call has rows * H' L' of them.
@@ -228,6 +230,7 @@ class Plan {
 
   /// Rows of the slots of one head of a layer together, the synthetic ones included.
   [[nodiscard]] Index slot_rows() const { return counts_.token_rows + (straight() ? 0 : counts_.slots); }
+  /// Rows of all slots of a head and layer that carry tokens.
   [[nodiscard]] Index token_rows() const { return counts_.token_rows; }
 
   /// Calls visit(tile) for the tiles of one query block, in their fixed order.

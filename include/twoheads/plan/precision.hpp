@@ -7,6 +7,7 @@ namespace twoheads {
 /// What numbers are rounded to; `own` stands for the scalar that an oracle is called in.
 enum class Precision { own, float64, float32, bfloat16, half, int8 };
 
+/// The name as programs take it.
 [[nodiscard]] constexpr const char* name(Precision precision) {
   switch (precision) {
     case Precision::own:
@@ -30,8 +31,8 @@ enum class Precision { own, float64, float32, bfloat16, half, int8 };
 ///   Units    relative for unit_roundoff, but absolute for int8, which holds 1/255 apart
 struct PrecisionFacts {
   double unit_roundoff = 0;  ///< largest relative error of rounding a normal number
-  double least_normal = 0;
-  double largest = 0;
+  double least_normal = 0;   ///< smallest number with all its digits
+  double largest = 0;        ///< largest finite number
 };
 
 /// Corner   `own` holds whatever the caller's scalar holds: no error of its own
@@ -58,7 +59,7 @@ struct OraclePrecision {
   Precision tokens = Precision::own;   ///< rows of a call, or q, k and v
   Precision scores = Precision::own;   ///< q . k, and the sums that make it
   Precision weights = Precision::own;  ///< attention weights, before they meet the values
-  Precision answers = Precision::own;
+  Precision answers = Precision::own;  ///< what an oracle hands back
 
   friend constexpr bool operator==(const OraclePrecision&, const OraclePrecision&) = default;
 };

@@ -57,16 +57,17 @@ struct Sampling {
 ///            drawn.
 ///   Source   Yu & Alman, Theorem 4.1 (S = 1, full, no near field); the rest is not in the paper. docs/paper.md 7
 struct SampledTiling {
-  Index queries = 1;
+  Index queries = 1;  ///< N
   Index keys = 1;
   Index block = 1;  ///< most real tokens of a call
   OracleKind oracle = OracleKind::plain;
   bool causal = false;
-  Sampling sampling;
+  Sampling sampling;  ///< what is drawn
 
   [[nodiscard]] constexpr Index query_blocks() const { return ceil_div(queries, block); }
-  [[nodiscard]] constexpr Index key_blocks() const { return ceil_div(keys, block); }
+  [[nodiscard]] constexpr Index key_blocks() const { return ceil_div(keys, block); }  ///< T
   [[nodiscard]] constexpr Rows queries_of(Index b) const { return even_rows(b, query_blocks(), queries); }
+  /// Keys of a key block.
   [[nodiscard]] constexpr Rows keys_of(Index b) const { return even_rows(b, key_blocks(), keys); }
 
   /// Key blocks that query block b sees exactly, the sinks apart; a diagonal block is one of them.

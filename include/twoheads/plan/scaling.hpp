@@ -20,25 +20,25 @@ namespace twoheads {
 ///   Units    bytes a second that a rank receives, and as many that it sends; seconds a message costs, floating-point operations a second, seconds
 ///            an oracle's call takes (0: its operations at `flops`)
 struct RankMachine {
-  double bandwidth = 1.25e9;
-  double latency = 5e-6;
+  double bandwidth = 1.25e9;  ///< bytes a second
+  double latency = 5e-6;      ///< seconds a message
   double flops = 5e10;
-  double call_seconds = 0;
+  double call_seconds = 0;  ///< seconds; 0: by its operations
 };
 
 /// How a plan is to be spread over ranks.
 struct ScaleRequest {
   Index ranks = 1;
-  Index head_dim = 64;
-  Index value_dim = 64;
-  Index kv_heads = 0;  ///< 0: as many as the plan has heads
-  Index scalar_bytes = 4;
+  Index head_dim = 64;                    ///< columns of q and k
+  Index value_dim = 64;                   ///< columns of v
+  Index kv_heads = 0;                     ///< 0: as many as the plan has heads
+  Index scalar_bytes = 4;                 ///< of a number
   Index piece = default_piece_keys;       ///< key rows that are fetched at once
   Index work_bytes = default_work_bytes;  ///< for blocks of queries that the kernel works on, for each thread
   Index threads = 1;                      ///< of a rank
   bool memory = false;                    ///< keys are another sequence's, also where they are as many as the queries
-  RankMachine machine;
-  Index most_slots = Index{1} << 23;  ///< of an oracle's layer that are walked one by one, see predict_scale
+  RankMachine machine;                    ///< what a rank can do
+  Index most_slots = Index{1} << 23;      ///< of an oracle's layer that are walked one by one, see predict_scale
 
   /// Throws SpecError for what makes no sense.
   void require_valid(Index heads) const {
@@ -74,35 +74,35 @@ struct ScaleRequest {
 
 /// What one rank does in one layer.
 struct RankScale {
-  Index rows = 0;      ///< queries
-  Index key_rows = 0;  ///< keys that it holds
-  Index calls = 0;     ///< of an oracle
-  double operations = 0;
-  Index bytes = 0;  ///< received from others
-  Index messages = 0;
-  Index rank_bytes = 0;  ///< memory
-  double compute_seconds = 0;
+  Index rows = 0;              ///< queries
+  Index key_rows = 0;          ///< keys that it holds
+  Index calls = 0;             ///< of an oracle
+  double operations = 0;       ///< multiplications and additions
+  Index bytes = 0;             ///< received from others
+  Index messages = 0;          ///< received
+  Index rank_bytes = 0;        ///< memory
+  double compute_seconds = 0;  ///< it computes
   double hidden_seconds = 0;   ///< communication while it computes
   double exposed_seconds = 0;  ///< communication that it waits for
 
-  [[nodiscard]] double seconds() const { return compute_seconds + exposed_seconds; }
+  [[nodiscard]] double seconds() const { return compute_seconds + exposed_seconds; }  ///< until it is done
 };
 
 /// What a plan comes to on so many ranks: times, bytes and messages of all layers, memory of one.
 struct ScalePrediction {
   Index ranks = 1;
-  double seconds = 0;  ///< of the rank that takes longest, and of it:
-  double compute_seconds = 0;
-  double hidden_seconds = 0;
-  double exposed_seconds = 0;
-  Index bytes_moved = 0;
-  Index most_received = 0;  ///< bytes of the rank that receives most
+  double seconds = 0;          ///< of the rank that takes longest, and of it:
+  double compute_seconds = 0;  ///< it computes
+  double hidden_seconds = 0;   ///< it communicates and computes
+  double exposed_seconds = 0;  ///< it waits
+  Index bytes_moved = 0;       ///< of all ranks
+  Index most_received = 0;     ///< bytes of the rank that receives most
   Index messages = 0;
   Index rank_bytes = 0;    ///< memory of the rank that needs most
   double excess_work = 0;  ///< of the rank that has most beyond the mean, as a share of it
   /// Where all ranks keep step and ask the same few owners at the same time: no less than seconds.
   double contended_seconds = 0;
-  bool exact_bytes = true;
+  bool exact_bytes = true;  ///< false: an estimate
 };
 
 namespace detail {

@@ -55,8 +55,8 @@ class RowShares {
     }
   }
 
-  [[nodiscard]] Index ranks() const { return static_cast<Index>(sizes_.size()); }
-  [[nodiscard]] Index rows() const { return shares_.back().rows.end; }
+  [[nodiscard]] Index ranks() const { return static_cast<Index>(sizes_.size()); }  ///< how many there are
+  [[nodiscard]] Index rows() const { return shares_.back().rows.end; }             ///< of the sequence
   /// Rows of one rank.
   [[nodiscard]] Index size(Index rank) const { return sizes_[static_cast<std::size_t>(rank)]; }
   /// All rows, in order; neighbours differ in rank.

@@ -9,10 +9,10 @@ namespace twoheads {
 
 /// One tile for all pairs, in one call without a synthetic row: for inputs that fit the oracle as they are.
 struct StraightTiling {
-  Index queries = 1;
-  Index keys = 1;
-  TileShape shape = TileShape::rectangle;
-  Index first = 0;  ///< position of the first query
+  Index queries = 1;                       ///< N
+  Index keys = 1;                          ///< NK
+  TileShape shape = TileShape::rectangle;  ///< of the one tile
+  Index first = 0;                         ///< position of the first query
 
   [[nodiscard]] constexpr Index query_blocks() const { return 1; }
   [[nodiscard]] constexpr Rows queries_of(Index) const { return {first, first + queries}; }

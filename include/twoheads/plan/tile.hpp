@@ -16,6 +16,7 @@ namespace twoheads {
 ///   strict_upper   j > i
 enum class TileShape { rectangle, lower, strict_upper };
 
+/// The name in words.
 [[nodiscard]] constexpr const char* name(TileShape shape) {
   switch (shape) {
     case TileShape::rectangle:
@@ -30,13 +31,13 @@ enum class TileShape { rectangle, lower, strict_upper };
 
 /// A set of visible pairs that one job evaluates. Queries and keys may differ in number, also in triangles.
 struct Tile {
-  Rows queries;
+  Rows queries;  ///< positions of its queries
   Rows keys;
-  TileShape shape = TileShape::rectangle;
+  TileShape shape = TileShape::rectangle;  ///< which of its pairs are visible
   Rows sinks = {};  ///< keys that all queries of the tile see beside the others; tiles that share a call share them
   /// A tile drawn at random is one of `drawn` that stand for `stands_for`: its weight counts stands_for / drawn times.
   Index drawn = 1;
-  Index stands_for = 1;
+  Index stands_for = 1;  ///< far blocks that the drawn ones stand for
   /// A rectangle for a causal oracle: its first query stands on the row of its last key, the others on rows of their own
   /// that follow.
   bool queries_last = false;
@@ -81,6 +82,7 @@ struct Tile {
   friend constexpr bool operator==(const Tile&, const Tile&) = default;
 };
 
+/// A tile in words.
 inline std::ostream& operator<<(std::ostream& out, const Tile& tile) {
   out << name(tile.shape) << " of queries " << tile.queries.begin << ".." << tile.queries.end - 1 << " and keys "
       << tile.keys.begin << ".." << tile.keys.end - 1;
@@ -91,7 +93,7 @@ inline std::ostream& operator<<(std::ostream& out, const Tile& tile) {
 
 /// What a cut of a mask comes to, for one head of one layer.
 struct TilingCounts {
-  Index tiles = 0;
+  Index tiles = 0;       ///< of a head and layer
   Index slots = 0;       ///< places in calls: one head's columns, all rows
   Index token_rows = 0;  ///< rows of all slots that carry real tokens, sinks included
   Index most_tiles = 0;  ///< of a slot
@@ -120,7 +122,7 @@ struct TilingCounts {
 struct SlotRun {
   Index rows = 0;  ///< that a call needs for the slot, the synthetic row included
   Index others = 0;
-  Index times = 1;
+  Index times = 1;  ///< slots of each length
 };
 
 /// Rows of a call that a slot needs, the synthetic one included.

@@ -16,6 +16,7 @@ namespace twoheads {
 
 /// What ranks work with unless they are told otherwise: keys that are fetched at a time, and memory for queries in work.
 constexpr Index default_piece_keys = 4096;
+/// Memory for queries that the kernel works on, for each thread, unless told otherwise: bytes.
 constexpr Index default_work_bytes = Index{3} << 20;
 
 /// Bytes of one query in work in the tile kernel, for all heads of a group: a query, a value, and the sums beside them.
@@ -79,6 +80,7 @@ void for_each_visit(const Plan& plan, Rows own, Index most_rows, Use&& use) {
     while (begin < own.end && plan.queries_of(block).end <= begin) ++block;
   }
 }
+/// The same with visits of any length.
 template <class Use>
 void for_each_visit(const Plan& plan, Rows own, Use&& use) {
   for_each_visit(plan, own, own.size(), use);
@@ -136,9 +138,10 @@ inline void join_ranges(std::vector<Rows>& ranges) {
 
 /// Rows that a rank asks of others, and the ranges that they lie in: each of one share, and of no more than a piece.
 struct Fetched {
-  Index rows = 0;
+  Index rows = 0;  ///< keys of other ranks
   Index ranges = 0;
 
+  /// Adds what else is fetched.
   constexpr Fetched& operator+=(const Fetched& other) {
     rows += other.rows;
     ranges += other.ranges;

@@ -148,7 +148,7 @@ struct SocketPair {
 ///   Corner   its own children outlive it where they do not mind that their input has ended
 class Child {
  public:
-  using Clock = std::chrono::steady_clock;
+  using Clock = std::chrono::steady_clock;  ///< what deadlines are given in
 
   /// Starts a command: a program, found as the shell finds it, and its arguments.
   explicit Child(const std::vector<std::string>& command) : input_(io_), output_(io_) {
@@ -173,7 +173,7 @@ class Child {
   Child(const Child&) = delete;
   Child& operator=(const Child&) = delete;
 
-  [[nodiscard]] pid_t pid() const { return pid_; }
+  [[nodiscard]] pid_t pid() const { return pid_; }  ///< of the process
 
   /// Writes as much as fits now, the rest while read() waits. A process that takes no more is found by read().
   void write(std::vector<std::byte> bytes) {
@@ -184,6 +184,7 @@ class Child {
     io_.poll();
   }
 
+  /// How reading ended: all bytes, not before the deadline, or the process closed its output.
   enum class Found { all, late, closed };
 
   /// Fills `into`. After anything but `all` nothing more is read.

@@ -29,8 +29,10 @@ namespace twoheads {
 
 static_assert(std::endian::native == std::endian::little, "frames carry numbers as they stand in memory");
 
+/// What the body of a frame is.
 enum class FrameKind : std::uint32_t { hello = 1, description = 2, run = 3, answer = 4, failure = 5 };
 
+/// The name in words.
 [[nodiscard]] constexpr const char* name(FrameKind kind) {
   switch (kind) {
     case FrameKind::hello:
@@ -47,25 +49,26 @@ enum class FrameKind : std::uint32_t { hello = 1, description = 2, run = 3, answ
   return "";
 }
 
+/// The first 32 bytes of a frame.
 struct FrameHeader {
-  static constexpr std::size_t bytes = 32;
+  static constexpr std::size_t bytes = 32;            ///< of a header
   static constexpr std::uint32_t magic = 0x31464854;  ///< "THF1"
 
-  FrameKind kind = FrameKind::hello;
-  std::uint64_t id = 0;
-  std::uint64_t body_bytes = 0;
-  std::uint32_t body_crc = 0;
+  FrameKind kind = FrameKind::hello;  ///< what the body is
+  std::uint64_t id = 0;               ///< of a run, its answer or its failure
+  std::uint64_t body_bytes = 0;       ///< that follow
+  std::uint32_t body_crc = 0;         ///< CRC-32 of the body
 
   friend bool operator==(const FrameHeader&, const FrameHeader&) = default;
 };
 
 /// What no frame goes beyond.
 struct FrameLimits {
-  static constexpr std::uint32_t tensors = 64;
-  static constexpr std::uint32_t rank = 8;
-  static constexpr std::uint32_t name_bytes = 256;
-  static constexpr std::uint64_t description_bytes = 1 << 16;
-  static constexpr std::uint64_t failure_bytes = 1 << 16;
+  static constexpr std::uint32_t tensors = 64;                 ///< of a body
+  static constexpr std::uint32_t rank = 8;                     ///< of a tensor
+  static constexpr std::uint32_t name_bytes = 256;             ///< of a tensor's name
+  static constexpr std::uint64_t description_bytes = 1 << 16;  ///< of a description
+  static constexpr std::uint64_t failure_bytes = 1 << 16;      ///< of a failure's words
 };
 
 namespace detail {
@@ -168,8 +171,10 @@ class FrameWriter {
 
 // --- writing ---------------------------------------------------------------------------------------------------------
 
+/// The frame that asks a process for its description.
 [[nodiscard]] inline std::vector<std::byte> hello_frame() { return detail::FrameWriter().finish(FrameKind::hello, 0); }
 
+/// The frame that answers it.
 [[nodiscard]] inline std::vector<std::byte> description_frame(const Description& description) {
   detail::FrameWriter out;
   out.number(static_cast<std::uint32_t>(description.inputs.size()));
@@ -249,6 +254,7 @@ inline void require_intact(const FrameHeader& header, std::span<const std::byte>
                                    " is damaged: its body does not have the checksum that it carries"));
 }
 
+/// The description in a body.
 [[nodiscard]] inline Description read_description(std::span<const std::byte> body) {
   detail::FrameReader in(FrameKind::description, body);
   Description found;

@@ -76,6 +76,7 @@ inline void require_dims(const TensorSpec& spec, std::initializer_list<Index> di
 
 }  // namespace detail
 
+/// What a process that runs this graph says of it.
 [[nodiscard]] inline Description describe(const CoreGraph& g, TensorType type) {
   using detail::spec_of;
   return {{spec_of("q", type, {g.batch, g.heads, g.rows, g.key_cols}),
@@ -84,6 +85,7 @@ inline void require_dims(const TensorSpec& spec, std::initializer_list<Index> di
           {spec_of("o", type, {g.batch, g.heads, g.rows, g.value_cols})}};
 }
 
+/// What a process that runs this graph says of it.
 [[nodiscard]] inline Description describe(const TransformerGraph& g, TensorType type) {
   using detail::spec_of;
   return {{spec_of("rows", type, {g.batch, g.rows, g.width}), spec_of("wq", type, {g.heads, g.width, g.key_cols}),
@@ -151,6 +153,7 @@ inline void require_dims(const TensorSpec& spec, std::initializer_list<Index> di
   return limits;
 }
 
+/// The limits of an oracle that is this graph.
 [[nodiscard]] inline OracleLimits limits_of(const TransformerGraph& graph, OracleKind kind, double score_scale,
                                             Index in_flight = 1) {
   OracleLimits limits = limits_of(CoreGraph{graph.batch, graph.heads, graph.rows, graph.key_cols, graph.value_cols},

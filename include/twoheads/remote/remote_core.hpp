@@ -32,12 +32,14 @@ class RemoteCore {
       places_[i] = detail::place_of(session_.description().inputs, std::array{"q", "k", "v"}[i], "input");
   }
 
-  [[nodiscard]] const CoreGraph& graph() const { return graph_; }
-  [[nodiscard]] Runs& session() { return session_; }
+  [[nodiscard]] const CoreGraph& graph() const { return graph_; }  ///< sizes of the graph
+  [[nodiscard]] Runs& session() { return session_; }               ///< that runs it
+  /// What the graph and this declaration come to.
   [[nodiscard]] OracleLimits limits(OracleKind kind, double score_scale) const {
     return limits_of(graph_, kind, score_scale, session_.options().in_flight);
   }
 
+  /// Answers the heads of several calls.
   [[nodiscard]] std::vector<Matrix<Scalar>> operator()(std::span<const CoreCall<Scalar>> heads) {
     for (const CoreCall<Scalar>& head : heads) {
       require("queries", head.q, graph_.key_cols);

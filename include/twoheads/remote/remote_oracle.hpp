@@ -18,10 +18,10 @@ namespace twoheads {
 
 /// What no description of a graph says, and its caller declares.
 struct RemoteDeclaration {
-  OracleKind kind = OracleKind::causal;
-  double score_scale = 1.0;
-  OraclePrecision precision = {};
-  double largest_score = std::numeric_limits<double>::infinity();
+  OracleKind kind = OracleKind::causal;                            ///< which rows see which
+  double score_scale = 1.0;                                        ///< what q . k is multiplied by
+  OraclePrecision precision = {};                                  ///< what it rounds to
+  double largest_score = std::numeric_limits<double>::infinity();  ///< as OracleLimits has it
 };
 
 /// An oracle of a command, whichever of the two graphs its process describes: a small transformer, if one of its inputs

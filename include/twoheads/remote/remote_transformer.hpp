@@ -38,8 +38,8 @@ class RemoteTransformer {
   }
 
   [[nodiscard]] OracleLimits limits() const { return limits_; }
-  [[nodiscard]] const TransformerGraph& graph() const { return graph_; }
-  [[nodiscard]] Runs& session() { return session_; }
+  [[nodiscard]] const TransformerGraph& graph() const { return graph_; }  ///< sizes of the graph
+  [[nodiscard]] Runs& session() { return session_; }                      ///< that runs it
 
   [[nodiscard]] Matrix<Scalar> run(const OracleCall<Scalar>& call) {
     Matrix<Scalar> found;

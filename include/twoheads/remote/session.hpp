@@ -20,6 +20,7 @@
 
 namespace twoheads {
 
+/// How long a process may take, and how much it may send.
 struct SessionOptions {
   std::chrono::milliseconds start = std::chrono::seconds(60);  ///< until the process has described its graph
   /// For the next answer, whichever run it answers; what is still to be sent is sent meanwhile.
@@ -56,8 +57,8 @@ class Session {
     largest_answer_ = largest_body(description_.outputs, options_.largest_body);
   }
 
-  [[nodiscard]] const Description& description() const { return description_; }
-  [[nodiscard]] const SessionOptions& options() const { return options_; }
+  [[nodiscard]] const Description& description() const { return description_; }  ///< of the graph
+  [[nodiscard]] const SessionOptions& options() const { return options_; }       ///< as given
   /// Runs that are sent and not yet answered.
   [[nodiscard]] Index in_flight() const { return static_cast<Index>(in_flight_.size()); }
   /// Whether the session can still be used.
@@ -75,11 +76,12 @@ class Session {
     return id;
   }
 
+  /// What came back for a run.
   struct Reply {
-    std::uint64_t id = 0;
-    std::vector<Tensor> outputs;
-    bool failed = false;
-    std::string failure;  ///< why the graph refused the run
+    std::uint64_t id = 0;         ///< of the run
+    std::vector<Tensor> outputs;  ///< in the order of the description
+    bool failed = false;          ///< the graph refused the run
+    std::string failure;          ///< why the graph refused the run
   };
 
   /// Waits for the next reply to any of the runs in flight.

@@ -18,12 +18,15 @@ namespace twoheads {
 /// Numbers that a graph takes or answers.
 enum class TensorType : std::uint32_t { float32 = 1, float64 = 2 };
 
+/// The name in words.
 [[nodiscard]] constexpr const char* name(TensorType type) {
   return type == TensorType::float32 ? "float32" : "float64";
 }
 
+/// Bytes of a number.
 [[nodiscard]] constexpr std::size_t size_of(TensorType type) { return type == TensorType::float32 ? 4 : 8; }
 
+/// The type of a scalar's numbers.
 template <class Scalar>
 constexpr TensorType tensor_type = std::is_same_v<Scalar, float> ? TensorType::float32 : TensorType::float64;
 
@@ -65,10 +68,10 @@ class Tensor {
     bytes_.resize(static_cast<std::size_t>(count) * size_of(type));
   }
 
-  [[nodiscard]] TensorType type() const { return type_; }
-  [[nodiscard]] std::span<const std::uint64_t> dims() const { return dims_; }
-  [[nodiscard]] std::span<const std::byte> bytes() const { return bytes_; }
-  [[nodiscard]] std::span<std::byte> bytes() { return bytes_; }
+  [[nodiscard]] TensorType type() const { return type_; }                      ///< of the numbers
+  [[nodiscard]] std::span<const std::uint64_t> dims() const { return dims_; }  ///< row-major
+  [[nodiscard]] std::span<const std::byte> bytes() const { return bytes_; }    ///< the numbers as they are sent
+  [[nodiscard]] std::span<std::byte> bytes() { return bytes_; }                ///< the numbers as they are sent
 
   /// The first number of `block` blocks of so many numbers; the tensor holds numbers of that scalar.
   template <class Scalar>
@@ -76,6 +79,7 @@ class Tensor {
     TWOHEADS_ASSERT(type_ == tensor_type<Scalar>);
     return reinterpret_cast<Scalar*>(bytes_.data()) + block * numbers;
   }
+  /// Number `block` of runs of `numbers` numbers that follow each other.
   template <class Scalar>
   [[nodiscard]] const Scalar* at(Index block, Index numbers) const {
     TWOHEADS_ASSERT(type_ == tensor_type<Scalar>);
@@ -92,11 +96,13 @@ class Tensor {
 
 /// What a graph declares of one input or output; a dimension of 0 may be any.
 struct TensorSpec {
-  std::string name;
-  TensorType type = TensorType::float32;
-  std::vector<std::uint64_t> dims;
+  std::string name;                       ///< of the input or output
+  TensorType type = TensorType::float32;  ///< of its numbers
+  std::vector<std::uint64_t> dims;        ///< 0: any
 
+  /// Whether no dimension may be any.
   [[nodiscard]] bool fixed() const { return std::find(dims.begin(), dims.end(), 0U) == dims.end(); }
+  /// Whether a tensor has this type and these dimensions.
   [[nodiscard]] bool fits(const Tensor& tensor) const {
     return tensor.type() == type &&
            std::equal(dims.begin(), dims.end(), tensor.dims().begin(), tensor.dims().end(),
@@ -112,7 +118,7 @@ struct TensorSpec {
 
 /// What a process declares of its graph.
 struct Description {
-  std::vector<TensorSpec> inputs, outputs;
+  std::vector<TensorSpec> inputs, outputs;  ///< in their order
 
   friend bool operator==(const Description&, const Description&) = default;
 };

@@ -20,13 +20,13 @@ namespace twoheads {
 
 /// A token that is cut out of the text before it is split.
 struct AddedToken {
-  std::string content;
-  int id = 0;
-  bool single_word = false;  // not beside a letter, digit or _
-  bool left_strip = false;   // takes the white space before it
-  bool right_strip = false;  // and after it
-  bool normalized = false;   // looked for in the normalized text, else in the text as given
-  bool special = false;
+  std::string content;       ///< as it stands in a text
+  int id = 0;                ///< of the token
+  bool single_word = false;  ///< not beside a letter, digit or _
+  bool left_strip = false;   ///< takes the white space before it
+  bool right_strip = false;  ///< and after it
+  bool normalized = false;   ///< looked for in the normalized text, else in the text as given
+  bool special = false;      ///< left out where a text is shown without special tokens
 };
 
 namespace detail {

@@ -28,9 +28,9 @@ namespace detail {
 /// Merges of a byte-pair tokenizer by rank, and what becomes of characters without a piece.
 class PairMerges {
  public:
-  bool byte_fallback = false;  // bytes as pieces <0x00> to <0xFF>
-  bool fuse_unknown = false;   // neighbours without a piece are one unknown token
-  bool ignore_merges = false;  // a word that is a piece is that piece
+  bool byte_fallback = false;  ///< bytes as pieces <0x00> to <0xFF>
+  bool fuse_unknown = false;   ///< neighbours without a piece are one unknown token
+  bool ignore_merges = false;  ///< a word that is a piece is that piece
   std::optional<int> unknown;
 
   /// Ranks are positions in `merges`.
@@ -178,9 +178,9 @@ class PairMerges {
 
 /// What a folder says of a byte-level tokenizer beside its vocabulary and merges.
 struct ByteLevelOptions {
-  bool add_prefix_space = false;
-  std::vector<AddedToken> added;
-  std::vector<std::string> special;  // pieces that are special tokens where the vocabulary has them
+  bool add_prefix_space = false;     ///< a text begins with a blank, added where it does not
+  std::vector<AddedToken> added;     ///< cut out before the text is split
+  std::vector<std::string> special;  ///< pieces that are special tokens where the vocabulary has them
 };
 
 /// Byte-pair tokenizer of GPT-2 and of the models after it: bytes as characters, or SentencePiece's spaces and byte

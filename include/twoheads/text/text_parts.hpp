@@ -27,6 +27,7 @@ class TextParts {
   /// Tokens of the model, of which some may have no piece.
   [[nodiscard]] Index vocabulary() const { return pieces_.vocabulary(); }
 
+  /// The id of a piece, if there is one.
   [[nodiscard]] std::optional<int> id_of(std::string_view piece) const { return pieces_.find(piece); }
 
   /// A token's piece as the file has it, empty where it has none. Throws SpecError if there is no such token.
@@ -50,8 +51,8 @@ class TextParts {
     return template_.after.back();
   }
 
-  void set_start_token(int token) { start_ = checked(token); }
-  void set_end_token(int token) { end_ = checked(token); }
+  void set_start_token(int token) { start_ = checked(token); }  ///< the token before a text
+  void set_end_token(int token) { end_ = checked(token); }      ///< the token after a text
 
   /// The text of a sequence of ids.
   ///
@@ -72,6 +73,7 @@ class TextParts {
   }
 
  protected:
+  /// From a vocabulary; the rest is set by the reader of the folder.
   explicit TextParts(detail::PieceTable pieces) : pieces_(std::move(pieces)) {}
 
   /// Reads all of a tokenizer.json but the model, whose vocabulary becomes the pieces.
@@ -92,6 +94,7 @@ class TextParts {
     if (const auto field = root.find("decoder")) decoder_ = detail::PieceDecoder::read(*field);
   }
 
+  /// Adds tokens that are cut out of a text; `file` is for messages.
   void add_tokens(const std::vector<AddedToken>& tokens, const std::string& file) {
     added_ = detail::AddedTokens(tokens, normalizer_, pieces_, file);
   }
@@ -122,12 +125,12 @@ class TextParts {
     return ids;
   }
 
-  detail::PieceTable pieces_;
-  detail::AddedTokens added_;
-  detail::TextNormalizer normalizer_;
-  detail::PreTokenizer pre_tokenizer_;
-  detail::TokenTemplate template_;
-  detail::PieceDecoder decoder_;
+  detail::PieceTable pieces_;           ///< the vocabulary
+  detail::AddedTokens added_;           ///< tokens that are cut out
+  detail::TextNormalizer normalizer_;   ///< what a text passes first
+  detail::PreTokenizer pre_tokenizer_;  ///< what splits it into words
+  detail::TokenTemplate template_;      ///< tokens before and after it
+  detail::PieceDecoder decoder_;        ///< pieces to text
 
  private:
   [[nodiscard]] int checked(int token) const {

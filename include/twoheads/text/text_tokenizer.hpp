@@ -68,11 +68,12 @@ class TextTokenizer {
     return parts().decode(ids, skip_special);
   }
 
-  [[nodiscard]] Index vocabulary() const { return parts().vocabulary(); }
+  [[nodiscard]] Index vocabulary() const { return parts().vocabulary(); }  ///< ids there are
+  /// The id of a piece, if there is one.
   [[nodiscard]] std::optional<int> id_of(std::string_view piece) const { return parts().id_of(piece); }
-  [[nodiscard]] std::string piece(int token) const { return parts().piece(token); }
-  [[nodiscard]] std::optional<int> start_token() const { return parts().start_token(); }
-  [[nodiscard]] std::optional<int> end_token() const { return parts().end_token(); }
+  [[nodiscard]] std::string piece(int token) const { return parts().piece(token); }       ///< the piece of an id
+  [[nodiscard]] std::optional<int> start_token() const { return parts().start_token(); }  ///< before a text, if any
+  [[nodiscard]] std::optional<int> end_token() const { return parts().end_token(); }      ///< after a text, if any
 
  private:
   using Settings = detail::JsonField;

@@ -26,12 +26,12 @@ namespace twoheads {
 
 /// What a folder says of a WordPiece tokenizer beside its vocabulary.
 struct WordPieceOptions {
-  bool lower = true;
-  std::optional<bool> strip_accents;  // as `lower` where it is not given
-  bool cjk_apart = true;
-  std::string unknown = "[UNK]";
-  std::string start = "[CLS]";
-  std::string end = "[SEP]";
+  bool lower = true;                  ///< whether letters become small
+  std::optional<bool> strip_accents;  ///< as `lower` where it is not given
+  bool cjk_apart = true;              ///< whether each ideograph is a word
+  std::string unknown = "[UNK]";      ///< in the place of words without pieces
+  std::string start = "[CLS]";        ///< stands before a text
+  std::string end = "[SEP]";          ///< stands after a text
 };
 
 /// WordPiece tokenizer of BERT.

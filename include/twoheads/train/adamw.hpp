@@ -10,10 +10,11 @@
 
 namespace twoheads {
 
+/// The constants of AdamW.
 struct AdamWOptions {
-  double beta1 = 0.9;
-  double beta2 = 0.95;
-  double epsilon = 1e-8;
+  double beta1 = 0.9;            ///< of the mean of gradients
+  double beta2 = 0.95;           ///< of the mean of their squares
+  double epsilon = 1e-8;         ///< added to the root
   double decay = 0.1;            ///< of the matrices that multiply rows: see Parameter::decays
   bool decays_embedding = true;  ///< whether those of tokens, positions and types are among them
 
@@ -103,9 +104,9 @@ class AdamW {
     }
   }
 
-  [[nodiscard]] Index steps() const { return steps_; }
-  [[nodiscard]] const Vector<Scalar>& first() const { return first_; }
-  [[nodiscard]] const Vector<Scalar>& second() const { return second_; }
+  [[nodiscard]] Index steps() const { return steps_; }                    ///< done so far
+  [[nodiscard]] const Vector<Scalar>& first() const { return first_; }    ///< means of gradients
+  [[nodiscard]] const Vector<Scalar>& second() const { return second_; }  ///< means of squares
 
   /// Goes on from moments of an earlier run, after so many steps.
   void restore(Index steps, Vector<Scalar> first, Vector<Scalar> second) {

@@ -17,9 +17,10 @@ namespace twoheads {
 
 /// A sequence to learn from: row i should predict targets[i]; -1: nothing is asked of it.
 struct Example {
-  std::vector<int> ids;
+  std::vector<int> ids;  ///< what is read
   std::vector<int> targets;
 
+  /// Targets that are asked for.
   [[nodiscard]] Index counted() const {
     return static_cast<Index>(std::count_if(targets.begin(), targets.end(), [](int target) { return target >= 0; }));
   }
@@ -52,6 +53,7 @@ class TextWindows {
     return window(draws.below(static_cast<Index>(text_.size()) - context_));
   }
 
+  /// The window that begins at a byte.
   [[nodiscard]] Example window(Index begin) const {
     const auto part = [&](Index from) {
       return byte_ids(

@@ -231,6 +231,7 @@ class ForwardOnlyGrid {
             detail::sink_gradient(input, log_weights, products)};
   }
 
+  /// So far.
   [[nodiscard]] ForwardOnlyCounts counts() const { return {forward_calls_, attend_.counts().calls - forward_calls_}; }
 
  private:

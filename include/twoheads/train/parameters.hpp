@@ -11,9 +11,9 @@ namespace twoheads {
 /// One array of a model's numbers, as a row of them.
 template <class Scalar>
 struct Parameter {
-  std::string name;
-  Scalar* data = nullptr;
-  Index size = 0;
+  std::string name;        ///< of the array
+  Scalar* data = nullptr;  ///< its numbers
+  Index size = 0;          ///< how many
   bool decays =
       false;  ///< a matrix that multiplies rows, which weight decay shrinks; gains, shifts and biases it does not
 };
@@ -55,12 +55,14 @@ template <RealScalar Scalar>
   found.add_body(model);
   return found.list;
 }
+/// The same to read.
 template <RealScalar Scalar>
 [[nodiscard]] std::vector<Parameter<const Scalar>> parameters(const Model<Scalar>& model) {
   detail::ParameterList<const Scalar> found;
   found.add_body(model);
   return found.list;
 }
+/// The same of a language model: its own arrays, and those of its body.
 template <RealScalar Scalar>
 [[nodiscard]] std::vector<Parameter<Scalar>> parameters(LanguageModel<Scalar>& model) {
   detail::ParameterList<Scalar> found;
@@ -68,6 +70,7 @@ template <RealScalar Scalar>
   found.add_tokens(model);
   return found.list;
 }
+/// The same to read.
 template <RealScalar Scalar>
 [[nodiscard]] std::vector<Parameter<const Scalar>> parameters(const LanguageModel<Scalar>& model) {
   detail::ParameterList<const Scalar> found;

@@ -30,6 +30,7 @@ struct Schedule {
     if (steps < 1) throw SpecError(detail::text("a run of ", steps, " steps, expected 1 or more"));
   }
 
+  /// The rate of a step, counted from 0.
   [[nodiscard]] double rate(Index step) const {
     if (step < warm_up) return peak * static_cast<double>(step + 1) / static_cast<double>(warm_up);
     if (step >= steps) return floor;

@@ -23,10 +23,10 @@ namespace twoheads {
 
 /// What training through an oracle took.
 struct GridTrainingCounts {
-  SimulationCounts forward;
-  Index runs = 0;     ///< of backward passes: calls of run()
-  Index vjps = 0;     ///< of backward passes: calls of vjp()
-  Index planned = 0;  ///< calls of either kind that backward passes were planned to take
+  SimulationCounts forward;  ///< calls of forward passes
+  Index runs = 0;            ///< of backward passes: calls of run()
+  Index vjps = 0;            ///< of backward passes: calls of vjp()
+  Index planned = 0;         ///< calls of either kind that backward passes were planned to take
 };
 
 /// Attention by a grid of oracle calls that can be differentiated: forward() is GridAttention, backward() asks the oracle
@@ -82,6 +82,7 @@ class TrainableGrid {
             detail::sink_gradient(input, log_weights, products)};
   }
 
+  /// So far.
   [[nodiscard]] GridTrainingCounts counts() const {
     GridTrainingCounts counts = counts_;
     counts.forward = attend_.counts();

@@ -23,10 +23,11 @@
 
 namespace twoheads {
 
+/// How a model is trained.
 struct TrainingOptions {
-  Schedule schedule;
-  AdamWOptions adamw;
-  double clip = 1.0;  ///< longest gradient; longer ones are shortened to it; 0: none are
+  Schedule schedule;   ///< learning rates
+  AdamWOptions adamw;  ///< the optimiser's constants
+  double clip = 1.0;   ///< longest gradient; longer ones are shortened to it; 0: none are
 
   /// Throws SpecError that names the field.
   void require_valid() const {
@@ -43,8 +44,8 @@ struct TrainingStep {
   Index step = 0;            ///< steps done, this one among them
   double loss = 0;           ///< mean cross-entropy of the batch's targets before the step; nats
   double gradient_norm = 0;  ///< before clipping
-  double rate = 0;
-  Index targets = 0;
+  double rate = 0;           ///< learning rate of the step
+  Index targets = 0;         ///< of the batch
 };
 
 /// Trains a language model step by step.
@@ -131,10 +132,10 @@ class Trainer {
     return done;
   }
 
-  [[nodiscard]] const LanguageModel<Scalar>& model() const { return model_->model; }
-  [[nodiscard]] const TrainingOptions& options() const { return options_; }
-  [[nodiscard]] Index steps() const { return adamw_.steps(); }
-  [[nodiscard]] Index parameter_count() const { return adamw_.first().size(); }
+  [[nodiscard]] const LanguageModel<Scalar>& model() const { return model_->model; }  ///< as trained so far
+  [[nodiscard]] const TrainingOptions& options() const { return options_; }           ///< as given
+  [[nodiscard]] Index steps() const { return adamw_.steps(); }                        ///< done so far
+  [[nodiscard]] Index parameter_count() const { return adamw_.first().size(); }       ///< numbers of the model
 
   /// What the steps to come depend on.
   [[nodiscard]] TrainingState<Scalar> state() const {
