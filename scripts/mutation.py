@@ -7,7 +7,8 @@
            survives, does not compile, or where the text to find stands in its header no longer, or more than once.
            --base runs the named tests without a break first: each has to pass.
   Cost     each break is compiled by itself: its header lies in a folder that is searched before include/, one test
-           program is built with -O1, and examples/support/instances.cpp where that includes the header.
+           program is built with -O1, and examples/support/instances.cpp where the test takes its objects and it
+           includes the header.
 """
 import argparse
 import concurrent.futures
@@ -102,17 +103,21 @@ def build_and_run(test, pattern, folder, includes, header):
     """Builds one test program and runs some of its tests: what came of it, in one word, and what was said."""
     built = compile_one(ROOT / "tests" / f"{test}.cpp", folder / "test.o", includes, True)
     if built.returncode != 0:
-        return "does not compile", built.stderr
-    instances = WORK / "instances.o"
-    if header and f"twoheads/{header}" in (WORK / "instances.o.d").read_text():
-        instances = folder / "instances.o"
-        built = compile_one(ROOT / "examples/support/instances.cpp", instances, includes, True)
-        if built.returncode != 0:
-            return "does not compile", built.stderr
+        # What a test states at compile time it notices at compile time.
+        asserted = re.search(r"(\S+?):\d+:\d+: error: static assertion failed", built.stderr)
+        return ("caught", f"static_assert in {asserted.group(1)}") if asserted else ("does not compile", built.stderr)
+    objects = [str(folder / "test.o")]
+    if "support/instances.hpp" in (folder / "test.o.d").read_text():
+        instances = WORK / "instances.o"
+        if header and f"twoheads/{header}" in (WORK / "instances.o.d").read_text():
+            instances = folder / "instances.o"
+            built = compile_one(ROOT / "examples/support/instances.cpp", instances, includes, True)
+            if built.returncode != 0:
+                return "does not compile", built.stderr
+        objects.append(str(instances))
     program = folder / "test"
-    # Programs that need none of the libraries are linked with all of them all the same.
-    built = subprocess.run(CXX + [str(folder / "test.o"), str(instances), "-o", str(program)] + LIBRARIES,
-                           capture_output=True, text=True, check=False)
+    built = subprocess.run(CXX + objects + ["-o", str(program)] + LIBRARIES, capture_output=True, text=True,
+                           check=False)
     if built.returncode != 0:
         return "does not compile", built.stderr
     try:
