@@ -32,6 +32,11 @@ if(TWOHEADS_BUILD_TESTS AND NOT TARGET GTest::gtest_main)
   twoheads_require(GTest https://github.com/google/googletest.git v1.14.0)
 endif()
 
+# One test draws its cases by RapidCheck, where that is installed; it is never fetched.
+if(TWOHEADS_BUILD_TESTS AND NOT TARGET rapidcheck)
+  find_package(rapidcheck CONFIG QUIET)
+endif()
+
 if(TWOHEADS_BUILD_BENCH AND NOT TARGET benchmark::benchmark_main)
   set(BENCHMARK_ENABLE_TESTING OFF)
   set(BENCHMARK_ENABLE_INSTALL OFF)

@@ -7,6 +7,8 @@
 
 #include <cmath>
 #include <csignal>
+#include <cstdint>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <functional>
@@ -263,6 +265,20 @@ TEST(CheckpointFile, ThatIsNoneIsLeftAsItIs) {
   RowByRow<float> inner;
   const auto no_rows = [&] { CheckpointedAttention attend(inner, c.folder / "file", "", parts_of(0)); };
   EXPECT_TRUE(contains(message_of<SpecError>(no_rows), "part are 0"));
+}
+
+TEST(CheckpointFile, IsAskedForNoKeyThatNoRunHas) {
+  const Small c;
+  const fs::path path = c.folder / "file";
+  static_cast<void>(c.run(path));
+  // The length of the key, and as many bytes as it says, which take no room on the disk.
+  std::string bytes = bytes_of(path).substr(0, 40);
+  const std::uint64_t length = std::uint64_t{1} << 41;
+  std::memcpy(bytes.data() + 32, &length, sizeof(length));
+  c.folder.write("long", bytes);
+  fs::resize_file(c.folder / "long", length + 4096);
+  EXPECT_TRUE(
+      contains(message_of<FormatError>([&] { static_cast<void>(c.run(c.folder / "long")); }), "the header is damaged"));
 }
 
 TEST(CheckpointFile, ServesOneRunAtATime) {

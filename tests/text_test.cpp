@@ -771,6 +771,16 @@ std::string damaged(std::string bytes, std::mt19937_64& random) {
   return bytes;
 }
 
+TEST(TextTokenizer, AFileLongerThanAnyTextIsRefusedUnread) {
+  for (const char* name : {"tokenizer.json", "vocab.txt"}) {
+    const TempFolder folder;
+    std::filesystem::resize_file(folder.write(name, "{}"), std::uintmax_t{1} << 41);  // takes no room on the disk
+    EXPECT_TRUE(contains(message_of<FormatError>([&] { static_cast<void>(TextTokenizer::read(folder / "", 300)); }),
+                         "2199023255552 bytes, expected 1073741824 at most"))
+        << name;
+  }
+}
+
 TEST(TextTokenizer, DamagedFilesAreReadOrRefused) {
   std::mt19937_64 random(seed());
   json big = document_of(random_model(random, 5));

@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <filesystem>
 #include <map>
 #include <numbers>
@@ -20,6 +21,7 @@
 #include <twoheads/train/untrained.hpp>
 #include <vector>
 
+#include "support/allocated_bytes.hpp"
 #include "support/contains.hpp"
 #include "support/damage.hpp"
 #include "support/executor.hpp"
@@ -526,6 +528,28 @@ TEST(AFileOfTraining, SaysWhatIsWrongWithIt) {
                        "not a regular"));
   EXPECT_TRUE(contains(message_of<FormatError>([&] { save_training(folder / "none" / "run", "key", tiny_state()); }),
                        "cannot be written"));
+}
+
+TEST(AFileOfTraining, OfAnyLengthAsksForNoMemoryBeforeItIsKnownToBeSound) {
+  const TempFolder folder;
+  save_training(folder / "run", "key", tiny_state());
+  std::string head = read_bytes(folder / "run").substr(0, 8 + sizeof(detail::TrainingHead));
+  const auto fault = [&](const std::string& bytes, std::uintmax_t size) {
+    const std::filesystem::path path = folder.write("long", bytes);
+    std::filesystem::resize_file(path, size);  // what follows takes no room on the disk
+    const AllocatedBytes allocated;
+    const std::string message =
+        message_of<FormatError>([&] { static_cast<void>(read_training<float>(path, "key", 9)); });
+    EXPECT_LE(allocated.peak(), std::size_t{1} << 20);
+    return message;
+  };
+  EXPECT_TRUE(contains(fault(head, std::uintmax_t{1} << 41), "longer than its header says"));
+  EXPECT_TRUE(contains(fault(head.substr(0, 8), std::uintmax_t{1} << 41), "of version 0"));
+  // A header that the file bears out: 2^26 bytes of a curve.
+  const std::uint64_t points = (std::uint64_t{1} << 26) / sizeof(TrainingPoint);
+  std::memcpy(head.data() + 8 + 4 * 8, &points, sizeof(points));
+  EXPECT_TRUE(contains(fault(head, head.size() + 3 + points * sizeof(TrainingPoint) + 3 * 9 * sizeof(float) + 8),
+                       "do not fit their checksum"));
 }
 
 TEST(AFileOfTraining, IsRefusedWhateverHappenedToIt) {

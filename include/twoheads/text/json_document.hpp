@@ -197,9 +197,14 @@ class DocumentBuilder : public nlohmann::json_sax<nlohmann::json> {
   std::vector<std::string> parts_;
 };
 
-/// All bytes of a file.
+/// Longest file that is read for a text, in bytes: the largest tokenizer.json in use has a few ten millions.
+inline constexpr std::uint64_t most_text_bytes = std::uint64_t{1} << 30;
+
+/// All bytes of a file. Throws FormatError where it cannot be read, or is longer than any text of ours.
 [[nodiscard]] inline std::string read_text_file(const std::filesystem::path& path) {
   InputFile file = open_input(path);
+  if (file.size > most_text_bytes)
+    throw FormatError(text(path.string(), ": ", file.size, " bytes, expected ", most_text_bytes, " at most"));
   std::string bytes(static_cast<std::size_t>(file.size), '\0');
   ByteReader(file.stream, file.size, path.string()).read(bytes.data(), file.size);
   return bytes;

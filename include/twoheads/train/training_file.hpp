@@ -1,10 +1,10 @@
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <ios>
@@ -45,47 +45,72 @@ struct TrainingHead {
 static_assert(sizeof(TrainingHead) == 6 * sizeof(std::uint64_t));
 static_assert(sizeof(TrainingPoint) == 5 * sizeof(std::uint64_t));
 
-/// A file's bytes, taken from the front.
-class TrainingBytes {
+/// A file of training, read from the front. Nothing of its size is asked for before its bytes are known to be sound.
+///
+///   Throws   FileError where it cannot be opened or read; FormatError where it is no file of training
+class TrainingReader {
  public:
-  TrainingBytes(std::string name, const std::string& bytes) : name_(std::move(name)), bytes_(bytes) {}
+  explicit TrainingReader(const std::filesystem::path& path) : name_(path.string()) {
+    std::error_code failed;
+    if (!std::filesystem::is_regular_file(path, failed))
+      throw FileError(text(name_, failed ? ": cannot be opened: " : ": not a regular file",
+                           failed ? failed.message() : std::string()));
+    in_.open(path, std::ios::binary);
+    if (!in_) throw FileError(name_ + ": cannot be opened");
+    size_ = std::filesystem::file_size(path, failed);
+    if (failed) throw FileError(text(name_, ": cannot be examined: ", failed.message()));
+    // A file that begins otherwise may be of any size.
+    std::array<char, training_magic.size()> magic{};
+    if (size_ >= magic.size()) take(magic);
+    if (std::string_view(magic.data(), magic.size()) != training_magic) throw damage("not a checkpoint of training");
+  }
 
   template <class Numbers>
   void take(Numbers&& numbers) {
     const std::span<std::byte> to = std::as_writable_bytes(std::span(numbers));
-    if (to.size() > bytes_.size() - at_) throw damage("is cut short");
-    if (!to.empty()) std::memcpy(to.data(), bytes_.data() + at_, to.size());
-    at_ += to.size();
+    if (to.size() > left()) throw damage("is cut short");
+    read(to);
   }
-  [[nodiscard]] std::size_t left() const { return bytes_.size() - at_; }
+
+  [[nodiscard]] std::uint64_t left() const { return size_ - at_; }
+
+  /// Whether the last word is the hash of all bytes before it, if there is a word; the place stays.
+  [[nodiscard]] bool fits_its_hash() {
+    const std::uint64_t place = at_;
+    // Words of the hash lie in one piece each.
+    std::vector<std::byte> piece(std::size_t{1} << 16);
+    ByteHash found;
+    std::uint64_t hash = 0;
+    move_to(0);
+    while (left() > sizeof(hash)) {
+      const std::span<std::byte> bytes =
+          std::span(piece).first(std::min<std::uint64_t>(piece.size(), left() - sizeof(hash)));
+      read(bytes);
+      found.add(bytes);
+    }
+    take(std::span(&hash, 1));
+    move_to(place);
+    return hash == found.value();
+  }
+
   [[nodiscard]] FormatError damage(const std::string& what) const { return FormatError(text(name_, ": ", what)); }
 
  private:
-  std::string name_;
-  const std::string& bytes_;
-  std::size_t at_ = 0;
-};
+  void move_to(std::uint64_t place) {
+    in_.seekg(static_cast<std::streamoff>(place));
+    at_ = place;
+  }
+  void read(std::span<std::byte> bytes) {
+    in_.read(reinterpret_cast<char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
+    if (static_cast<std::size_t>(in_.gcount()) != bytes.size()) throw FileError(name_ + ": cannot be read");
+    at_ += bytes.size();
+  }
 
-[[nodiscard]] inline std::string training_bytes_of(const std::filesystem::path& path) {
-  std::error_code failed;
-  if (!std::filesystem::is_regular_file(path, failed))
-    throw FileError(text(path.string(), failed ? ": cannot be opened: " : ": not a regular file",
-                         failed ? failed.message() : std::string()));
-  std::ifstream in(path, std::ios::binary);
-  if (!in) throw FileError(path.string() + ": cannot be opened");
-  // A file that begins otherwise may be of any size.
-  std::string bytes(training_magic.size(), ' ');
-  in.read(bytes.data(), static_cast<std::streamsize>(bytes.size()));
-  if (static_cast<std::size_t>(in.gcount()) < bytes.size() || bytes != training_magic)
-    throw FormatError(path.string() + ": not a checkpoint of training");
-  const std::uintmax_t size = std::filesystem::file_size(path, failed);
-  if (failed) throw FileError(text(path.string(), ": cannot be examined: ", failed.message()));
-  bytes.resize(static_cast<std::size_t>(size));
-  in.seekg(0);
-  in.read(bytes.data(), static_cast<std::streamsize>(bytes.size()));
-  if (static_cast<std::uintmax_t>(in.gcount()) != size) throw FileError(path.string() + ": cannot be read");
-  return bytes;
-}
+  std::string name_;
+  std::ifstream in_;
+  std::uint64_t size_ = 0;
+  std::uint64_t at_ = 0;
+};
 
 /// The words of a number, such that other numbers have other words.
 [[nodiscard]] inline std::string exact_words(double value) {
@@ -144,15 +169,13 @@ void save_training(const std::filesystem::path& path, const std::string& key, co
 
 /// Reads the state of a run of the same key, scalar and number of parameters.
 ///
-///   Laws     no size in the file is believed that the file does not have
+///   Laws     no size in the file is believed that the file does not have, and no memory is taken for what it holds
+///            before all of it was found to fit its checksum
 ///   Throws   FileError where it cannot be opened or read; FormatError that says what is wrong with it
 template <RealScalar Scalar>
 [[nodiscard]] TrainingState<Scalar> read_training(const std::filesystem::path& path, const std::string& key,
                                                   Index parameters) {
-  const std::string bytes = detail::training_bytes_of(path);
-  detail::TrainingBytes in(path.string(), bytes);
-  std::array<char, detail::training_magic.size()> magic{};
-  in.take(magic);
+  detail::TrainingReader in(path);
   detail::TrainingHead head;
   in.take(std::span(&head, 1));
   if (head.version != detail::training_version)
@@ -170,10 +193,7 @@ template <RealScalar Scalar>
   for (int i = 0; i < 3; ++i) part(head.parameters, head.scalar_bytes);
   if (left != sizeof(std::uint64_t))
     throw in.damage(left < sizeof(std::uint64_t) ? "is cut short" : "is longer than its header says");
-  std::uint64_t hash = 0;
-  std::memcpy(&hash, bytes.data() + bytes.size() - sizeof(hash), sizeof(hash));
-  if (hash != detail::hash_of(std::as_bytes(std::span(bytes)).first(bytes.size() - sizeof(hash)), 0))
-    throw in.damage("is damaged: its bytes do not fit their checksum");
+  if (!in.fits_its_hash()) throw in.damage("is damaged: its bytes do not fit their checksum");
 
   std::string found(static_cast<std::size_t>(head.key_bytes), ' ');
   in.take(found);
