@@ -216,6 +216,7 @@ TEST(Mask, SinksCountOnlyWhereTheKindHasThem) {
   Mask mask = Mask::sliding_window(3);
   mask.sinks = 4;
   EXPECT_EQ(mask.simplified(40), Mask::sliding_window(3));
+  EXPECT_EQ(mask.simplified(7), Mask::sliding_window(3)) << "window and what is no sink make 7 together";
   EXPECT_EQ(mask.reach(40)->sinks, 0);
   EXPECT_EQ(mask.visible_keys(20, 40), Mask::sliding_window(3).visible_keys(20, 40));
 }

@@ -1,5 +1,5 @@
-// Laws on cases that RapidCheck draws: it shrinks a case that fails, and says how to run it again. Grids of chosen cases
-// are in plan_test, codes_test and merge_test; here fields meet that no grid combines.
+// Laws on cases that RapidCheck draws: it shrinks a case that fails, and says how to run it again. Grids of chosen
+// cases are in plan_test, codes_test and merge_test; here fields meet that no grid combines.
 
 #include <gtest/gtest.h>
 #include <rapidcheck.h>
@@ -81,8 +81,8 @@ const int configured = setenv("RC_PARAMS", "seed=20251 max_success=1000", 0);
   return request;
 }
 
-// The cover counted pair by pair with definitions said a second time, slots within a call, counts against enumeration and
-// against the closed forms: fuzz/plan.hpp.
+// The cover counted pair by pair with definitions said a second time, slots within a call, counts against enumeration
+// and against the closed forms: fuzz/plan.hpp.
 TEST(Properties, AreAskedForAsOftenAsTheySay) { EXPECT_EQ(configured, 0); }
 
 RC_GTEST_PROP(Plan, OfAnyRequestIsExactAndCountsWhatItEnumerates, ()) { fuzz::require_true(Plan(drawn_request())); }
@@ -162,8 +162,8 @@ template <class Scalar>
   return parts.front();
 }
 
-/// Some parts of four rows; of each row at most one part has seen keys, or one outweighs all others by 1000 nats and more,
-/// so that no rounding tells the orders of merges apart. `sole` is what they come to.
+/// Some parts of four rows; of each row at most one part has seen keys, or one outweighs all others by 1000 nats and
+/// more, so that no rounding tells the orders of merges apart. `sole` is what they come to.
 template <class Scalar>
 struct ExactParts {
   std::vector<Partial<Scalar>> parts;
@@ -207,8 +207,9 @@ RC_GTEST_PROP(Merge, EmptyPartsAnywhereInATreeLeaveItsBits, ()) {
     parts.push_back(Partial<double>::empty(3, 2));
     for (Index row = 0; row < 3; ++row) {
       if (drawn(0, 3) == 0) continue;
+      // Zeros of either sign, too.
       parts.back().log_weight[row] = static_cast<double>(drawn(-3000, 3000)) / 100;
-      for (Index col = 0; col < 2; ++col) parts.back().value(row, col) = static_cast<double>(drawn(-9, 9)) / -7;  // also -0
+      for (Index col = 0; col < 2; ++col) parts.back().value(row, col) = static_cast<double>(drawn(-9, 9)) / -7;
     }
   }
   const auto empty = Partial<double>::empty(3, 2);

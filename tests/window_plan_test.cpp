@@ -571,6 +571,12 @@ TEST(CheckCover, NamesTheFaultOfASlot) {
             "a causal oracle cannot evaluate a rectangle of queries 0..3 and keys 0..3");
   EXPECT_EQ(fault(OracleKind::causal, {tile(lower, 1, {0, 1}), tile(lower, 1)}),
             "tiles of other sinks than its first share a slot: a lower triangle of queries 0..0 and keys 0..0");
+  // Keys that no query of a tile sees are read as well: that of a strict upper triangle which stands before its first.
+  const Tile early{{3, 6}, {-1, 2}, upper};
+  EXPECT_EQ(fault(OracleKind::causal, {early}),
+            "a tile lies outside of 50 keys: a strict upper triangle of queries 3..5 and keys -1..1");
+  EXPECT_EQ(fault(OracleKind::plain, {Tile{{0, 2}, {49, 51}, rectangle}}),
+            "a tile lies outside of 50 keys: a rectangle of queries 0..1 and keys 49..50");
   // A straight call has no synthetic row.
   const Plan straight(request_of(Mask::full(), 9, OracleKind::plain, 9));
   const std::vector<Tile> whole{tile(rectangle, 9)};

@@ -106,6 +106,12 @@ class PairCount {
       : queries_(queries), keys_(keys), seen_(static_cast<std::size_t>(queries.size() * keys)) {}
 
   void add(const twoheads::Tile& tile) {
+    const auto inside = [](const Rows& rows, Index begin, Index end) {
+      return rows.empty() || (rows.begin >= begin && rows.end <= end);
+    };
+    require(inside(tile.queries, queries_.begin, queries_.end) && inside(tile.keys, 0, keys_) &&
+                inside(tile.sinks, 0, keys_),
+            "a tile lies in the plan, also with keys that none of its queries sees");
     for (Index i = 0; i < tile.queries.size(); ++i) {
       for (Index j = 0; j < tile.keys.size(); ++j)
         if (in_shape(tile.shape, i, j)) add(tile.queries.begin + i, tile.keys.begin + j);

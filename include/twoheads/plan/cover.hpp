@@ -49,6 +49,9 @@ namespace detail {
   Index rows = plan.straight() || kind == OracleKind::kernel ? 0 : 1 + slot.front().sinks.size();
   for (const Tile& tile : slot) {
     rows += tile.token_rows();
+    // Rows of a call are filled from all keys of a tile, also from those that no query of it sees.
+    if (tile.keys.begin < 0 || tile.keys.end > plan.keys() || tile.sinks.begin < 0 || tile.sinks.end > plan.keys())
+      return text("a tile lies outside of ", plan.keys(), " keys: a ", tile);
     if (tile.sinks != slot.front().sinks) return text("tiles of other sinks than its first share a slot: a ", tile);
     if (kind == OracleKind::plain && tile.shape != TileShape::rectangle)
       return text("a plain oracle cannot evaluate a ", tile);
