@@ -39,7 +39,7 @@ void write_on(const LanguageModel<float>& model, const std::string& text, Index 
     std::cout << static_cast<char>(next) << std::flush;
     session.append(std::vector<int>{next});
   }
-  std::cout << "\033[0m ...\n\n"
+  std::cout << " ...\n\n"
             << text.size() << " bytes were read through " << read << " calls of at most " << rows << " rows, " << bytes
             << " written through " << attend.counts().calls - read << ".\n\n";
 }

@@ -208,6 +208,8 @@ int main(int argc, char** argv) {
   app.add_flag("--normalize", settings.normalize, "divide vectors by their length, also where the folder does not");
   app.add_flag("--json", settings.json, "print one JSON object and nothing else");
 
+  programs::add_examples(app, {"twoheads_embed --model FOLDER --rows 64 --text sentences.txt --json",
+                               "twoheads_embed --model FOLDER --engine kernel --ids ids.json --pooling cls"});
   return programs::run(app, argc, argv, [&] {
     if (settings.engine != EngineWord::oracle)
       programs::note_without_effect(app, {"--anchor", "--oracle"}, "only the engine oracle makes calls");
@@ -219,6 +221,7 @@ int main(int argc, char** argv) {
       throw programs::ArgumentError("one of --text FILE and --ids FILE is needed");
     if (rows->count() > 0) settings.kernel_rows = settings.rows;
     if (pools->count() > 0) settings.pooling = pooling;
+    programs::say_when_interrupted(app);
     run(settings);
   });
 }

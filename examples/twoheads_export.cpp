@@ -43,6 +43,7 @@ int main(int argc, char** argv) {
       {}, "what operands, attention weights and answers are rounded to (default none)");
   programs::add_file(app, "--output", output, "the ONNX file to write")->required();
 
+  programs::add_examples(app, {"twoheads_export --graph core --rows 64 --heads 8 --output core.onnx"});
   return programs::run(app, argc, argv, [&] {
     if (graph == GraphWord::core)
       programs::note_without_effect(app, {"--width"}, "the core is fed queries, keys and values");

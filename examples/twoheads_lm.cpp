@@ -337,6 +337,10 @@ int main(int argc, char** argv) {
   score->excludes(score_ids);
   app.add_flag("--json", settings.json, "print one JSON object and nothing else");
 
+  programs::add_examples(
+      app, {"twoheads_lm --model examples/models/bible --rows 64 --prompt \"In the beginning\" --generate 100",
+            "twoheads_lm --model examples/models/bible --rows 64 --score README.md --json",
+            "twoheads_lm --model FOLDER --engine kernel --threads 8 --generate 200 --temperature 0.8 --top-p 0.95"});
   return launch.run(app, argc, argv, [&] {
     if (settings.engine != EngineWord::oracle)
       programs::note_without_effect(app, {"--anchor", "--oracle-heads", "--oracle", "--oracle-scale", "--checksums"},
@@ -372,7 +376,10 @@ int main(int argc, char** argv) {
       throw programs::ArgumentError("--model FILE needs --tokenizer: a llama2.c file has no text in it");
     if (settings.sinks > 0 && settings.window == 0)
       throw programs::ArgumentError("--sinks needs --window: without one every token sees the first ones");
-    if (launch.on_ranks()) require_shared(settings);
+    if (launch.on_ranks())
+      require_shared(settings);
+    else
+      programs::say_when_interrupted(app, programs::what_stays(settings.checkpoint));
     if (scalar == ScalarWord::float32)
       run<float>(settings, launch);
     else

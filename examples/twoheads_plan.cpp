@@ -31,6 +31,9 @@ int main(int argc, char** argv) {
       "what the plan is for: calls of an oracle, or our own kernel in blocks of --rows (default oracle)");
   app.add_flag("--json", json, "print one JSON object and nothing else");
 
+  programs::add_examples(app, {"twoheads_plan --mask causal --tokens 1000 --rows 129",
+                               "twoheads_plan --mask sinks --window 256 --sinks 4 --tokens 100000 --rows 513 --json",
+                               "twoheads_plan --mask causal --tokens 64 --rows 17 --svg grid.svg"});
   return programs::run(app, argc, argv, [&] {
     choose.require_fit(arguments);
     scaling.require_fit(arguments);

@@ -334,10 +334,14 @@ int main(int argc, char** argv) {
                       "(default 64)");
   programs::add_file(app, "--log", settings.log, "table of judgements, as CSV");
   app.add_flag("--json", settings.json, "print one JSON object");
+  programs::add_examples(
+      app, {"twoheads_recall --mixer causal --tokens 1024 --rows 129 --threads 2",
+            "twoheads_recall --mixer linear --tokens 64 --pairs 8 --steps 300 --engine kernel --log recall.csv"});
   return programs::run(app, argc, argv, [&] {
     if (const std::string fault = settings.task.fault(); !fault.empty()) throw programs::ArgumentError(fault);
     if (settings.width % settings.heads != 0)
       throw programs::ArgumentError("--heads", std::to_string(settings.heads), "a divisor of --width");
+    programs::say_when_interrupted(app);
     RecallRun(settings).run();
   });
 }

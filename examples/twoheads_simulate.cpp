@@ -330,6 +330,10 @@ int main(int argc, char** argv) {
                "leave out direct evaluation, which takes longest and one thread, and the errors against it");
   app.add_flag("--json", json, "print one JSON object and nothing else");
 
+  programs::add_examples(
+      app, {"twoheads_simulate --mask causal --tokens 1000 --rows 129",
+            "twoheads_simulate --mask window --window 64 --tokens 20000 --rows 257 --engine kernel --no-reference",
+            "twoheads_simulate --mask full --tokens 500 --rows 65 --scalar double --checkpoint run.bin"});
   return launch.run(app, argc, argv, [&] {
     settings.request = arguments.request();
     settings.request.sampling.seed = static_cast<std::uint64_t>(settings.seed);
@@ -371,7 +375,10 @@ int main(int argc, char** argv) {
     if (settings.ranks > 0 && settings.ranks != launch.size())
       throw programs::ArgumentError("--ranks", std::to_string(settings.ranks),
                                     std::to_string(launch.size()) + ", the ranks that were started");
-    if (launch.on_ranks()) require_shared(settings);
+    if (launch.on_ranks())
+      require_shared(settings);
+    else
+      programs::say_when_interrupted(app, programs::what_stays(settings.checkpoint));
     const bool single = scalar == ScalarWord::float32;
     const auto choice = single ? programs::choose_rows_if_auto<float>(settings.request, spec.attention, kernel)
                                : programs::choose_rows_if_auto<double>(settings.request, spec.attention, kernel);

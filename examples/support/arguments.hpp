@@ -10,8 +10,11 @@
 #include <stdexcept>
 #include <string>
 #include <twoheads/base/index.hpp>
+#include <twoheads/base/version.hpp>
 #include <utility>
 #include <vector>
+
+#include "support/manual.hpp"
 
 /// What the programs share: flags that say what they got and what they take, and exit codes.
 namespace programs {
@@ -146,8 +149,11 @@ inline void note_without_effect(const CLI::App& app, const std::vector<std::stri
 template <class Body>
 int run(CLI::App& app, int argc, char** argv, const Body& body) {
   try {
-    app.parse(argc, argv);
-    body();
+    if (!answer_for_packages(app, argc, argv)) {
+      app.set_version_flag("--version", app.get_name() + " " + twoheads::version, "print the version and exit");
+      app.parse(argc, argv);
+      body();
+    }
     if (!std::cout.flush()) throw std::runtime_error("standard output cannot be written");
     return 0;
   } catch (const CLI::ParseError& error) {
