@@ -194,14 +194,14 @@ int main(int argc, char** argv) {
       ->needs(ids);
   text->excludes(ids);
   CLI::Option* pools = programs::add_choice<Pooling>(
-      app, "--pooling", pooling, {{"mean", Pooling::mean}, {"cls", Pooling::cls}, {"pooler", Pooling::pooler}}, {},
+      app, "--pooling", pooling, {{"mean", Pooling::mean}, {"cls", Pooling::cls}, {"pooler", Pooling::pooler}},
       "how a sentence's rows become one vector: their mean, the first one, or the first one through BERT's pooler "
       "(default: as the folder says, else mean)");
   CLI::Option* rows = programs::add_rows(app, settings.rows);
   programs::add_engine(app, settings.engine);
   programs::add_choice<twoheads::OracleKind>(
       app, "--oracle", settings.oracle,
-      {{"plain", twoheads::OracleKind::plain}, {"causal", twoheads::OracleKind::causal}}, {},
+      {{"plain", twoheads::OracleKind::plain}, {"causal", twoheads::OracleKind::causal}},
       "what a row of the oracle sees (default plain)");
   programs::add_anchor(app, settings.anchor);
   programs::add_threads(app, settings.threads);

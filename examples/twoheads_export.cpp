@@ -19,11 +19,11 @@ int main(int argc, char** argv) {
   GraphWord graph = GraphWord::core;
   std::string output;
   programs::add_choice<GraphWord>(app, "--graph", graph,
-                                  {{"core", GraphWord::core}, {"transformer", GraphWord::transformer}}, {},
+                                  {{"core", GraphWord::core}, {"transformer", GraphWord::transformer}},
                                   "attention of given q, k and v, or a layer of the small transformer (default core)");
   programs::add_choice<twoheads::OracleKind>(
       app, "--oracle", spec.kind, {{"plain", twoheads::OracleKind::plain}, {"causal", twoheads::OracleKind::causal}},
-      {}, "rows see every row, or themselves and those before (default plain)");
+      "rows see every row, or themselves and those before (default plain)");
   programs::add_count(app, "--rows", spec.rows, 1, "rows of a call (default 64)");
   programs::add_count(app, "--heads", spec.heads, 1, "heads (default 1)");
   programs::add_count(app, "--key-cols", spec.key_cols, 1, "columns of a head's queries and keys (default 16)");
@@ -33,14 +33,14 @@ int main(int argc, char** argv) {
   programs::add_positive(app, "--score-scale", spec.score_scale, "what q . k is multiplied by (default 1)");
   programs::add_choice<twoheads::OnnxNumber>(
       app, "--scalar", spec.number,
-      {{"float", twoheads::OnnxNumber::float32}, {"double", twoheads::OnnxNumber::float64}}, {},
+      {{"float", twoheads::OnnxNumber::float32}, {"double", twoheads::OnnxNumber::float64}},
       "numbers of the graph (default float)");
   programs::add_choice<twoheads::Precision>(
       app, "--rounding", spec.rounding,
       {{"none", twoheads::Precision::own},
        {"half", twoheads::Precision::half},
        {"bfloat16", twoheads::Precision::bfloat16}},
-      {}, "what operands, attention weights and answers are rounded to (default none)");
+      "what operands, attention weights and answers are rounded to (default none)");
   programs::add_file(app, "--output", output, "the ONNX file to write")->required();
 
   programs::add_examples(app, {"twoheads_export --graph core --rows 64 --heads 8 --output core.onnx"});

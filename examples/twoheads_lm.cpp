@@ -295,10 +295,10 @@ int main(int argc, char** argv) {
   twoheads::OracleKind oracle_kind = twoheads::OracleKind::causal;
   CLI::Option* oracle = programs::add_choice<twoheads::OracleKind>(
       app, "--oracle", oracle_kind, {{"plain", twoheads::OracleKind::plain}, {"causal", twoheads::OracleKind::causal}},
-      {}, "what a row of the oracle sees (default: plain with --generate, causal otherwise and for a process)");
+      "what a row of the oracle sees (default: plain with --generate, causal otherwise and for a process)");
   programs::add_processes(app, settings.processes);
   programs::add_choice<ScalarWord>(app, "--scalar", scalar,
-                                   {{"float", ScalarWord::float32}, {"double", ScalarWord::float64}}, {},
+                                   {{"float", ScalarWord::float32}, {"double", ScalarWord::float64}},
                                    "scalar of the run (default float)");
   programs::add_count(app, "--window", settings.window, 1,
                       "a token attends to so many tokens, itself included (default: all before it)");
@@ -321,7 +321,7 @@ int main(int argc, char** argv) {
   with_generate(app.add_flag("--past-end", settings.past_end, "go on after the token that ends a text"));
   with_generate(programs::add_choice<twoheads::CachePositions>(
       app, "--positions", settings.positions,
-      {{"original", twoheads::CachePositions::original}, {"in-cache", twoheads::CachePositions::in_cache}}, {},
+      {{"original", twoheads::CachePositions::original}, {"in-cache", twoheads::CachePositions::in_cache}},
       "what positions count once a window has dropped keys: the text's, or those of the keys held (default original)"));
   with_generate(programs::add_file(app, "--session", settings.session,
                                    "go on from what this file holds, where it is there, and write it at the end"));

@@ -117,13 +117,13 @@ int main(int argc, char** argv) {
   std::vector<std::string> faults;
   Index seed = 1, late_ms = 1000;
   programs::add_choice<Graph>(app, "--graph", arguments.graph,
-                              {{"core", Graph::core}, {"transformer", Graph::transformer}}, {},
+                              {{"core", Graph::core}, {"transformer", Graph::transformer}},
                               "what is served (default core: q, k and v in, rows out)");
   programs::add_choice<OracleKind>(app, "--oracle", arguments.kind,
-                                   {{"plain", OracleKind::plain}, {"causal", OracleKind::causal}}, {},
+                                   {{"plain", OracleKind::plain}, {"causal", OracleKind::causal}},
                                    "which rows a row sees (default plain: all)");
   programs::add_choice<TensorType>(app, "--scalar", arguments.scalar,
-                                   {{"float", TensorType::float32}, {"double", TensorType::float64}}, {},
+                                   {{"float", TensorType::float32}, {"double", TensorType::float64}},
                                    "what it computes in (default float)");
   programs::add_count(app, "--rows", arguments.rows, 2, "rows of a call (default 65)");
   programs::add_count(app, "--heads", arguments.heads, 1, "heads of a call (default 4)");

@@ -27,7 +27,7 @@ int main(int argc, char** argv) {
   programs::add_count(app, "--head-dim", head_dim, 1,
                       "columns of a head that --rows auto measures with, --choose and --ranks count (default 64)");
   programs::add_choice<programs::EngineWord>(
-      app, "--engine", engine, {{"oracle", programs::EngineWord::oracle}, {"kernel", programs::EngineWord::kernel}}, {},
+      app, "--engine", engine, {{"oracle", programs::EngineWord::oracle}, {"kernel", programs::EngineWord::kernel}},
       "what the plan is for: calls of an oracle, or our own kernel in blocks of --rows (default oracle)");
   app.add_flag("--json", json, "print one JSON object and nothing else");
 

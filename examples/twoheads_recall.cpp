@@ -311,7 +311,7 @@ int main(int argc, char** argv) {
   programs::add_count(app, "--vocabulary", settings.task.vocabulary, 4, "ids (default 256)");
   programs::add_choice<Mixer>(
       app, "--mixer", settings.mixer,
-      {{"full", Mixer::full}, {"causal", Mixer::causal}, {"window", Mixer::window}, {"linear", Mixer::linear}}, {},
+      {{"full", Mixer::full}, {"causal", Mixer::causal}, {"window", Mixer::window}, {"linear", Mixer::linear}},
       "softmax attention with a mask, or linear attention (default causal)");
   programs::add_engine(app, settings.engine);
   programs::add_count(app, "--window", settings.window, 1,

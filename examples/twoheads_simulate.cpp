@@ -304,12 +304,12 @@ int main(int argc, char** argv) {
   bool json = false;
   programs::add_count(app, "--width", settings.width, 1, "model width d, H heads of d / H (default 64)");
   programs::add_choice<ScalarWord>(app, "--scalar", scalar,
-                                   {{"float", ScalarWord::float32}, {"double", ScalarWord::float64}}, {},
+                                   {{"float", ScalarWord::float32}, {"double", ScalarWord::float64}},
                                    "scalar of the run (default float)");
   programs::add_positive(app, "--logit-scale", settings.logit_scale,
                          "multiplies the queries (default 1: logits of 1 to 10)");
   programs::add_choice<EngineWord>(
-      app, "--engine", settings.engine, {{"oracle", EngineWord::oracle}, {"kernel", EngineWord::kernel}}, {},
+      app, "--engine", settings.engine, {{"oracle", EngineWord::oracle}, {"kernel", EngineWord::kernel}},
       "what evaluates the tiles: calls of an oracle, or our own kernel in blocks of --rows "
       "(default oracle)");
   programs::add_threads(app, settings.threads);
@@ -318,11 +318,11 @@ int main(int argc, char** argv) {
                      "write finished parts into this file, and take from it what is there");
   programs::add_count(app, "--seed", settings.seed, 0, "seed of weights, input and samples (default 1)");
   programs::add_choice<LayerWord>(app, "--layer", settings.layer,
-                                  {{"standard", LayerWord::standard}, {"paper", LayerWord::paper}}, {},
+                                  {{"standard", LayerWord::standard}, {"paper", LayerWord::paper}},
                                   "pre-norm layer with residual, or the paper's Definition 2.2 (default standard)");
   programs::add_choice<twoheads::TokenEncoding>(
       app, "--encoding", settings.encoding,
-      {{"projected", twoheads::TokenEncoding::projected}, {"raw", twoheads::TokenEncoding::raw}}, {},
+      {{"projected", twoheads::TokenEncoding::projected}, {"raw", twoheads::TokenEncoding::raw}},
       "what the rows of a call hold: projected q, k, v, or tokens (default projected)");
   programs::add_count(app, "--ranks", settings.ranks, 1,
                       "ranks that a launcher of MPI is to have started; a run of others is refused");

@@ -30,11 +30,6 @@ struct ArgumentError : std::runtime_error {
   explicit ArgumentError(const std::string& fault) : std::runtime_error("the flags do not fit together: " + fault) {}
 };
 
-/// A flag asks for a part of the library that is to come: exit code 2.
-struct NotBuiltYet : std::runtime_error {
-  explicit NotBuiltYet(const std::string& what) : std::runtime_error(what + " is not built yet") {}
-};
-
 template <class Number>
 [[nodiscard]] bool read_number(const std::string& text, Number& value) {
   const auto [end, fault] = std::from_chars(text.data(), text.data() + text.size(), value);
@@ -116,24 +111,19 @@ inline CLI::Option* add_positive(CLI::App& app, const std::string& flag, double&
   return add_number(app, flag, target, 0, false, "a finite number above 0", help);
 }
 
-/// Adds a flag for one of some words; a word without a value is answered with "not built yet".
+/// Adds a flag for one of some words.
 template <class Value>
 CLI::Option* add_choice(CLI::App& app, const std::string& flag, Value& target,
-                        const std::vector<std::pair<std::string, Value>>& words, const std::vector<std::string>& later,
-                        const std::string& help) {
+                        const std::vector<std::pair<std::string, Value>>& words, const std::string& help) {
   std::string all;
   for (const auto& word : words) all += (all.empty() ? "" : "|") + word.first;
-  std::string everything = all;
-  for (const std::string& word : later) everything += "|" + word;
-  const auto read = [flag, &target, words, later, everything](const std::string& text) {
+  const auto read = [flag, &target, words, all](const std::string& text) {
     for (const auto& [word, value] : words) {
       if (word != text) continue;
       target = value;
       return;
     }
-    for (const std::string& word : later)
-      if (word == text) throw NotBuiltYet(flag + " " + text);
-    throw ArgumentError(flag, text, "one of " + everything);
+    throw ArgumentError(flag, text, "one of " + all);
   };
   return app.add_option_function<std::string>(flag, read, help)->type_name(all);
 }
@@ -159,9 +149,6 @@ int run(CLI::App& app, int argc, char** argv, const Body& body) {
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : 2;
   } catch (const ArgumentError& error) {
-    std::cerr << app.get_name() << ": " << error.what() << "\n";
-    return 2;
-  } catch (const NotBuiltYet& error) {
     std::cerr << app.get_name() << ": " << error.what() << "\n";
     return 2;
   } catch (const std::bad_alloc&) {

@@ -26,10 +26,10 @@ class ChooseArguments {
                                                                {"float64", Precision::float64},
                                                                {"int8", Precision::int8}};
     options_ = {
-        add_choice<Precision>(app, "--precision", precision_, words, {},
+        add_choice<Precision>(app, "--precision", precision_, words,
                               "with --choose: what the oracle rounds tokens, weights and answers to (default float32)"),
         add_choice<Precision>(
-            app, "--scores-precision", scores_, words, {},
+            app, "--scores-precision", scores_, words,
             "with --choose: what it rounds scores to (default float32, with --precision float64 that)"),
         add_positive(app, "--largest-logit", largest_logit_, "with --choose: no logit is larger in size"),
         add_positive(app, "--call-cost", call_cost_, "with --choose: price of a call (default 1, 0 with --row-cost)"),

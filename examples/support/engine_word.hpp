@@ -12,7 +12,7 @@ enum class EngineWord { oracle, kernel, direct };
 inline CLI::Option* add_engine(CLI::App& app, EngineWord& engine) {
   return add_choice<EngineWord>(
       app, "--engine", engine,
-      {{"oracle", EngineWord::oracle}, {"kernel", EngineWord::kernel}, {"direct", EngineWord::direct}}, {},
+      {{"oracle", EngineWord::oracle}, {"kernel", EngineWord::kernel}, {"direct", EngineWord::direct}},
       "what evaluates attention: calls of an oracle, our own kernel in blocks of --rows, or direct evaluation (default "
       "oracle)");
 }

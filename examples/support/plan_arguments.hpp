@@ -26,7 +26,7 @@ inline CLI::Option* add_anchor(CLI::App& app, twoheads::Anchor& anchor) {
        {"mean-key", Anchor::mean_key},
        {"gibbs", Anchor::gibbs},
        {"adaptive", Anchor::adaptive}},
-      {}, std::string("how the synthetic token's logit is chosen (default ") + twoheads::name(anchor) + ")");
+      std::string("how the synthetic token's logit is chosen (default ") + twoheads::name(anchor) + ")");
 }
 
 /// What --rows auto leaves for a number of rows: the program chooses, see rows_choice.hpp.
@@ -57,7 +57,7 @@ class PlanArguments {
                           {"sinks", MaskKind::sinks},
                           {"band", MaskKind::band},
                           {"documents", MaskKind::documents}},
-                         {}, "which (query, key) pairs are visible")
+                         "which (query, key) pairs are visible")
         ->required();
     window_ = add_count(app, "--window", request_.mask.window, 1, "keys of a window, the query's own included, r");
     sinks_ = add_count(app, "--sinks", request_.mask.sinks, 0,
@@ -80,13 +80,13 @@ class PlanArguments {
               "heads of the oracle that run instances, H' (default 1)");
     add_count(app, "--oracle-layers", request_.oracle.layers, 1, "layers of the oracle, L' (default 1)");
     add_choice<Packing>(app, "--packing", request_.packing,
-                        {{"residual", Packing::residual}, {"identity", Packing::identity}}, {},
+                        {{"residual", Packing::residual}, {"identity", Packing::identity}},
                         "what carries instances past the oracle's other layers: its residual stream, or an identity "
                         "head more in each layer (default residual)");
-    add_choice<Kind>(app, "--oracle", oracle_, {{"plain", Kind::plain}, {"causal", Kind::causal}}, {},
+    add_choice<Kind>(app, "--oracle", oracle_, {{"plain", Kind::plain}, {"causal", Kind::causal}},
                      "what a row of the oracle sees (default: plain for full, causal for the others)");
     add_choice<Method>(app, "--method", method_,
-                       {{"stable", Method::stable}, {"paper", Method::paper}, {"strict", Method::strict}}, {},
+                       {{"stable", Method::stable}, {"paper", Method::paper}, {"strict", Method::strict}},
                        "construction: the library's, the paper's as printed, or the printed one with merge and layer "
                        "MLP by calls too (default stable)");
     anchor_ = add_anchor(app, request_.anchor);

@@ -63,7 +63,7 @@ inline void add_processes(CLI::App& app, ProcessFlags& flags) {
                                   {{"half", twoheads::Precision::half},
                                    {"bfloat16", twoheads::Precision::bfloat16},
                                    {"float32", twoheads::Precision::float32}},
-                                  {}, "what the process rounds tokens, weights and answers to; its scores are float32");
+                                  "what the process rounds tokens, weights and answers to; its scores are float32");
   app.add_flag("--trust", flags.trust, "do not probe the process before the first call")->needs(command);
   app.add_flag("--checksums", flags.checksums, "calls carry a number and a checksum, by which a wrong answer is known");
 }

@@ -59,7 +59,7 @@ struct TrainingSettings {
         ->excludes(file);
     add_file(app, "--out", out, "folder for config.json and model.safetensors, as Hugging Face lays out a Llama");
     using twoheads::Dtype;
-    add_choice<Dtype>(app, "--dtype", dtype, {{"float16", Dtype::f16}, {"float32", Dtype::f32}}, {},
+    add_choice<Dtype>(app, "--dtype", dtype, {{"float16", Dtype::f16}, {"float32", Dtype::f32}},
                       "numbers of the folder (default float32)");
     add_count(app, "--layers", layers, 1, "layers (default 4)");
     add_count(app, "--width", width, 2, "width (default 128)");
@@ -79,18 +79,17 @@ struct TrainingSettings {
                "longest gradient of a step; 0: any (default 1)");
     add_count(app, "--seed", seed, 0, "seed of weights and batches (default 1)");
     add_threads(app, threads);
-    add_choice<bool>(app, "--scalar", wide, {{"float", false}, {"double", true}}, {},
-                     "scalar of the run (default float)");
+    add_choice<bool>(app, "--scalar", wide, {{"float", false}, {"double", true}}, "scalar of the run (default float)");
     add_choice<EngineWord>(
         app, "--engine", engine,
-        {{"kernel", EngineWord::kernel}, {"oracle", EngineWord::oracle}, {"direct", EngineWord::direct}}, {},
+        {{"kernel", EngineWord::kernel}, {"oracle", EngineWord::oracle}, {"direct", EngineWord::direct}},
         "what evaluates and differentiates attention: our own kernel, calls of an oracle and their derivatives, or "
         "direct evaluation (default kernel); held-out text is always predicted by the kernel");
     rows_ = add_count(app, "--rows", rows, 2, "with --engine oracle: all rows that a call may have (default 64)");
     using twoheads::MaskKind;
     add_choice<MaskKind>(
         app, "--mask", mask, {{"causal", MaskKind::causal}, {"window", MaskKind::window}, {"sinks", MaskKind::sinks}},
-        {}, "what a byte attends to: all before it, a window, or a window and the first bytes (default causal)");
+        "what a byte attends to: all before it, a window, or a window and the first bytes (default causal)");
     window_ = add_count(app, "--window", window, 1, "bytes of a window, the byte itself included");
     sinks_ = add_count(app, "--sinks", sinks, 0, "first bytes that stay visible beside the window");
     CLI::Option* kept = add_file(app, "--checkpoint", checkpoint,
