@@ -15,6 +15,8 @@
 #include <twoheads/twoheads.hpp>
 #include <vector>
 
+#include "support/progress.hpp"
+
 using namespace twoheads;
 
 namespace {
@@ -67,6 +69,8 @@ Prediction predict(LanguageModel<float> model, const std::vector<std::string>& w
   Calls attend(oracle, {.sampling = sampling});
   Prediction found;
   Index count = 0;
+  programs::Progress progress("windows predicted");
+  progress.begin(static_cast<double>(windows.size()));
   for (const std::string& window : windows) {
     const std::vector<int> ids = byte_ids(window);
     const double begin = seconds();
@@ -79,6 +83,7 @@ Prediction predict(LanguageModel<float> model, const std::vector<std::string>& w
       found.bits += bits_of(scores.row(row).cast<double>(), next);
       found.direct_bits += bits_of(direct.row(row), next);
     }
+    progress.add(1);
   }
   found.direct_bits /= static_cast<double>(count);
   found.bits /= static_cast<double>(count);

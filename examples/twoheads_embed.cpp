@@ -20,6 +20,7 @@
 #include "support/instances.hpp"
 #include "support/language_text.hpp"
 #include "support/plan_arguments.hpp"
+#include "support/progress.hpp"
 #include "support/rows_choice.hpp"
 #include "support/text_files.hpp"
 
@@ -142,6 +143,10 @@ void run(Settings settings) {
   choose_rows(encoder.model.body.spec, sentences, settings);
   Runner runner(encoder, settings);
   std::vector<std::vector<float>> vectors;
+  double all = 0;
+  for (const std::vector<int>& ids : sentences) all += static_cast<double>(ids.size());
+  programs::Progress progress("sentences", !settings.json);
+  progress.begin(all);
   Index tokens = 0;
   for (std::size_t i = 0; i < sentences.size(); ++i) {
     const std::string sentence = "sentence " + std::to_string(i) + ": ";
@@ -157,7 +162,9 @@ void run(Settings settings) {
       throw std::runtime_error(sentence + "the vector holds NaN or infinity: the model exceeds the scalar");
     tokens += static_cast<Index>(sentences[i].size());
     vectors.emplace_back(vector.data(), vector.data() + vector.size());
+    progress.add(static_cast<double>(sentences[i].size()));
   }
+  progress.finish();
   const twoheads::SimulationCounts counts = runner.counts();
   if (settings.json) {
     const nlohmann::ordered_json result{{"vectors", vectors},
@@ -218,7 +225,7 @@ int main(int argc, char** argv) {
     if (settings.engine == EngineWord::direct && settings.threads > 1)
       throw programs::ArgumentError("--engine direct runs on one thread: leave --threads out");
     if (settings.text.empty() && settings.ids.empty())
-      throw programs::ArgumentError("one of --text FILE and --ids FILE is needed");
+      throw programs::ArgumentError::missing("one of --text FILE and --ids FILE is needed");
     if (rows->count() > 0) settings.kernel_rows = settings.rows;
     if (pools->count() > 0) settings.pooling = pooling;
     programs::say_when_interrupted(app);

@@ -1,6 +1,8 @@
 // A trained language model that writes or scores text through calls of at most R rows.
 
+#include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <iostream>
@@ -21,6 +23,7 @@
 #include "support/language_run.hpp"
 #include "support/language_text.hpp"
 #include "support/plan_arguments.hpp"
+#include "support/progress.hpp"
 #include "support/rows_choice.hpp"
 #include "support/stopwatch.hpp"
 #include "support/text_files.hpp"
@@ -70,17 +73,43 @@ void add_choice(nlohmann::ordered_json& result, const Runner<Scalar>& run, const
   result["rows_reason"] = settings.rows_reason;
 }
 
+/// The rows of tokens that a session reads in the pieces that it would cut them in itself, and progress by tokens.
+template <class Session>
+Matrix<typename Session::Scalar> read_in_chunks(Session& session, std::span<const int> ids,
+                                                programs::Progress& progress) {
+  Matrix<typename Session::Scalar> rows(static_cast<Index>(ids.size()), session.model().body.spec.width);
+  progress.begin(static_cast<double>(rows.rows()));
+  for (Index begin = 0; begin < rows.rows(); begin += session.options().chunk) {
+    const Index count = std::min(session.options().chunk, rows.rows() - begin);
+    rows.middleRows(begin, count) =
+        session.append(ids.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(count)));
+    progress.add(static_cast<double>(count));
+  }
+  progress.finish();
+  return rows;
+}
+
 /// Token after token, greedy or drawn, until `count` are written or the model ends the text.
 template <class Scalar>
 void generate(const twoheads::LanguageModel<Scalar>& model, programs::LanguageText& text, const Settings& settings) {
-  Runner<Scalar> run(model, settings);
+  // Calls are few for each token: tokens are counted. A terminal that shows these needs no line about them.
+  programs::Progress of_calls("", false);
+  const bool wanted = !settings.json && !programs::standard_output_is_terminal();
+  programs::Progress reading("tokens read", wanted);
+  programs::Progress writing("tokens written", wanted);
+  Runner<Scalar> run(model, settings, of_calls);
   programs::AttendFunction<Scalar> attend = run.attend();
   using Session = twoheads::Session<Scalar, programs::AttendFunction<Scalar>>;
   Session session(model, attend, {.positions = settings.positions});
   // Of a session from a file the prompt is what comes next, if there is any.
   std::vector<int> ids;
   const bool goes_on = !settings.session.empty() && std::filesystem::exists(settings.session);
-  if (goes_on) twoheads::restore_session(std::filesystem::path(settings.session), session);
+  try {
+    if (goes_on) twoheads::restore_session(std::filesystem::path(settings.session), session);
+  } catch (const twoheads::FormatError& error) {
+    throw std::runtime_error(std::string("--session ") + error.what() +
+                             "; expected a session that this model has written, or no file yet");
+  }
   ids = session.tokens() > 0 ? text.encode_rest(settings.prompt) : text.encode_prompt(settings.prompt);
   // A model with learned positions has only so many; what it has written by then is not lost.
   const Index most =
@@ -93,24 +122,28 @@ void generate(const twoheads::LanguageModel<Scalar>& model, programs::LanguageTe
   for (const int id : ids) write(text.add(id));
   twoheads::Sampler sampler(settings.sampler);
   const programs::Stopwatch watch;
-  session.append(ids);
+  read_in_chunks(session, ids, reading);
   Index written = 0;
+  writing.begin(static_cast<double>(settings.generate));
   while (written < settings.generate) {
     const Matrix<Scalar> scores = session.next_logits();
     require_finite(scores);
     const int next = sampler(twoheads::view(scores));
     if (text.ends(next) && !settings.past_end) break;
     ++written;
+    writing.add(1);
     ids.push_back(next);
     write(text.add(next));
     // The last token is only for who goes on from the file.
     if (written == settings.generate && settings.session.empty()) break;
     if (session.tokens() == most) {
+      writing.finish();
       std::cerr << "the text ends at the last of the model's " << most << " positions\n";
       break;
     }
     session.append(std::span(&ids.back(), 1));
   }
+  writing.finish();
   write(text.finish());
   const double speed = static_cast<double>(written) / watch.seconds();
   if (!settings.session.empty()) twoheads::save_session(std::filesystem::path(settings.session), session);
@@ -162,29 +195,33 @@ double share_of_changed(const Matrix<double>& logits, const Matrix<double>& refe
 /// The rows of a text that comes in pieces of `chunk` tokens.
 template <class Scalar>
 Matrix<Scalar> rows_in_chunks(const twoheads::LanguageModel<Scalar>& model, Runner<Scalar>& run,
-                              const std::vector<int>& ids, Index chunk) {
+                              const std::vector<int>& ids, Index chunk, programs::Progress& progress) {
   programs::AttendFunction<Scalar> attend = run.attend();
   twoheads::Session<Scalar, programs::AttendFunction<Scalar>> session(model, attend, {.chunk = chunk});
-  return session.append(ids);
+  return read_in_chunks(session, ids, progress);
 }
 
 template <class Scalar>
 void score(const twoheads::LanguageModel<Scalar>& model, const std::vector<int>& ids, const Settings& settings,
            programs::Launch& launch) {
   if (ids.size() < 2)
-    throw std::runtime_error("there are " + std::to_string(ids.size()) +
+    throw std::runtime_error((settings.score.empty() ? settings.score_ids : settings.score) + ": there are " +
+                             std::to_string(ids.size()) +
                              " tokens to score, the start token included: expected 2 or more");
-  Runner<Scalar> run(model, settings);
+  programs::Progress of_chunks("tokens read", !settings.json && settings.chunk > 0);
+  programs::Progress progress("the text", !settings.json && settings.chunk == 0);
+  Runner<Scalar> run(model, settings, progress);
   const programs::Stopwatch watch;
-  const Matrix<Scalar> rows = settings.chunk == 0 ? run(ids, launch) : rows_in_chunks(model, run, ids, settings.chunk);
+  const Matrix<Scalar> rows =
+      settings.chunk == 0 ? run(ids, launch) : rows_in_chunks(model, run, ids, settings.chunk, of_chunks);
   if (!launch.first()) return;
   const Matrix<Scalar> logits = twoheads::logits(model, twoheads::view(rows));
   const double seconds = watch.seconds();
   require_finite(logits);
 
   const twoheads::LanguageModel<double> wide = twoheads::cast_model<double>(model);
-  const Matrix<double> truth =
-      twoheads::forward(wide.body, twoheads::embed(wide, ids), twoheads::DirectAttention<double>());
+  programs::Progress wide_progress("direct evaluation in float64", !settings.json);
+  const Matrix<double> truth = programs::forward_directly(wide.body, twoheads::embed(wide, ids), wide_progress);
   const Matrix<double> reference = twoheads::logits(wide, twoheads::view(truth));
   const Matrix<double> found = logits.template cast<double>();
 
@@ -350,7 +387,7 @@ int main(int argc, char** argv) {
     if (settings.engine == EngineWord::direct && settings.threads > 1)
       throw programs::ArgumentError("--engine direct runs on one thread: leave --threads out");
     if (settings.generate == 0 && settings.score.empty() && settings.score_ids.empty())
-      throw programs::ArgumentError("one of --generate n, --score FILE and --score-ids FILE is needed");
+      throw programs::ArgumentError::missing("one of --generate n, --score FILE and --score-ids FILE is needed");
     if (rows->count() > 0) settings.kernel_rows = settings.rows;
     settings.rows_given = rows->count() > 0;
     const bool process = !settings.processes.command.empty();
@@ -372,10 +409,15 @@ int main(int argc, char** argv) {
       throw programs::ArgumentError("--rows auto does not know how long a session is: give --rows a number");
     if (settings.chunk > 0 && !settings.checkpoint.empty())
       throw programs::ArgumentError("--checkpoint is of one pass: leave --chunk out");
-    if (settings.tokenizer.empty() && settings.score_ids.empty() && !std::filesystem::is_directory(settings.model))
+    const bool there = std::filesystem::exists(settings.model);
+    if (settings.tokenizer.empty() && settings.score_ids.empty() && there &&
+        !std::filesystem::is_directory(settings.model))
       throw programs::ArgumentError("--model FILE needs --tokenizer: a llama2.c file has no text in it");
     if (settings.sinks > 0 && settings.window == 0)
       throw programs::ArgumentError("--sinks needs --window: without one every token sees the first ones");
+    if (!there) throw std::runtime_error("--model " + settings.model + ": no such file or folder");
+    programs::require_writable("--logits", settings.logits);
+    programs::require_writable("--session", settings.session);
     if (launch.on_ranks())
       require_shared(settings);
     else

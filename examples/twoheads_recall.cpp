@@ -340,7 +340,8 @@ int main(int argc, char** argv) {
   return programs::run(app, argc, argv, [&] {
     if (const std::string fault = settings.task.fault(); !fault.empty()) throw programs::ArgumentError(fault);
     if (settings.width % settings.heads != 0)
-      throw programs::ArgumentError("--heads", std::to_string(settings.heads), "a divisor of --width");
+      throw programs::ArgumentError("--heads", std::to_string(settings.heads),
+                                    "a divisor of --width " + std::to_string(settings.width));
     programs::say_when_interrupted(app);
     RecallRun(settings).run();
   });

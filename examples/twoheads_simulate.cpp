@@ -16,12 +16,14 @@
 #include <utility>
 
 #include "support/any_run.hpp"
+#include "support/attention_progress.hpp"
 #include "support/executor.hpp"
 #include "support/instances.hpp"
 #include "support/launch.hpp"
 #include "support/memory.hpp"
 #include "support/plan_arguments.hpp"
 #include "support/processes.hpp"
+#include "support/progress.hpp"
 #include "support/random_run.hpp"
 #include "support/rows_choice.hpp"
 #include "support/stopwatch.hpp"
@@ -53,6 +55,7 @@ struct Settings {
   programs::ProcessFlags processes;
   std::string checkpoint;
   bool reference = true;
+  bool json = false;
   Index ranks = 0;
 };
 
@@ -112,8 +115,10 @@ twoheads::KernelOptions kernel_options(const twoheads::PlanRequest& request) {
 template <class Scalar>
 twoheads::Simulation<Scalar> by_kernel(const twoheads::Model<Scalar>& model, Matrix<Scalar> x,
                                        const twoheads::PlanRequest& request, Index threads,
-                                       const Matrix<Scalar>* memory) {
-  twoheads::KernelAttention<Scalar, programs::Executor> attend(kernel_options(request), programs::Executor(threads));
+                                       const Matrix<Scalar>* memory, programs::Progress& progress) {
+  const twoheads::KernelOptions options = kernel_options(request);
+  twoheads::KernelAttention<Scalar, programs::Executor> attend(options, programs::Executor(threads, &progress));
+  programs::begin_pieces(progress, model.spec, request.tokens, request.keys, options);
   twoheads::Simulation<Scalar> result{twoheads::forward(model, std::move(x), attend, memory), {}};
   result.counts.jobs = attend.tiles();
   return result;
@@ -129,7 +134,8 @@ twoheads::SimulationOptions grid_options(const Settings& settings) {
 /// Calls of a process, or of the small transformer on Eigen by the chosen method.
 template <class Scalar>
 twoheads::Simulation<Scalar> by_oracle(const twoheads::Model<Scalar>& model, Matrix<Scalar> x, const Settings& settings,
-                                       const Matrix<Scalar>* memory, programs::Processes<Scalar>* processes) {
+                                       const Matrix<Scalar>* memory, programs::Processes<Scalar>* processes,
+                                       programs::Progress& progress) {
   const twoheads::PlanRequest& request = settings.request;
   const twoheads::OracleLimits& limits = request.oracle;
   const twoheads::SimulationOptions options = grid_options(settings);
@@ -137,15 +143,17 @@ twoheads::Simulation<Scalar> by_oracle(const twoheads::Model<Scalar>& model, Mat
     const programs::Checkpoint checkpoint{settings.checkpoint,
                                           programs::key_of(settings.processes.command, limits, options)};
     if (processes != nullptr)
-      return programs::simulate_on(processes->oracle(), model, std::move(x), options, memory, checkpoint);
+      return programs::simulate_on(processes->oracle(), model, std::move(x), options, memory, checkpoint, progress);
     twoheads::AnyOracle<Scalar> own = programs::own_oracle<Scalar>(limits, settings.threads);
-    return programs::simulate_on(own, model, std::move(x), options, memory, checkpoint);
+    return programs::simulate_on(own, model, std::move(x), options, memory, checkpoint, progress);
   }
   twoheads::SmallTransformer<Scalar> oracle(limits);
   if (settings.method != programs::Method::stable)
     return programs::run_paper(model, std::move(x), oracle, settings.method, settings.encoding, request.sampling,
                                memory);
-  return twoheads::simulate(model, std::move(x), oracle, options, memory, programs::Executor(settings.threads));
+  programs::begin_jobs(progress, model.spec, request.tokens, request.keys, limits, options);
+  return twoheads::simulate(model, std::move(x), oracle, options, memory,
+                            programs::Executor(settings.threads, &progress));
 }
 
 #ifdef TWOHEADS_WITH_MPI
@@ -205,11 +213,12 @@ Outcome run(const Settings& settings, programs::Processes<Scalar>* processes, pr
 #endif
   {
     Matrix<Scalar> rows = x;  // becomes the output
+    programs::Progress progress("simulation", !settings.json);
     const programs::PeakMemory peak;
     const programs::Stopwatch watch;
     simulation = settings.engine == EngineWord::kernel
-                     ? by_kernel(model, std::move(rows), settings.request, settings.threads, sources)
-                     : by_oracle(model, std::move(rows), settings, sources, processes);
+                     ? by_kernel(model, std::move(rows), settings.request, settings.threads, sources, progress)
+                     : by_oracle(model, std::move(rows), settings, sources, processes, progress);
     outcome.seconds = watch.seconds();
     outcome.peak_bytes = peak.bytes();
   }
@@ -223,15 +232,15 @@ Outcome run(const Settings& settings, programs::Processes<Scalar>* processes, pr
   if (!settings.reference) return outcome;
 
   const programs::Stopwatch direct_watch;
-  const Matrix<Scalar> direct = twoheads::forward(model, x, twoheads::DirectAttention<Scalar>(), sources);
+  programs::Progress direct_progress("direct evaluation", !settings.json);
+  const Matrix<Scalar> direct = programs::forward_directly(model, x, direct_progress, sources);
   outcome.direct_seconds = direct_watch.seconds();
 
   const Matrix<Wider> wide_memory = memory.template cast<Wider>();
-  twoheads::DirectAttention<Wider> truth;
+  programs::Progress wide_progress("direct evaluation in a wider scalar", !settings.json);
   const Matrix<Wider> reference =
-      twoheads::forward(twoheads::cast_model<Wider>(model), Matrix<Wider>(x.template cast<Wider>()), truth,
-                        cross ? &wide_memory : nullptr);
-  outcome.max_logit = truth.max_logit();
+      programs::forward_directly(twoheads::cast_model<Wider>(model), Matrix<Wider>(x.template cast<Wider>()),
+                                 wide_progress, cross ? &wide_memory : nullptr, &outcome.max_logit);
   outcome.row_errors = programs::row_errors(simulation.rows, reference);
   outcome.direct_row_error = programs::max_row_error(direct, reference);
   return outcome;
@@ -301,7 +310,6 @@ int main(int argc, char** argv) {
   programs::PlanArguments arguments(app, twoheads::Anchor::adaptive);
   Settings settings;
   ScalarWord scalar = ScalarWord::float32;
-  bool json = false;
   programs::add_count(app, "--width", settings.width, 1, "model width d, H heads of d / H (default 64)");
   programs::add_choice<ScalarWord>(app, "--scalar", scalar,
                                    {{"float", ScalarWord::float32}, {"double", ScalarWord::float64}},
@@ -328,7 +336,7 @@ int main(int argc, char** argv) {
                       "ranks that a launcher of MPI is to have started; a run of others is refused");
   app.add_flag("!--no-reference", settings.reference,
                "leave out direct evaluation, which takes longest and one thread, and the errors against it");
-  app.add_flag("--json", json, "print one JSON object and nothing else");
+  app.add_flag("--json", settings.json, "print one JSON object and nothing else");
 
   programs::add_examples(
       app, {"twoheads_simulate --mask causal --tokens 1000 --rows 129",
@@ -390,7 +398,7 @@ int main(int argc, char** argv) {
     if (stable && launch.first()) arguments.draw(*plan);
     const Outcome outcome = single ? run<float>(settings, single_processes ? &*single_processes : nullptr, launch)
                                    : run<double>(settings, double_processes ? &*double_processes : nullptr, launch);
-    if (json) {
+    if (settings.json) {
       nlohmann::ordered_json result{{"calls", outcome.counts.calls},   {"repeats", outcome.counts.repeats},
                                     {"rounds", outcome.counts.rounds}, {"jobs", outcome.counts.jobs},
                                     {"bad_rows", outcome.bad_rows},    {"digest", outcome.digest},

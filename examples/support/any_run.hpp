@@ -5,6 +5,8 @@
 #include <twoheads/oracle/any_oracle.hpp>
 #include <twoheads/simulate.hpp>
 
+#include "support/progress.hpp"
+
 namespace programs {
 
 /// A file that holds the finished parts of a run; no path, no file.
@@ -13,13 +15,13 @@ struct Checkpoint {
   std::string key;  ///< what decides the bits of the run beside its model and input
 };
 
-/// simulate() on an oracle of any type, with a checkpoint. Compiled once for all programs.
+/// simulate() on an oracle of any type, with a checkpoint and progress by calls. Compiled once for all programs.
 template <class Scalar>
 [[nodiscard]] twoheads::Simulation<Scalar> simulate_on(twoheads::AnyOracle<Scalar>& oracle,
                                                        const twoheads::Model<Scalar>& model, twoheads::Matrix<Scalar> x,
                                                        const twoheads::SimulationOptions& options,
                                                        const twoheads::Matrix<Scalar>* memory,
-                                                       const Checkpoint& checkpoint);
+                                                       const Checkpoint& checkpoint, Progress& progress);
 
 /// The small transformer on Eigen; on several threads there are as many of it.
 template <class Scalar>

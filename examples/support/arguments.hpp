@@ -6,14 +6,17 @@
 #include <cmath>
 #include <exception>
 #include <iostream>
+#include <limits>
 #include <new>
 #include <stdexcept>
 #include <string>
+#include <system_error>
 #include <twoheads/base/index.hpp>
 #include <twoheads/base/version.hpp>
 #include <utility>
 #include <vector>
 
+#include "support/command_line.hpp"
 #include "support/manual.hpp"
 
 /// What the programs share: flags that say what they got and what they take, and exit codes.
@@ -28,6 +31,13 @@ struct ArgumentError : std::runtime_error {
 
   /// Flags that are fine one by one and do not fit together.
   explicit ArgumentError(const std::string& fault) : std::runtime_error("the flags do not fit together: " + fault) {}
+
+  /// None of some flags is there, and one is needed.
+  [[nodiscard]] static ArgumentError missing(const std::string& fault) { return {Whole(), fault}; }
+
+ private:
+  struct Whole {};
+  ArgumentError(Whole, const std::string& fault) : std::runtime_error(fault) {}
 };
 
 template <class Number>
@@ -39,8 +49,12 @@ template <class Number>
 /// Reads a whole number of at least `least`.
 [[nodiscard]] inline Index read_count(const std::string& flag, const std::string& text, Index least) {
   Index value = 0;
-  if (!read_number(text, value) || value < least)
-    throw ArgumentError(flag, text, "a whole number of " + std::to_string(least) + " or more");
+  const auto [end, fault] = std::from_chars(text.data(), text.data() + text.size(), value);
+  const std::string expected = "a whole number of " + std::to_string(least) + " or more";
+  if (fault == std::errc::result_out_of_range)
+    throw ArgumentError(flag, text, expected + ", up to " + std::to_string(std::numeric_limits<Index>::max()));
+  if (fault != std::errc{} || end != text.data() + text.size() || value < least)
+    throw ArgumentError(flag, text, expected);
   return value;
 }
 
@@ -78,6 +92,9 @@ inline CLI::Option* add_counts(CLI::App& app, const std::string& flag, std::vect
     target.clear();
     for (std::size_t begin = 0; begin <= text.size();) {
       const std::size_t end = std::min(text.find(',', begin), text.size());
+      if (end == begin)
+        throw ArgumentError(flag, text,
+                            "whole numbers of " + std::to_string(least) + " or more with one comma between them");
       target.push_back(read_count(flag, text.substr(begin, end - begin), least));
       begin = end + 1;
     }
@@ -147,7 +164,10 @@ int run(CLI::App& app, int argc, char** argv, const Body& body) {
     if (!std::cout.flush()) throw std::runtime_error("standard output cannot be written");
     return 0;
   } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : 2;
+    // Help and the version are errors to CLI11, too, of exit code 0.
+    if (error.get_exit_code() == 0) return app.exit(error);
+    std::cerr << app.get_name() << ": " << fault_of(app, error) << "\n" << app.get_name() << " --help says more\n";
+    return 2;
   } catch (const ArgumentError& error) {
     std::cerr << app.get_name() << ": " << error.what() << "\n";
     return 2;

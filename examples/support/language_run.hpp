@@ -13,11 +13,13 @@
 #include <vector>
 
 #include "support/any_run.hpp"
+#include "support/attention_progress.hpp"
 #include "support/engine_word.hpp"
 #include "support/executor.hpp"
 #include "support/instances.hpp"
 #include "support/launch.hpp"
 #include "support/processes.hpp"
+#include "support/progress.hpp"
 
 #ifdef TWOHEADS_WITH_MPI
 #include "support/ranks/rank_run.hpp"
@@ -69,20 +71,22 @@ struct LanguageSettings {
   }
 };
 
-/// The model's body over token ids by the chosen engine, counting calls over several passes.
+/// The model's body over token ids by the chosen engine, counting calls over several passes. Progress is told of the
+/// passes of operator().
 template <class Scalar>
 class LanguageRun {
  public:
-  LanguageRun(const twoheads::LanguageModel<Scalar>& model, const LanguageSettings& settings)
+  LanguageRun(const twoheads::LanguageModel<Scalar>& model, const LanguageSettings& settings, Progress& progress)
       : model_(model),
+        progress_(progress),
         engine_(settings.engine),
         kernel_rows_(settings.kernel_rows),
         threads_(settings.threads),
         checkpoint_{settings.checkpoint, ""},
         options_{settings.anchor},
         oracle_(limits(settings, model.body.spec.attention.score_scale)),
-        grid_(oracle_, {settings.anchor}, Executor(settings.threads)),
-        kernel_({.rows = settings.kernel_rows}, Executor(settings.threads)) {
+        grid_(oracle_, {settings.anchor}, Executor(settings.threads, &progress)),
+        kernel_({.rows = settings.kernel_rows}, Executor(settings.threads, &progress)) {
     options_.checksums = settings.processes.checksums;
     if (settings.engine != EngineWord::oracle) return;
     if (!settings.processes.command.empty()) {
@@ -109,13 +113,23 @@ class LanguageRun {
 #else
     static_cast<void>(launch);
 #endif
-    if (engine_ == EngineWord::direct) return twoheads::forward(model_.body, x, twoheads::DirectAttention<Scalar>());
-    if (engine_ == EngineWord::kernel) return twoheads::forward(model_.body, x, kernel_);
-    if (any() == nullptr) return twoheads::forward(model_.body, x, grid_);
-    twoheads::Simulation<Scalar> found = simulate_on<Scalar>(*any(), model_.body, x, options_, nullptr, checkpoint_);
-    counts_.calls += found.counts.calls;
-    counts_.repeats += found.counts.repeats;
-    return std::move(found.rows);
+    if (engine_ == EngineWord::direct) return forward_directly(model_.body, x, progress_);
+    if (any() != nullptr) {
+      twoheads::Simulation<Scalar> found =
+          simulate_on<Scalar>(*any(), model_.body, x, options_, nullptr, checkpoint_, progress_);
+      counts_.calls += found.counts.calls;
+      counts_.repeats += found.counts.repeats;
+      return std::move(found.rows);
+    }
+    const twoheads::ModelSpec& spec = model_.body.spec;
+    if (engine_ == EngineWord::kernel)
+      begin_pieces(progress_, spec, x.rows(), x.rows(), {.rows = kernel_rows_});
+    else
+      begin_jobs(progress_, spec, x.rows(), x.rows(), oracle_.limits(), options_);
+    Matrix<Scalar> rows = engine_ == EngineWord::kernel ? twoheads::forward(model_.body, x, kernel_)
+                                                        : twoheads::forward(model_.body, x, grid_);
+    progress_.finish();
+    return rows;
   }
 
   /// The attention of the engine, for a session; good as long as this is.
@@ -164,6 +178,7 @@ class LanguageRun {
   }
 
   const twoheads::LanguageModel<Scalar>& model_;
+  Progress& progress_;
   EngineWord engine_;
   Index kernel_rows_;
   Index threads_;

@@ -183,7 +183,7 @@ class PlanArguments {
   /// Holds --rows, --row-counts and --fixed-rows against each other.
   void read_rows(twoheads::OracleLimits& oracle) const {
     const std::vector<Index>& counts = oracle.row_counts;
-    if (rows_->count() == 0 && counts.empty()) throw ArgumentError("--rows or --row-counts is required");
+    if (rows_->count() == 0 && counts.empty()) throw ArgumentError::missing("--rows or --row-counts is required");
     const bool chosen = rows_->count() > 0 && oracle.rows == auto_rows;
     if (chosen && (oracle.fixed_rows || !counts.empty()))
       throw ArgumentError("--rows auto chooses among all row counts: it takes no --fixed-rows and no --row-counts");

@@ -83,7 +83,13 @@ template <class Scalar>
 Processes<Scalar>::Processes(const ProcessFlags& flags, twoheads::OracleKind kind, double score_scale)
     : pool_(std::make_unique<Pool>(flags, kind, score_scale)) {
 #ifdef TWOHEADS_WITH_REMOTE
-  if (!flags.trust) twoheads::require_honest(pool_->oracle);
+  if (flags.trust) return;
+  try {
+    twoheads::require_honest(pool_->oracle);
+  } catch (const twoheads::OracleError& error) {
+    throw twoheads::OracleError("--oracle-command '" + flags.command + "': " + error.what() +
+                                "; what is declared comes from --oracle, --oracle-scale and --oracle-precision");
+  }
 #endif
 }
 

@@ -1,5 +1,8 @@
 #pragma once
 
+#include <unistd.h>
+
+#include <cerrno>
 #include <cstdint>
 #include <filesystem>
 #include <fstream>
@@ -8,6 +11,7 @@
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 #include <string>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -20,6 +24,22 @@ namespace programs {
   std::ifstream in(path, std::ios::binary);
   if (!in) throw std::runtime_error(path + ": cannot be read");
   return {std::istreambuf_iterator<char>(in), {}};
+}
+
+/// Throws std::runtime_error that names flag and file where a run's result could not be written there in the end. Writes
+/// nothing itself; no path, no file.
+inline void require_writable(const std::string& flag, const std::string& path) {
+  if (path.empty()) return;
+  const std::string folder = std::filesystem::path(path).parent_path().string();
+  const auto refuse = [&](const std::string& why) {
+    throw std::runtime_error(flag + " " + path + ": cannot be written: " + why);
+  };
+  std::error_code ignored;
+  if (std::filesystem::is_directory(path, ignored)) refuse("it is a folder");
+  if (!folder.empty() && !std::filesystem::is_directory(folder, ignored)) refuse("there is no folder " + folder);
+  const bool there = std::filesystem::exists(path, ignored);
+  const std::string& asked = there ? path : folder;
+  if (::access(asked.empty() ? "." : asked.c_str(), W_OK) != 0) refuse(std::generic_category().message(errno));
 }
 
 namespace detail {

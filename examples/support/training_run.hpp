@@ -72,6 +72,20 @@ struct TrainingTexts {
   std::string held_out;
 
   explicit TrainingTexts(const TrainingSettings& settings) : learned(read_text(settings.text)) {
+    take_held_out(settings);
+    if (learned.size() <= static_cast<std::size_t>(settings.context))
+      throw std::runtime_error(twoheads::detail::text("--text ", settings.text, ": a text of ", learned.size(),
+                                                      " bytes to learn, expected more than the context of ",
+                                                      settings.context, "; a shorter one is asked for by --context"));
+  }
+
+  [[nodiscard]] std::uint64_t hash() const {
+    return twoheads::detail::hash_of(std::as_bytes(std::span(held_out)),
+                                     twoheads::detail::hash_of(std::as_bytes(std::span(learned)), learned.size()));
+  }
+
+ private:
+  void take_held_out(const TrainingSettings& settings) {
     if (!settings.held_out.empty()) {
       held_out = read_text(settings.held_out);
       if (held_out.size() < 2)
@@ -84,11 +98,6 @@ struct TrainingTexts {
     if (share < 2) return;
     held_out = learned.substr(learned.size() - share);
     learned.resize(learned.size() - share);
-  }
-
-  [[nodiscard]] std::uint64_t hash() const {
-    return twoheads::detail::hash_of(std::as_bytes(std::span(held_out)),
-                                     twoheads::detail::hash_of(std::as_bytes(std::span(learned)), learned.size()));
   }
 };
 

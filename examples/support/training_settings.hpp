@@ -131,7 +131,7 @@ struct TrainingSettings {
     // Whole vectors of any instruction set.
     if (hidden == 0) hidden = (8 * width / 3 + 15) / 16 * 16;
     if (held_out_share >= 1)
-      throw ArgumentError("--held-out-share", std::to_string(held_out_share), "0 (none) to below 1");
+      throw ArgumentError("--held-out-share", twoheads::detail::text(held_out_share), "0 (none) to below 1");
     if (last_rate < 0) last_rate = rate / 10;
     if (last_rate > rate) throw ArgumentError("--lr-last is larger than --lr");
     if (warm_up < 0) warm_up = steps / 20;

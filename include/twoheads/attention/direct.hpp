@@ -24,12 +24,17 @@ class DirectAttention {
   void operator()(const AttentionInput<Scalar>& input, MatrixSpan<Scalar> out) {
     const AttentionSpec& spec = input.spec;
     require_shapes(input, out);
-    const Index block = std::clamp<Index>((Index{1} << 20) / spec.mask.most_visible(input.key_positions()), 1, 64);
+    const Index block = block_rows(input);
     const Rows queries = input.query_positions();
     finite_values_ = detail::first_row_not_finite(input.v) < 0;
     for (Index head = 0; head < spec.heads; ++head)
       for (Index begin = queries.begin; begin < queries.end; begin += block)
         evaluate(input, head, {begin, std::min(begin + block, queries.end)}, out);
+  }
+
+  /// Query rows that are evaluated at once: queries handed over in multiples of them have the bits of all at once.
+  [[nodiscard]] static Index block_rows(const AttentionInput<Scalar>& input) {
+    return std::clamp<Index>((Index{1} << 20) / input.spec.mask.most_visible(input.key_positions()), 1, 64);
   }
 
   /// Largest |score| over the visible pairs seen so far; where a bias or a mask of any pairs hides some, of each row's

@@ -1,0 +1,356 @@
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+#include <string>
+#include <thread>
+#include <twoheads/base/digest.hpp>
+#include <twoheads/model/random.hpp>
+#include <utility>
+#include <vector>
+
+#include "support/any_run.hpp"
+#include "support/attention_progress.hpp"
+#include "support/contains.hpp"
+#include "support/executor.hpp"
+#include "support/instances.hpp"
+#include "support/program.hpp"
+#include "support/progress.hpp"
+#include "support/temp_folder.hpp"
+
+// What programs say to who sits before them: how far they have come, and what is wrong with a command line.
+
+namespace {
+
+namespace fs = std::filesystem;
+using programs::Progress;
+using twoheads::Index;
+using twoheads::Mask;
+using twoheads::Matrix;
+
+// --- the line --------------------------------------------------------------------------------------------------------
+
+/// What was shown, one after the other.
+std::vector<std::string> lines_of(const std::string& written) {
+  std::vector<std::string> lines;
+  std::istringstream parts(written);
+  for (std::string line; std::getline(parts, line, '\r');) {
+    const std::size_t end = line.find_last_not_of(' ');
+    if (end != std::string::npos) lines.push_back(line.substr(0, end + 1));
+  }
+  return lines;
+}
+
+/// What a terminal shows in the end.
+std::string left_on_terminal(const std::string& written) {
+  std::string line;
+  std::size_t column = 0;
+  for (const char c : written) {
+    if (c == '\r') {
+      column = 0;
+      continue;
+    }
+    line.resize(std::max(line.size(), column + 1), ' ');
+    line[column++] = c;
+  }
+  return line.substr(0, line.find_last_not_of(' ') + 1);
+}
+
+TEST(ProgressLine, SaysShareAndTimeAndLeavesNothing) {
+  std::ostringstream out;
+  {
+    Progress progress("work", out, 0, 0);
+    progress.begin(4);
+    progress.add(1);
+    EXPECT_EQ(left_on_terminal(out.str()), "work: 25 %, 0:00:00 left");
+    progress.skip(2);
+    progress.add(1);
+    EXPECT_EQ(left_on_terminal(out.str()), "work: 100 %, 0:00:00 left");
+  }
+  EXPECT_EQ(left_on_terminal(out.str()), "");
+}
+
+TEST(ProgressLine, WaitsForItsPatienceAndBetweenLines) {
+  std::ostringstream patient;
+  Progress waits("work", patient, 1000, 0);
+  waits.begin(2);
+  waits.add(1);
+  EXPECT_EQ(patient.str(), "");
+
+  std::ostringstream slow;
+  Progress pauses("work", slow, 0, 1000);
+  pauses.begin(4);
+  for (int i = 0; i < 3; ++i) pauses.add(1);
+  EXPECT_EQ(lines_of(slow.str()).size(), 1U);
+}
+
+TEST(ProgressLine, KnowsPiecesThatShrink) {
+  std::ostringstream out;
+  Progress progress("work", out, 0, 0);
+  progress.begin(Progress::work_of_pieces(3, Progress::Pieces::shrinking), Progress::Pieces::shrinking);
+  std::vector<std::string> shares;
+  for (const char* share : {"work: 50 %", "work: 83 %", "work: 100 %"}) {
+    progress.add_piece(static_cast<long long>(shares.size()), 3);
+    shares.push_back(left_on_terminal(out.str()));
+    EXPECT_TRUE(contains(shares.back(), share)) << shares.back();
+  }
+}
+
+TEST(ProgressLine, SumsWhatSeveralThreadsDo) {
+  std::ostringstream out;
+  Progress progress("work", out, 0, 0);
+  progress.begin(4001);
+  std::vector<std::thread> threads;
+  for (int thread = 0; thread < 4; ++thread)
+    threads.emplace_back([&] {
+      for (int i = 0; i < 1000; ++i) progress.add(1);
+    });
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_FALSE(contains(out.str(), "100 %"));
+  progress.add(1);
+  EXPECT_TRUE(contains(left_on_terminal(out.str()), "work: 100 %")) << left_on_terminal(out.str());
+}
+
+TEST(ProgressLine, HoursMinutesAndSeconds) {
+  EXPECT_EQ(programs::clock_words(0.9), "0:00:00");
+  EXPECT_EQ(programs::clock_words(3600 * 30 + 61), "30:01:01");
+  EXPECT_EQ(programs::clock_words(-1), "0:00:00");
+}
+
+// --- of runs ---------------------------------------------------------------------------------------------------------
+
+twoheads::ModelSpec small_spec(const Mask& mask) {
+  twoheads::ModelSpec spec = twoheads::paper_layer(2, 8, 2, mask, twoheads::MlpKind::none, 0);
+  spec.attention.score_scale = 0.1;
+  return spec;
+}
+
+const std::vector<std::pair<const char*, Mask>> masks{{"full", Mask::full()},
+                                                      {"causal", Mask::causal()},
+                                                      {"window", Mask::sliding_window(20)},
+                                                      {"sinks", Mask::window_and_sinks(20, 3)},
+                                                      {"documents", Mask::documents({100, 150, 50}, true)}};
+
+/// The last line says 100 %, and no other: what a run was expected to take is what it takes.
+void expect_whole(const std::string& written, const std::string& what) {
+  const std::vector<std::string> lines = lines_of(written);
+  ASSERT_GE(lines.size(), 4U) << what;
+  EXPECT_TRUE(contains(lines.back(), "100 %")) << what << ": " << lines.back();
+  EXPECT_FALSE(contains(lines[lines.size() - 2], "100 %")) << what << ": " << lines[lines.size() - 2];
+}
+
+TEST(ProgressOfARun, EndsWithItsWork) {
+  constexpr Index tokens = 300;
+  for (const auto& [name, mask] : masks) {
+    const auto model = twoheads::random_model<float>(small_spec(mask), 1);
+    const Matrix<float> x = twoheads::Random(2).matrix<float>(tokens, 8);
+    twoheads::OracleLimits limits;
+    limits.rows = 17;
+    limits.kind = twoheads::OracleKind::causal;
+    limits.score_scale = model.spec.attention.score_scale;
+    twoheads::SmallTransformer<float> oracle(limits);
+    for (const Index threads : {1, 2}) {
+#ifndef TWOHEADS_WITH_THREADS
+      if (threads > 1) continue;
+#endif
+      const std::string what = std::string(name) + " on " + std::to_string(threads);
+      std::ostringstream out;
+      Progress progress("run", out, 0, 0);
+      programs::begin_jobs(progress, model.spec, tokens, tokens, limits, {});
+      static_cast<void>(twoheads::simulate(model, x, oracle, {}, nullptr, programs::Executor(threads, &progress)));
+      expect_whole(out.str(), what + ", calls");
+
+      std::ostringstream pieces;
+      Progress of_pieces("run", pieces, 0, 0);
+      const twoheads::KernelOptions options{.rows = 17};
+      programs::begin_pieces(of_pieces, model.spec, tokens, tokens, options);
+      twoheads::KernelAttention<float, programs::Executor> kernel(options, programs::Executor(threads, &of_pieces));
+      static_cast<void>(twoheads::forward(model, x, kernel));
+      // Two threads may end their last pieces at once, and one of them alone writes a line.
+      if (threads == 1) expect_whole(pieces.str(), what + ", kernel");
+    }
+    std::ostringstream out;
+    Progress progress("run", out, 0, 0);
+    twoheads::AnyOracle<float> any = programs::own_oracle<float>(limits, 1);
+    static_cast<void>(programs::simulate_on<float>(any, model, x, {}, nullptr, {}, progress));
+    expect_whole(out.str(), std::string(name) + ", any oracle");
+  }
+}
+
+TEST(ProgressOfARun, CountsNoCallsThatACheckpointHolds) {
+  const TempFolder folder;
+  const auto model = twoheads::random_model<float>(small_spec(Mask::causal()), 1);
+  const Matrix<float> x = twoheads::Random(2).matrix<float>(300, 8);
+  twoheads::OracleLimits limits;
+  limits.rows = 17;
+  limits.kind = twoheads::OracleKind::causal;
+  limits.score_scale = model.spec.attention.score_scale;
+  const programs::Checkpoint checkpoint{(folder / "run.bin").string(), "key"};
+  const auto run = [&](std::ostringstream& out) {
+    Progress progress("run", out, 0, 0);
+    twoheads::AnyOracle<float> any = programs::own_oracle<float>(limits, 1);
+    return programs::simulate_on<float>(any, model, x, {}, nullptr, checkpoint, progress);
+  };
+  std::ostringstream whole, rest;
+  const twoheads::Simulation<float> first = run(whole);
+  expect_whole(whole.str(), "a run from its beginning");
+  fs::resize_file(checkpoint.path, fs::file_size(checkpoint.path) / 2);
+  const twoheads::Simulation<float> second = run(rest);
+  EXPECT_LT(second.counts.calls, first.counts.calls);
+  EXPECT_EQ(twoheads::digest(second.rows), twoheads::digest(first.rows));
+  const std::vector<std::string> lines = lines_of(rest.str());
+  ASSERT_GE(lines.size(), 4U);
+  const auto percent = [](const std::string& line) { return std::stoi(line.substr(line.find(": ") + 2)); };
+  EXPECT_LT(percent(lines.front()), 20) << lines.front();
+  // Which calls a part holds is known about.
+  EXPECT_GE(percent(lines.back()), 95) << lines.back();
+}
+
+template <class Scalar>
+void expect_bits(const twoheads::ModelSpec& spec, Index tokens, Index keys, const std::string& what) {
+  const auto model = twoheads::random_model<Scalar>(spec, 3);
+  const Matrix<Scalar> x = twoheads::Random(4).matrix<Scalar>(tokens, spec.width);
+  const Matrix<Scalar> memory = twoheads::Random(5).matrix<Scalar>(keys, spec.width);
+  const Matrix<Scalar>* const sources = keys > 0 ? &memory : nullptr;
+  twoheads::DirectAttention<Scalar> direct;
+  const Matrix<Scalar> expected = twoheads::forward(model, x, direct, sources);
+  std::ostringstream out;
+  Progress progress("run", out, 0, 0);
+  double max_logit = 0;
+  const Matrix<Scalar> found = programs::forward_directly(model, x, progress, sources, &max_logit);
+  EXPECT_EQ(twoheads::digest(found), twoheads::digest(expected)) << what;
+  EXPECT_EQ(max_logit, direct.max_logit()) << what;
+  const std::vector<std::string> lines = lines_of(out.str());
+  ASSERT_GE(lines.size(), 3U) << what;
+  EXPECT_EQ(left_on_terminal(out.str()), "") << what;
+}
+
+TEST(ProgressOfARun, LeavesTheBitsOfDirectEvaluationAsTheyAre) {
+  for (const auto& [name, mask] : masks) {
+    Mask long_mask = mask;
+    if (mask.kind == twoheads::MaskKind::documents) long_mask = Mask::documents({400, 150, 350}, true);
+    expect_bits<float>(small_spec(long_mask), 900, 0, name);
+    expect_bits<double>(small_spec(long_mask), 900, 0, name);
+  }
+  // Of so many keys a block has no 64 rows.
+  expect_bits<float>(small_spec(Mask::full()), 600, 20000, "many keys");
+}
+
+// --- on a terminal ---------------------------------------------------------------------------------------------------
+
+/// Runs some lines of bash in a folder, with our programs in the path.
+ProgramRun run_shell(const std::string& lines, const fs::path& folder) {
+  std::ofstream(folder / "lines.sh") << "cd '" << folder.string() << "'\nexport PATH='" << TWOHEADS_PROGRAM_DIR
+                                     << "':$PATH\n"
+                                     << lines << "\n";
+  const std::string command = "bash '" + (folder / "lines.sh").string() + "' >'" + (folder / "out").string() + "' 2>'" +
+                              (folder / "err").string() + "' </dev/null";
+  const int status = std::system(command.c_str());
+  return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, read_bytes(folder / "out"), read_bytes(folder / "err")};
+}
+
+TEST(ProgressOnATerminal, IsShownThereAloneAndNotBesideJson) {
+  const TempFolder folder;
+  if (run_shell("command -v script", folder / ".").exit_code != 0) GTEST_SKIP() << "script of util-linux is not here";
+  // Minutes of work, ended as soon as the first of them has shown a few lines.
+  const std::string work = "twoheads_simulate --mask full --tokens 60000 --rows 33 --no-reference";
+  const ProgramRun run = run_shell(
+      "set -m\n"
+      "script -qefc '" +
+          work + " --json' json.txt >/dev/null & a=$!\n" + work +
+          " >pipe.txt 2>&1 & b=$!\n"
+          "script -qefc '" +
+          work +
+          "' shown.txt >/dev/null & c=$!\n"
+          "for i in $(seq 600); do\n"
+          "  [ $(tr '\\r' '\\n' <shown.txt | grep -c ' left') -gt 3 ] && break\n"
+          "  sleep 0.1\ndone\n"
+          "for p in $a $b $c; do kill -TERM -- -$p; done\nwait",
+      folder / ".");
+  const std::string shown = read_bytes(folder / "shown.txt");
+  EXPECT_TRUE(contains(shown, "\rsimulation: ")) << shown;
+  EXPECT_TRUE(contains(shown, " %, 0:") && contains(shown, " left")) << shown;
+  EXPECT_FALSE(contains(read_bytes(folder / "json.txt"), "left"));
+  EXPECT_FALSE(contains(read_bytes(folder / "pipe.txt"), "left"));
+}
+
+// --- what is wrong ---------------------------------------------------------------------------------------------------
+
+struct Wrong {
+  const char* program;
+  const char* line;
+  int exit_code;
+  const char* says;
+};
+
+TEST(WrongCommandLines, AreToldWithFlagValueAndWhatIsExpected) {
+  const std::string model = (fs::path(TWOHEADS_SOURCE_DIR) / "examples" / "models" / "bible").string();
+  const TempFolder folder;
+  folder.write("empty", "");
+  folder.write("broken", "hello");
+  folder.write("text", "In the beginning was the word.\n");
+  const std::vector<Wrong> cases{
+      {"twoheads_plan", "", 2, "--mask is required, it takes full|causal|window|sinks|band|documents"},
+      {"twoheads_plan", "--mask full --tokens 9 --rows", 2, "--rows has no value, it takes INT|auto"},
+      {"twoheads_plan", "--mask full --tokns 9 --rows 4", 2, "--tokns is no flag of this program; --tokens is one"},
+      {"twoheads_plan", "--mask full --tok 9 --rows 4", 2, "--tok is no flag of this program; --tokens is one"},
+      {"twoheads_plan", "--mask full --tokens 9 --rows 4 --colour", 2, "--colour is no flag of this program\n"},
+      {"twoheads_plan", "--mask full --tokens 9 --rows 4 more", 2, "'more' stands behind no flag that takes it"},
+      {"twoheads_plan", "--mask full --tokens 9 --tokens 8 --rows 4", 2, "--tokens is given 2 times, expected once"},
+      {"twoheads_plan", "--mask full --tokens 9", 2, "twoheads_plan: --rows or --row-counts is required"},
+      {"twoheads_plan", "--mask full --tokens 99999999999999999999 --rows 4", 2,
+       "--tokens is '99999999999999999999', it takes a whole number of 1 or more, up to 9223372036854775807"},
+      {"twoheads_plan", "--mask documents --lengths 5,,5 --tokens 10 --rows 4", 2,
+       "--lengths is '5,,5', it takes whole numbers of 1 or more with one comma between them"},
+      {"twoheads_simulate", "--mask full --tokens 9 --rows 4 --processes 2", 2,
+       "twoheads_simulate: --processes requires --oracle-command"},
+      {"twoheads_lm", "--model MODEL", 2, "twoheads_lm: one of --generate n, --score FILE and --score-ids FILE"},
+      {"twoheads_lm", "--model none --generate 3", 1, "--model none: no such file or folder"},
+      {"twoheads_lm", "--model MODEL --score HERE/empty", 1, "empty: there are 0 tokens to score"},
+      {"twoheads_lm", "--model MODEL --score HERE/text --generate 3", 2, "--generate excludes --score"},
+      {"twoheads_lm", "--model MODEL --score HERE/text --logits HERE/none/x", 1,
+       "none/x: cannot be written: there is no folder"},
+      {"twoheads_lm", "--model MODEL --score HERE/text --logits HERE", 1, "cannot be written: it is a folder"},
+      {"twoheads_lm", "--model MODEL --generate 3 --session HERE/broken", 1,
+       "expected a session that this model has written, or no file yet"},
+      {"twoheads_lm", "--model MODEL --generate 3 --session HERE/none/x", 1,
+       "x: cannot be written: there is no folder"},
+      {"twoheads_train", "--text HERE/text --steps 1", 1,
+       "text: a text of 30 bytes to learn, expected more than the "
+       "context of 256; a shorter one is asked for by --context"},
+      {"twoheads_train", "--text HERE/text --held-out-share 1", 2, "--held-out-share is '1', it takes 0 (none)"},
+      {"twoheads_recall", "--width 63 --heads 2", 2, "--heads is '2', it takes a divisor of --width 63"},
+  };
+  for (const Wrong& wrong : cases) {
+    std::vector<std::string> arguments = words(wrong.line);
+    for (std::string& word : arguments) {
+      if (word == "MODEL") word = model;
+      if (word.substr(0, 4) == "HERE") word = (folder / ".").string() + word.substr(4);
+    }
+    const ProgramRun run = run_program(wrong.program, arguments);
+    EXPECT_EQ(run.exit_code, wrong.exit_code) << wrong.program << " " << wrong.line;
+    EXPECT_EQ(run.out, "") << wrong.line;
+    EXPECT_EQ(run.err.substr(0, run.err.find(':')), wrong.program) << wrong.line << "\n" << run.err;
+    EXPECT_TRUE(contains(run.err, wrong.says)) << wrong.program << " " << wrong.line << "\n" << run.err;
+  }
+}
+
+TEST(WrongCommandLines, OfAProcessSayWhatWasDeclared) {
+#ifdef TWOHEADS_WITH_REMOTE
+  const ProgramRun run =
+      run_program("twoheads_simulate", {"--mask", "full", "--tokens", "20", "--rows", "9", "--oracle-command",
+                                        (fs::path(TWOHEADS_PROGRAM_DIR) / "twoheads_oracle").string() + " --rows 9"});
+  EXPECT_EQ(run.exit_code, 1);
+  EXPECT_TRUE(contains(run.err, "the score scale is 1, declared is 0.125; what is declared comes from")) << run.err;
+  EXPECT_TRUE(contains(run.err, "--oracle-scale")) << run.err;
+#else
+  GTEST_SKIP() << "built without Boost";
+#endif
+}
+
+}  // namespace
