@@ -38,17 +38,8 @@ class SlicedDirect {
 
   void operator()(const AttentionInput<Scalar>& input, twoheads::MatrixSpan<Scalar> out) {
     twoheads::require_shapes(input, out);
-    if (!input.bias.empty()) return direct_(input, out);
-    const Rows all = input.query_positions();
-    for_each_slice(all, twoheads::DirectAttention<Scalar>::block_rows(input), [&](Rows queries) {
-      const Rows place = input.held.query_place(queries);
-      AttentionInput<Scalar> slice{
-          input.spec,       input.layer,      twoheads::block_view(input.q, place, 0, input.q.cols()),
-          input.k,          input.v,          input.query_tokens,
-          input.key_tokens, input.weights,    input.held,
-          input.by_head,    input.sink_logits};
-      slice.held.first_query = queries.begin;
-      direct_(slice, twoheads::block_span(out, place, 0, out.cols()));
+    for_each_slice(input.query_positions(), twoheads::DirectAttention<Scalar>::block_rows(input), [&](Rows queries) {
+      direct_.evaluate_queries(input, queries, out);
       progress_.add(pairs(input.spec, queries, input.key_positions()));
     });
   }

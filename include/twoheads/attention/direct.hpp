@@ -22,17 +22,22 @@ template <RealScalar Scalar>
 class DirectAttention {
  public:
   void operator()(const AttentionInput<Scalar>& input, MatrixSpan<Scalar> out) {
-    const AttentionSpec& spec = input.spec;
     require_shapes(input, out);
+    evaluate_queries(input, input.query_positions(), out);
+  }
+
+  /// Some of the queries of an input that fits together, into their rows of `out`. In pieces that begin after multiples
+  /// of block_rows() the queries have the bits of all at once.
+  void evaluate_queries(const AttentionInput<Scalar>& input, Rows queries, MatrixSpan<Scalar> out) {
+    const AttentionSpec& spec = input.spec;
     const Index block = block_rows(input);
-    const Rows queries = input.query_positions();
     finite_values_ = detail::first_row_not_finite(input.v) < 0;
     for (Index head = 0; head < spec.heads; ++head)
       for (Index begin = queries.begin; begin < queries.end; begin += block)
         evaluate(input, head, {begin, std::min(begin + block, queries.end)}, out);
   }
 
-  /// Query rows that are evaluated at once: queries handed over in multiples of them have the bits of all at once.
+  /// Query rows that are evaluated at once.
   [[nodiscard]] static Index block_rows(const AttentionInput<Scalar>& input) {
     return std::clamp<Index>((Index{1} << 20) / input.spec.mask.most_visible(input.key_positions()), 1, 64);
   }
