@@ -2,10 +2,12 @@
 #include <sys/wait.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstddef>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <latch>
 #include <sstream>
 #include <string>
 #include <thread>
@@ -102,16 +104,21 @@ TEST(ProgressLine, KnowsPiecesThatShrink) {
 }
 
 TEST(ProgressLine, SumsWhatSeveralThreadsDo) {
+  constexpr int times = 500000;
   std::ostringstream out;
-  Progress progress("work", out, 0, 0);
-  progress.begin(4001);
+  // Threads that wrote lines would hardly ever add at once.
+  Progress progress("work", out, 0.2, 0);
+  progress.begin(4 * times + 1);
+  std::latch together(4);
   std::vector<std::thread> threads;
   for (int thread = 0; thread < 4; ++thread)
     threads.emplace_back([&] {
-      for (int i = 0; i < 1000; ++i) progress.add(1);
+      together.arrive_and_wait();
+      for (int i = 0; i < times; ++i) progress.add(1);
     });
   for (std::thread& thread : threads) thread.join();
   EXPECT_FALSE(contains(out.str(), "100 %"));
+  std::this_thread::sleep_for(std::chrono::milliseconds(300));
   progress.add(1);
   EXPECT_TRUE(contains(left_on_terminal(out.str()), "work: 100 %")) << left_on_terminal(out.str());
 }
@@ -321,7 +328,7 @@ TEST(WrongCommandLines, AreToldWithFlagValueAndWhatIsExpected) {
       {"twoheads_lm", "--model MODEL --generate 3 --session HERE/none/x", 1,
        "x: cannot be written: there is no folder"},
       {"twoheads_train", "--text HERE/text --steps 1", 1,
-       "text: a text of 30 bytes to learn, expected more than the "
+       "text: a text of 31 bytes to learn, expected more than the "
        "context of 256; a shorter one is asked for by --context"},
       {"twoheads_train", "--text HERE/text --held-out-share 1", 2, "--held-out-share is '1', it takes 0 (none)"},
       {"twoheads_recall", "--width 63 --heads 2", 2, "--heads is '2', it takes a divisor of --width 63"},

@@ -49,21 +49,23 @@ std::string nearest_flag(const CLI::App& app, const std::string& word) {
 
 std::string fault_of(const CLI::App& app, const CLI::ParseError& error) {
   const std::string said = error.what();
-  if (dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr) {
-    const std::vector<std::string> words = app.remaining();
+  const bool lacks = dynamic_cast<const CLI::RequiredError*>(&error) != nullptr;
+  const bool is_more = dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr;
+  const std::vector<std::string> words = app.remaining();
+  // What is missing may be there, misspelt.
+  if (lacks || is_more)
     for (const std::string& word : words) {
       if (word.size() < 2 || word.front() != '-') continue;
       const std::string flag = word.substr(0, word.find('='));
       const std::string nearest = nearest_flag(app, flag);
       return flag + " is no flag of this program" + (nearest.empty() ? "" : "; " + nearest + " is one");
     }
-    if (!words.empty()) return "'" + words.front() + "' stands behind no flag that takes it";
-  }
+  if (is_more && !words.empty()) return "'" + words.front() + "' stands behind no flag that takes it";
   // These begin with the name of the flag.
   const std::string name = said.substr(0, said.find_first_of(": "));
   const CLI::Option* const option = app.get_option_no_throw(name);
   if (option == nullptr) return said;
-  if (dynamic_cast<const CLI::RequiredError*>(&error) != nullptr) return said + takes(*option);
+  if (lacks) return said + takes(*option);
   if (dynamic_cast<const CLI::ArgumentMismatch*>(&error) != nullptr) {
     if (said.find(" missing") != std::string::npos) return name + " has no value" + takes(*option);
     if (said.find("At Most") != std::string::npos)
