@@ -13,6 +13,7 @@
 import argparse
 import concurrent.futures
 import dataclasses
+import fcntl
 import os
 import pathlib
 import re
@@ -83,7 +84,6 @@ def compile_one(source, target, includes, precompiled):
 
 def prepare():
     """What all breaks share: headers that none of them touches, compiled once, and the instances of all tests."""
-    WORK.mkdir(parents=True, exist_ok=True)
     first = WORK / "first.hpp"
     first.write_text("#include <Eigen/Core>\n#include <gtest/gtest.h>\n#include <map>\n#include <sstream>\n"
                      "#include <random>\n#include <filesystem>\n#include <fstream>\n")
@@ -174,6 +174,16 @@ def main():
         for one in breaks:
             print(f"{one.number:2d}  {one.header:32} {one.test:24} {one.slip}")
         return 0
+    WORK.mkdir(parents=True, exist_ok=True)
+    with open(WORK / "lock", "w", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            sys.exit(f"another run is at work in {WORK}")
+        return try_all(breaks, options)
+
+
+def try_all(breaks, options):
     prepare()
     failures = 0
     if options.base:
