@@ -70,8 +70,8 @@ class Input {
 };
 
 /// Says that a law of the library does not hold.
-inline void require(bool holds, const std::string& law) {
-  if (!holds) throw std::logic_error(law);
+inline void require(bool holds, std::string_view law) {
+  if (!holds) throw std::logic_error(std::string(law));
 }
 
 /// Runs what may be refused; true where it was not.
