@@ -11,7 +11,7 @@ namespace twoheads::detail {
 
 /// Sorts by `less`; what is neither less nor greater keeps its order.
 ///
-/// As std::stable_sort, which is not used: with the standard library of GCC 12, clang 17 and newer warn of every use of
+/// As std::stable_sort, which is not used: with the standard library of GCC 12, clang 19 and newer warn of every use of
 /// it in code that includes ours, and -Werror stops there.
 template <class T, class Less>
 void sort_stably(std::vector<T>& items, const Less& less) {
