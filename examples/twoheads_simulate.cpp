@@ -334,8 +334,9 @@ int main(int argc, char** argv) {
       "what the rows of a call hold: projected q, k, v, or tokens (default projected)");
   programs::add_count(app, "--ranks", settings.ranks, 1,
                       "ranks that a launcher of MPI is to have started; a run of others is refused");
-  app.add_flag("!--no-reference", settings.reference,
-               "leave out direct evaluation, which takes longest and one thread, and the errors against it");
+  app.add_flag_callback(
+      "--no-reference", [&settings] { settings.reference = false; },
+      "leave out direct evaluation, which takes longest and one thread, and the errors against it");
   app.add_flag("--json", settings.json, "print one JSON object and nothing else");
 
   programs::add_examples(

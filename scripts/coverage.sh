@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # Says which lines of include/twoheads the unit tests run: a build of its own with gcov's counters, and gcovr.
 #
-#   Usage    scripts/coverage.sh [TEST...]   names of tests/*_test.cpp without an ending; without any the list below, which
-#                                            reaches every folder of the library but mpi/ and onnx/ in few programs
+#   Usage    scripts/coverage.sh [TEST...]   names of tests/*_test.cpp without an ending; without any the list below,
+#                                            which reaches every folder of the library but mpi/ and onnx/
 #            scripts/coverage.sh --all       all unit tests but those of programs, ranks and ONNX
 #   Needs    what scripts/setup.sh and scripts/setup_checks.sh install
 #   Output   build/coverage/lines.txt (each header: lines, lines run, lines that were not), build/coverage/folders.txt,
 #            and pages in build/coverage/html
-#   Corner   a template that no test instantiates has no lines that could be counted. -O1, as tests of matrices take long
-#            without: a line that the compiler merged with others counts with them.
+#   Corner   a template that no test instantiates has no lines that could be counted. -O1, as tests of matrices take
+#            long without: a line that the compiler merged with others counts with them.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -33,15 +33,17 @@ unset GTEST_FILTER
 build=build/coverage
 only=$(printf '%s\n' "${tests[@]}" | paste -s -d '|')
 cmake -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DTWOHEADS_BUILD_BENCH=OFF -DTWOHEADS_BUILD_EXAMPLES=OFF \
-  "-DCMAKE_CXX_FLAGS_RELEASE=-O1 --coverage -fprofile-update=atomic -fprofile-abs-path" "-DTWOHEADS_ONLY_TESTS=^($only)\$" \
-  -DTWOHEADS_PRECOMPILED_HEADERS=ON >"$build.log" 2>&1 || {
+  "-DCMAKE_CXX_FLAGS_RELEASE=-O1 --coverage -fprofile-update=atomic -fprofile-abs-path" \
+  "-DTWOHEADS_ONLY_TESTS=^($only)\$" -DTWOHEADS_PRECOMPILED_HEADERS=ON >"$build.log" 2>&1 || {
   cat "$build.log" >&2
   exit 1
 }
-cmake --build "$build" --target "${tests[@]}"
+cmake --build "$build" --parallel "$(getconf _NPROCESSORS_ONLN)" --target "${tests[@]}"
 find "$build" -name '*.gcda' -delete
-# A test that fails counts for what it ran, and is said.
-ctest --test-dir "$build" --label-regex '^unit$' --output-on-failure || echo "some tests failed" >&2
+# Whole programs, not case by case: each writes its counters once. A test that fails counts for what it ran, and is said.
+for test in "${tests[@]}"; do
+  "$build/tests/$test" --gtest_brief=1 >"$build/$test.log" 2>&1 || echo "$test fails: see $build/$test.log" >&2
+done
 
 gcovr --root . --filter 'include/twoheads/' --object-directory "$build" --txt "$build/lines.txt" \
   --json-summary "$build/summary.json" "$build" >"$build.log" 2>&1 || {

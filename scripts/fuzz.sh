@@ -62,5 +62,5 @@ for target in "${targets[@]}"; do
     exit 1
   fi
   grep -E 'number_of_executed_units|new_units_added|peak_rss_mb' "$faults/log"
-  grep -E ' DONE ' "$faults/log" | tail -n 1
+  grep 'DONE' "$faults/log" | tail -n 1
 done

@@ -13,12 +13,14 @@
 import argparse
 import concurrent.futures
 import dataclasses
+import fcntl
 import os
 import pathlib
 import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -82,8 +84,8 @@ def compile_one(source, target, includes, precompiled):
 
 
 def prepare():
-    """What all breaks share: headers that none of them touches, compiled once, and the instances of all tests."""
-    WORK.mkdir(parents=True, exist_ok=True)
+    """What all breaks share: headers that none of them touches, compiled once."""
+    (WORK / "instances.o").unlink(missing_ok=True)
     first = WORK / "first.hpp"
     first.write_text("#include <Eigen/Core>\n#include <gtest/gtest.h>\n#include <map>\n#include <sstream>\n"
                      "#include <random>\n#include <filesystem>\n#include <fstream>\n")
@@ -91,12 +93,20 @@ def prepare():
                           capture_output=True, text=True, check=False)
     if made.returncode != 0:
         sys.exit(made.stderr)
-    made = compile_one(ROOT / "examples/support/instances.cpp", WORK / "instances.o", REPOSITORY, True)
-    if made.returncode != 0:
-        sys.exit(made.stderr)
 
 
 REPOSITORY = [INCLUDE, ROOT / "tests", ROOT / "examples"]
+UNBROKEN = threading.Lock()
+
+
+def unbroken_instances():
+    """The instances without a break, compiled when the first test asks for them."""
+    with UNBROKEN:
+        if not (WORK / "instances.o").exists():
+            made = compile_one(ROOT / "examples/support/instances.cpp", WORK / "instances.o", REPOSITORY, True)
+            if made.returncode != 0:
+                raise RuntimeError(made.stderr)
+    return WORK / "instances.o"
 
 
 def build_and_run(test, pattern, folder, includes, header):
@@ -108,7 +118,7 @@ def build_and_run(test, pattern, folder, includes, header):
         return ("caught", f"static_assert in {asserted.group(1)}") if asserted else ("does not compile", built.stderr)
     objects = [str(folder / "test.o")]
     if "support/instances.hpp" in (folder / "test.o.d").read_text():
-        instances = WORK / "instances.o"
+        instances = unbroken_instances()
         if header and f"twoheads/{header}" in (WORK / "instances.o.d").read_text():
             instances = folder / "instances.o"
             built = compile_one(ROOT / "examples/support/instances.cpp", instances, includes, True)
@@ -174,6 +184,16 @@ def main():
         for one in breaks:
             print(f"{one.number:2d}  {one.header:32} {one.test:24} {one.slip}")
         return 0
+    WORK.mkdir(parents=True, exist_ok=True)
+    with open(WORK / "lock", "w", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            sys.exit(f"another run is at work in {WORK}")
+        return try_all(breaks, options)
+
+
+def try_all(breaks, options):
     prepare()
     failures = 0
     if options.base:

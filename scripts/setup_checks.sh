@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Gets what the checks of docs/testing.md take beside the tests: Clang 14 and its libFuzzer, gcovr, Valgrind, RapidCheck.
-# Debian packages, with apt-get; what is there already is left alone.
+# Gets what the checks of docs/testing.md take beside the tests: Clang 14 and its libFuzzer, gcovr, Valgrind,
+# RapidCheck. Debian packages, with apt-get; what is there already is left alone.
 set -euo pipefail
 
 packages=(clang-14 libclang-rt-14-dev gcovr valgrind librapidcheck-dev)

@@ -511,7 +511,7 @@ TEST_F(LongAttention, ThroughOnnxRuntimeEqualsNaiveAttention) {
         if (graph == Graph::core)
           return twoheads::AnyOracle<double>([=] { return twoheads::remote_core_oracle<double>(runner, kind, 0.5); });
         return twoheads::AnyOracle<double>(
-            [=] { return twoheads::RemoteTransformer<double>(twoheads::Session(runner), kind, 0.5); });
+            [=] { return twoheads::RemoteTransformer<double>(twoheads::RemoteSession(runner), kind, 0.5); });
       };
       EXPECT_LE(error_of(oracle()), 1e-12L) << name(kind) << (graph == Graph::core ? " core" : " transformer");
     }
@@ -524,7 +524,7 @@ TEST_F(LongAttention, ThroughGraphsOfLowPrecisionKeepsToIt) {
   const std::vector<std::string> runner = command(folder / "graph.onnx");
   twoheads::write_onnx(folder / "graph.onnx", twoheads::export_core(spec));
   const twoheads::AnyOracle<float> oracle([=] {
-    twoheads::RemoteCore<float> core{twoheads::Session(runner)};
+    twoheads::RemoteCore<float> core{twoheads::RemoteSession(runner)};
     twoheads::OracleLimits limits = core.limits(OracleKind::causal, 0.5);
     limits.precision = twoheads::mixed_precision(twoheads::Precision::half);
     return twoheads::core_oracle<float>(limits, std::move(core));

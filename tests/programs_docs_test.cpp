@@ -101,7 +101,8 @@ std::string fault_of_output(const std::vector<std::string>& page, const std::str
 
 /// Whether the lines follow each other in a file, literally.
 bool lies_in(const FencedBlock& block, const std::string& file) {
-  return ("\n" + file).find("\n" + block.text()) != std::string::npos;
+  const std::string text = block.text();
+  return file.starts_with(text) || file.find(std::string("\n").append(text)) != std::string::npos;
 }
 
 /// Code without a mark of its own finds these.

@@ -219,7 +219,7 @@ std::string said_to_a_run(const std::vector<Bytes>& frames, const std::string& t
   std::vector<Bytes> all = frames;
   all.insert(all.begin(), description_frame(two_in_two_out));
   const Speaker speaker(all, then);
-  Session session(speaker.command(), {.call = patience});
+  RemoteSession session(speaker.command(), {.call = patience});
   const auto run = [&] {
     session.run(
         1, [](std::size_t) { return numbers(1, 2); }, [](auto&&...) {});
@@ -231,10 +231,10 @@ std::string said_to_a_run(const std::vector<Bytes>& frames, const std::string& t
   return said;
 }
 
-TEST(Session, TakesAnswersInAnyOrderAndGoesOnAfterAFailure) {
+TEST(RemoteSession, TakesAnswersInAnyOrderAndGoesOnAfterAFailure) {
   const Speaker speaker({description_frame(two_in_two_out), answer(2, 3, 4), answer(1, 1, 2),
                          failure_frame(3, "too hot"), answer(4, 9, 9), answer(5, 7, 8)});
-  Session session(speaker.command());
+  RemoteSession session(speaker.command());
   EXPECT_EQ(session.description(), two_in_two_out);
   std::vector<std::pair<std::size_t, std::vector<Tensor>>> taken;
   const auto take = [&](std::size_t index, std::vector<Tensor> outputs) {
@@ -252,7 +252,7 @@ TEST(Session, TakesAnswersInAnyOrderAndGoesOnAfterAFailure) {
   EXPECT_THROW(session.submit(two_tensors), OracleError);
 }
 
-TEST(Session, SaysWhatAWrongAnswerWas) {
+TEST(RemoteSession, SaysWhatAWrongAnswerWas) {
   EXPECT_PRED2(contains, said_to_a_run({answer(7, 1, 2)}), "it answered run 7, which is not in flight");
   EXPECT_PRED2(contains, said_to_a_run({failure_frame(0, "lost the device")}), "it failed: lost the device");
   EXPECT_PRED2(contains, said_to_a_run({hello_frame()}), "a frame of the kind hello, expected an answer");
@@ -272,7 +272,7 @@ TEST(Session, SaysWhatAWrongAnswerWas) {
   EXPECT_PRED2(contains, said_to_a_run({huge}), "bytes, expected at most 28");
 }
 
-TEST(Session, SaysHowAProcessEnded) {
+TEST(RemoteSession, SaysHowAProcessEnded) {
   EXPECT_PRED2(contains, said_to_a_run({}, "exit 5"), "ended with exit status 5");
   EXPECT_PRED2(contains, said_to_a_run({}, "kill -9 $$"), "was ended by signal 9 (SIGKILL)");
   Bytes half = answer(1, 1, 2);
@@ -285,9 +285,9 @@ TEST(Session, SaysHowAProcessEnded) {
   EXPECT_PRED2(contains, said_to_a_run({}, "exec sleep 60 <&-", 100ms), "no answer within 0.1 s");
 }
 
-TEST(Session, RefusesAProcessThatIsNoOracle) {
+TEST(RemoteSession, RefusesAProcessThatIsNoOracle) {
   const auto said = [](const std::vector<std::string>& command, std::chrono::milliseconds patience = 60s) {
-    const std::string message = message_of<OracleError>([&] { Session({command}, {.start = patience}); });
+    const std::string message = message_of<OracleError>([&] { RemoteSession({command}, {.start = patience}); });
     EXPECT_TRUE(no_child_is_left());
     return message;
   };
@@ -302,12 +302,12 @@ TEST(Session, RefusesAProcessThatIsNoOracle) {
   EXPECT_PRED2(contains, said({"yes"}), "a frame begins with \"y?y?\"");
   EXPECT_PRED2(contains, said(Speaker({answer(1, 2, 3)}).command()), "expected a description");
   EXPECT_PRED2(contains, said(Speaker({failure_frame(0, "no device")}).command()), "it failed: no device");
-  EXPECT_PRED2(contains, message_of<LimitError>([] { Session({"true"}, {.in_flight = 0}); }), "0 runs in flight");
+  EXPECT_PRED2(contains, message_of<LimitError>([] { RemoteSession({"true"}, {.in_flight = 0}); }), "0 runs in flight");
 }
 
-TEST(Session, AProcessTakesOverNoBlockedSignalsAndNoFiles) {
+TEST(RemoteSession, AProcessTakesOverNoBlockedSignalsAndNoFiles) {
   const auto said = [](const std::string& line) {
-    return message_of<OracleError>([&] { Session({"sh", "-c", line}); });
+    return message_of<OracleError>([&] { RemoteSession({"sh", "-c", line}); });
   };
   sigset_t term, before;
   sigemptyset(&term);
@@ -326,10 +326,10 @@ TEST(Session, AProcessTakesOverNoBlockedSignalsAndNoFiles) {
 #endif
 }
 
-TEST(Session, WaitsForNoAnswerLongerThanAClockCanTell) {
+TEST(RemoteSession, WaitsForNoAnswerLongerThanAClockCanTell) {
   const Speaker speaker({description_frame(two_in_two_out), answer(1, 3, 4)});
-  Session session(speaker.command(),
-                  {.start = std::chrono::milliseconds::max(), .call = std::chrono::milliseconds::max()});
+  RemoteSession session(speaker.command(),
+                        {.start = std::chrono::milliseconds::max(), .call = std::chrono::milliseconds::max()});
   EXPECT_EQ(session.submit(numbers(1, 2)), 1U);
   EXPECT_EQ(session.receive().outputs, numbers(3, 4));
 }
@@ -378,13 +378,13 @@ CoreAnswers ask(RemoteCore<float>& core, const Heads<float>& heads) {
 template <class Scalar>
 std::vector<Matrix<Scalar>> answers_with(const std::string& faults, std::size_t heads = 2,
                                          std::chrono::milliseconds patience = 60s) {
-  RemoteCore<Scalar> core(Session(oracle(small_core + faults), {.call = patience}));
+  RemoteCore<Scalar> core(RemoteSession(oracle(small_core + faults), {.call = patience}));
   const Heads<Scalar> given(heads);
   return core(std::span<const CoreCall<Scalar>>(given.calls));
 }
 
 TEST(RemoteCore, AnswersAnyNumberOfHeadsInTheirOrder) {
-  RemoteCore<float> core(Session(oracle(small_core), {.in_flight = 3}));
+  RemoteCore<float> core(RemoteSession(oracle(small_core), {.in_flight = 3}));
   const OracleLimits limits = core.limits(OracleKind::plain, 0.5);
   EXPECT_EQ(core.graph(), small_core_graph);
   EXPECT_EQ(limits.batch, 9);
@@ -401,7 +401,7 @@ TEST(RemoteCore, AnswersAnyNumberOfHeadsInTheirOrder) {
 TEST(RemoteCore, WritesAndReadsMoreAtOnceThanAChannelHolds) {
   const CoreGraph graph{16, 4, 65, 32, 32};
   RemoteCore<float> core(
-      Session(oracle("--rows 65 --heads 4 --key-cols 32 --value-cols 32 --batch 16"), {.in_flight = 4}));
+      RemoteSession(oracle("--rows 65 --heads 4 --key-cols 32 --value-cols 32 --batch 16"), {.in_flight = 4}));
   const Heads<float> heads(5 * 64, graph);
   EXPECT_EQ(ask(core, heads), heads.expected(core.limits(OracleKind::plain, 1)));
 }
@@ -429,7 +429,7 @@ TEST(RemoteCore, EachFaultIsAnErrorThatNamesItsCause) {
 
 TEST(RemoteCore, FaultsComeAtTheirShareAndTheSameForASeed) {
   const auto failures = [](const std::string& faults) {
-    RemoteCore<float> core(Session(oracle(small_core + faults)));
+    RemoteCore<float> core(RemoteSession(oracle(small_core + faults)));
     const Heads<float> heads(1);
     std::string found;
     for (int i = 0; i < 60; ++i) {
@@ -451,7 +451,7 @@ TEST(RemoteCore, FaultsComeAtTheirShareAndTheSameForASeed) {
 }
 
 TEST(RemoteCore, FindsOutThatItsProcessWasKilledWhileAnotherLives) {
-  RemoteCore<float> first(Session{oracle(small_core)}), second(Session{oracle(small_core)});
+  RemoteCore<float> first(RemoteSession{oracle(small_core)}), second(RemoteSession{oracle(small_core)});
   const Heads<float> heads(2);
   const CoreAnswers before = ask(first, heads);
   ASSERT_EQ(::kill(first.session().pid(), SIGKILL), 0);
@@ -468,7 +468,7 @@ TEST(RemoteCore, StartsAndRunsOnSeveralThreadsAtOnce) {
   std::vector<std::thread> threads;
   for (CoreAnswers& answers : found)
     threads.emplace_back([&answers, &heads] {
-      RemoteCore<float> core(Session{oracle(small_core)});
+      RemoteCore<float> core(RemoteSession{oracle(small_core)});
       answers = ask(core, heads);
     });
   for (std::thread& thread : threads) thread.join();
@@ -478,7 +478,7 @@ TEST(RemoteCore, StartsAndRunsOnSeveralThreadsAtOnce) {
 
 TEST(RemoteCore, RefusesAGraphThatIsNone) {
   const auto said = [](const std::string& arguments) {
-    return message_of<LimitError>([&] { RemoteCore<float>(Session(oracle(arguments))); });
+    return message_of<LimitError>([&] { RemoteCore<float>(RemoteSession(oracle(arguments))); });
   };
   EXPECT_PRED2(contains, said("--graph transformer"), "the graph has 4 inputs and 1 outputs, expected 3 and 1");
   EXPECT_PRED2(contains, said("--scalar double"), "float64, 4 x 4 x 65 x 32, expected float32");
@@ -505,10 +505,10 @@ TEST(RemoteCore, RefusesAGraphThatIsNone) {
 struct RunsHere {
   Description described;
   GraphRun graph;
-  SessionOptions given = {};
+  RemoteSessionOptions given = {};
 
   [[nodiscard]] const Description& description() const { return described; }
-  [[nodiscard]] const SessionOptions& options() const { return given; }
+  [[nodiscard]] const RemoteSessionOptions& options() const { return given; }
   void run(std::size_t count, const std::function<std::vector<Tensor>(std::size_t)>& make,
            const std::function<void(std::size_t, std::vector<Tensor>)>& take) const {
     while (count-- > 0) take(count, *graph(make(count)));
@@ -569,13 +569,13 @@ void expect_same_bits_of_transformer(OracleKind kind) {
                       graph_run(small_transformer_graph, SmallTransformer<Scalar>(limits))};
   const AnyOracle<Scalar> here([&] { return RemoteTransformer<Scalar, RunsHere>(runs, kind, 0.5); });
   const AnyOracle<Scalar> there([&] {
-    return RemoteTransformer<Scalar>(Session(oracle(small_transformer + flags_of<Scalar>(kind))), kind, 0.5);
+    return RemoteTransformer<Scalar>(RemoteSession(oracle(small_transformer + flags_of<Scalar>(kind))), kind, 0.5);
   });
   // Sums in the order of columns and keys have the same bits with and without columns of zeros.
   const AnyOracle<Scalar> own([&] { return SmallTransformer<Scalar>(limits, SumOrder::by_key); });
   const AnyOracle<Scalar> by_key([&] {
-    return RemoteTransformer<Scalar>(Session(oracle(small_transformer + "--by-key " + flags_of<Scalar>(kind))), kind,
-                                     0.5);
+    return RemoteTransformer<Scalar>(RemoteSession(oracle(small_transformer + "--by-key " + flags_of<Scalar>(kind))),
+                                     kind, 0.5);
   });
   for (const Mask& mask : masks) {
     EXPECT_EQ(attention(mask, there), attention(mask, here)) << name(kind) << ", " << name(mask.kind);
@@ -609,15 +609,15 @@ TEST(RemoteTransformer, TakesCallsOfSeveralWeightsHeadsThatOverlapAndALayerMlp) 
   std::vector<OracleCall<float>> calls;
   for (const std::size_t w : {0, 0, 0, 0, 1, 2, 0}) calls.push_back({&weights[w], random.matrix<float>(9, 7)});
 
-  RemoteTransformer<float> there(Session(oracle(small_transformer + "--by-key --oracle causal")), OracleKind::causal,
-                                 0.5);
+  RemoteTransformer<float> there(RemoteSession(oracle(small_transformer + "--by-key --oracle causal")),
+                                 OracleKind::causal, 0.5);
   SmallTransformer<float> here(limits, SumOrder::by_key);
   EXPECT_EQ(run_all(there, std::span<const OracleCall<float>>(calls)),
             run_all(here, std::span<const OracleCall<float>>(calls)));
   EXPECT_EQ(there.run(calls[5]), here.run(calls[5]));
   weights[0].layers.emplace_back(weights[0].layers.front());
   EXPECT_THROW(static_cast<void>(there.run(calls[0])), LimitError);
-  EXPECT_THROW(RemoteTransformer<double>(Session(oracle(small_transformer)), OracleKind::plain, 1), LimitError);
+  EXPECT_THROW(RemoteTransformer<double>(RemoteSession(oracle(small_transformer)), OracleKind::plain, 1), LimitError);
 }
 
 }  // namespace

@@ -4,15 +4,18 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <random>
 #include <set>
 #include <span>
 #include <string>
 #include <tuple>
+#include <twoheads/base/sort.hpp>
 #include <twoheads/plan/scaling.hpp>
 #include <twoheads/plan/shares.hpp>
 #include <twoheads/plan/visits.hpp>
+#include <utility>
 #include <vector>
 
 #include "support/seed.hpp"
@@ -616,6 +619,22 @@ TEST(ScaleModel, RefusesWhatMakesNoSense) {
   PlanRequest sampled = plan_for(Mask::full(), 100, OracleKind::plain, 11).request();
   sampled.sampling.samples = 2;
   EXPECT_THROW(static_cast<void>(predict_scale(Plan(sampled), {})), SpecError);
+}
+
+// --- sorting ---------------------------------------------------------------------------------------------------------
+
+TEST(SortStably, KeepsTheOrderOfEquals) {
+  // Keys that come back, and where they stood.
+  std::vector<std::pair<Index, Index>> items;
+  for (Index place = 0; place < 1000; ++place) items.emplace_back(place * place % 13, place);
+  std::vector<std::pair<Index, Index>> expected = items;
+  std::sort(expected.begin(), expected.end());
+  twoheads::detail::sort_stably(items, [](const auto& a, const auto& b) { return a.first < b.first; });
+  EXPECT_EQ(items, expected);
+
+  std::vector<std::string> none;
+  twoheads::detail::sort_stably(none, std::less<>());
+  EXPECT_TRUE(none.empty());
 }
 
 // --- what others would move -------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <cstdlib>
@@ -11,9 +12,12 @@
 #include <tuple>
 #include <twoheads/attention/tile_kernel.hpp>
 #include <twoheads/model/random.hpp>
+#include <twoheads/plan/tile.hpp>
+#include <utility>
 #include <vector>
 
 #include "support/bounds.hpp"
+#include "support/in_shape.hpp"
 #include "support/message_of.hpp"
 #include "support/naive.hpp"
 #include "support/sanitized.hpp"
@@ -224,6 +228,29 @@ TYPED_TEST(TileKernelOf, JoinsManyKeysInAWiderScalar) {
 }
 
 // --- laws ------------------------------------------------------------------------------------------------------------
+
+TEST(KeyBand, ShowsWhatTheShapesOfTilesShow) {
+  for (const auto& [band, shape] : {std::pair{KeyBand::all(), TileShape::rectangle},
+                                    {KeyBand::lower(), TileShape::lower},
+                                    {KeyBand::strict_upper(), TileShape::strict_upper}})
+    for (Index rows = 1; rows <= 5; ++rows)
+      for (Index keys = 0; keys <= 6; ++keys) {
+        Rows some{keys, 0};
+        for (Index row = 0; row < rows; ++row) {
+          const Rows seen = band.seen(row, keys);
+          for (Index key = 0; key < keys; ++key) {
+            EXPECT_EQ(seen.contains(key), in_shape(shape, row, key)) << name(shape) << ", " << row << ", " << key;
+            EXPECT_EQ(band.from_key(2).seen(row, keys).contains(key), in_shape(shape, row, key + 2)) << name(shape);
+            if (in_shape(shape, row, key)) some = {std::min(some.begin, key), std::max(some.end, key + 1)};
+          }
+        }
+        const Rows found = band.seen_by_some({0, rows}, {0, keys});
+        if (some.empty())
+          EXPECT_TRUE(found.empty()) << name(shape) << " of " << rows << " rows and " << keys << " keys";
+        else
+          EXPECT_EQ(found, some) << name(shape) << " of " << rows << " rows and " << keys << " keys";
+      }
+}
 
 TEST(TileKernel, ABlockHasTheBitsOfItsRowsAlone) {
   // A row's answer does not depend on the rows beside it, nor on what the kernel did before.

@@ -156,8 +156,8 @@ inline void note_without_effect(const CLI::App& app, const std::vector<std::stri
 template <class Body>
 int run(CLI::App& app, int argc, char** argv, const Body& body) {
   try {
+    app.set_version_flag("--version", app.get_name() + " " + twoheads::version, "print the version and exit");
     if (!answer_for_packages(app, argc, argv)) {
-      app.set_version_flag("--version", app.get_name() + " " + twoheads::version, "print the version and exit");
       app.parse(argc, argv);
       body();
     }

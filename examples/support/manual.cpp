@@ -6,8 +6,11 @@
 #include <cctype>
 #include <csignal>
 #include <cstddef>
+#include <fstream>
 #include <iostream>
 #include <sstream>
+#include <stdexcept>
+#include <string>
 #include <string_view>
 #include <twoheads/base/version.hpp>
 
@@ -131,14 +134,16 @@ std::string manual_page(const CLI::App& app) {
 }
 
 bool answer_for_packages(const CLI::App& app, int argc, char** argv) {
-  if (argc != 2) return false;
+  if (argc != 2 && argc != 3) return false;
   const std::string_view flag = argv[1];
-  if (flag == "--print-completion")
-    std::cout << bash_completion(app);
-  else if (flag == "--print-manual")
-    std::cout << manual_page(app);
-  else
-    return false;
+  if (flag != "--print-completion" && flag != "--print-manual") return false;
+  const std::string page = flag == "--print-manual" ? manual_page(app) : bash_completion(app);
+  if (argc == 2) {
+    std::cout << page;
+    return true;
+  }
+  std::ofstream file(argv[2], std::ios::trunc);
+  if (!(file << page << std::flush)) throw std::runtime_error(std::string(argv[2]) + ": cannot be written");
   return true;
 }
 

@@ -16,8 +16,8 @@ void add_examples(CLI::App& app, const std::vector<std::string>& lines);
 /// A program's manual page in the macros of man(7).
 [[nodiscard]] std::string manual_page(const CLI::App& app);
 
-/// Answers --print-completion and --print-manual, given alone, by which packages are made, on standard output. False
-/// where there is neither of them.
+/// Answers --print-completion and --print-manual, by which packages are made, on standard output or in the file that
+/// follows. False where there is neither of them.
 [[nodiscard]] bool answer_for_packages(const CLI::App& app, int argc, char** argv);
 
 /// From here on Ctrl-C and SIGTERM end the program with a line on standard error that names it, and says what stays.

@@ -35,7 +35,7 @@ struct Processes<S>::Pool {
   Pool(const ProcessFlags& flags, twoheads::OracleKind kind, double score_scale)
       : pool(
             [=] {
-              twoheads::SessionOptions session;
+              twoheads::RemoteSessionOptions session;
               session.call = std::chrono::milliseconds(static_cast<long>(std::ceil(1000 * flags.deadline)));
               // A process that is started may have a runtime and a model to load.
               session.start = std::max(session.call, std::chrono::milliseconds(10000));

@@ -13,6 +13,7 @@ bool calls_are_compiled() {
 }
 
 [[maybe_unused]] static const bool checked = [] {
-  if (!calls_are_compiled()) throw twoheads::Error("calls that were compiled into the library are not the direct answer");
+  if (!calls_are_compiled())
+    throw twoheads::Error("calls that were compiled into the library are not the direct answer");
   return true;
 }();

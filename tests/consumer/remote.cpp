@@ -6,7 +6,7 @@ namespace {
 
 const bool found_out = [] {
   try {
-    const twoheads::Session session({"echo", "no oracle, but a program of enough words to fill a header"});
+    const twoheads::RemoteSession session({"echo", "no oracle, but a program of enough words to fill a header"});
   } catch (const twoheads::OracleError&) {
     return true;
   }

@@ -57,7 +57,7 @@ inline void read_checkpoint(const TempFolder& folder, const std::string& bytes, 
   using twoheads::detail::CheckpointFile;
   using twoheads::detail::PartRecord;
   using twoheads::detail::RecordPlace;
-  const std::filesystem::path path = folder.write("checkpoint", bytes);
+  const std::filesystem::path path = write_new(folder, "checkpoint", bytes);
   std::ignore = accepted([&] {
     CheckpointFile file(path, key, 4, 8, false, CheckpointAccess::read);
     while (!file.at_end()) {

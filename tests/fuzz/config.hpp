@@ -22,7 +22,7 @@ inline void config(std::span<const std::uint8_t> bytes) {
   Input in(bytes);
   const int kind = in.number() % 4;
   if (kind == 0) {
-    const std::filesystem::path path = folder.write("config.json", in.rest());
+    const std::filesystem::path path = write_new(folder, "config.json", in.rest());
     std::ignore = accepted([&] {
       const twoheads::ModelConfig found = twoheads::read_model_config(path);
       // The whole spec takes memory for layers and heads, which a reader of weights has counted by then.
@@ -35,14 +35,14 @@ inline void config(std::span<const std::uint8_t> bytes) {
   }
   if (kind == 1) {
     std::filesystem::create_directory(folder / "1_Pooling");
-    folder.write("modules.json", in.part());
-    folder.write("1_Pooling/config.json", in.rest());
+    write_new(folder, "modules.json", in.part());
+    write_new(folder, "1_Pooling/config.json", in.rest());
     std::ignore = accepted([&] { std::ignore = twoheads::read_sentence_config(folder / ""); });
     std::filesystem::remove(folder / "modules.json");
     return;
   }
-  folder.write("config.json", in.part());
-  folder.write("model.safetensors", in.rest());
+  write_new(folder, "config.json", in.part());
+  write_new(folder, "model.safetensors", in.rest());
   std::ignore = accepted([&] {
     if (kind == 2)
       require_valid(twoheads::read_model<float>(folder / "").body);

@@ -58,8 +58,8 @@ inline void read_description(const Bytes& body) {
 /// Has an oracle answer whatever frames come, and reads its answers.
 inline void serve(const std::string& input) {
   static const TempFolder folder;
-  const std::filesystem::path from = folder.write("in", input);
-  const std::filesystem::path to = folder.write("out", "");
+  const std::filesystem::path from = write_new(folder, "in", input);
+  const std::filesystem::path to = write_new(folder, "out", "");
   const int in = ::open(from.c_str(), O_RDONLY | O_CLOEXEC);
   const int out = ::open(to.c_str(), O_WRONLY | O_CLOEXEC);
   require(in >= 0 && out >= 0, "files of the target can be opened");

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <filesystem>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -13,9 +14,11 @@
 #include <twoheads/base/index.hpp>
 #include <type_traits>
 
+#include "support/temp_folder.hpp"
+
 // What all fuzz targets share. A target takes any bytes; what a reader may do with them is to give what is there, or one
-// of the library's own exceptions. Everything else leaves the target: another exception, a broken law (std::logic_error),
-// a sanitizer's finding.
+// of the library's own exceptions. Everything else leaves the target: another exception, a broken law
+// (std::logic_error), a sanitizer's finding.
 
 namespace fuzz {
 
@@ -67,8 +70,8 @@ class Input {
 };
 
 /// Says that a law of the library does not hold.
-inline void require(bool holds, const std::string& law) {
-  if (!holds) throw std::logic_error(law);
+inline void require(bool holds, std::string_view law) {
+  if (!holds) throw std::logic_error(std::string(law));
 }
 
 /// Runs what may be refused; true where it was not.
@@ -85,6 +88,13 @@ bool accepted(const Run& run) {
 template <class Number>
 void append(std::string& bytes, Number value) {
   bytes.append(reinterpret_cast<const char*>(&value), sizeof(value));
+}
+
+/// Writes a file where there may be one of that name. Some file systems bring one that is overwritten to the disk at
+/// once, and not a new one.
+inline std::filesystem::path write_new(const TempFolder& folder, const std::string& name, const std::string& bytes) {
+  std::filesystem::remove(folder / name);
+  return folder.write(name, bytes);
 }
 
 /// The hash that files of ours end with.

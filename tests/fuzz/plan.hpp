@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <stdexcept>
 #include <string>
 #include <tuple>
 #include <twoheads/plan/cover.hpp>
@@ -124,8 +125,8 @@ class PairCount {
       for (Index j = 0; j < keys_; ++j) {
         const int times = seen_[at(i, j)];
         const bool visible = shows(mask, i, j);
-        require(times <= (visible ? 1 : 0) && (!exact || times == (visible ? 1 : 0)),
-                twoheads::detail::text("query ", i, ", key ", j, " lies in ", times, " tiles"));
+        if (times > (visible ? 1 : 0) || (exact && visible && times == 0))
+          throw std::logic_error(twoheads::detail::text("query ", i, ", key ", j, " lies in ", times, " tiles"));
       }
   }
 

@@ -38,13 +38,13 @@ inline void safetensors(std::span<const std::uint8_t> bytes) {
       std::string file;
       const std::string header = std::string("{\"") + shard + R"(":{"dtype":"U8","shape":[2],"data_offsets":[0,2]}})";
       append(file, std::uint64_t{header.size()});
-      folder.write(shard, file + header + "xy");
+      write_new(folder, shard, file + header + "xy");
     }
-    folder.write("model.safetensors.index.json", in.rest());
+    write_new(folder, "model.safetensors.index.json", in.rest());
     std::ignore = accepted([&] { read_tensors(twoheads::TensorFolder::open(folder / "")); });
     return;
   }
-  const std::filesystem::path path = folder.write("file", in.rest());
+  const std::filesystem::path path = write_new(folder, "file", in.rest());
   std::ignore = accepted([&] {
     const twoheads::Safetensors file = twoheads::Safetensors::open(path);
     std::ignore = accepted([&] { std::ignore = file.metadata(); });

@@ -26,7 +26,7 @@ inline void tokenizer(std::span<const std::uint8_t> bytes) {
   else
     names = {"vocab.txt"};
   if (kind % 2 == 1) names.push_back("tokenizer_config.json");
-  for (const char* name : names) folder.write(name, in.part());
+  for (const char* name : names) write_new(folder, name, in.part());
   const std::string text = in.rest();
   std::ignore = accepted([&] {
     const twoheads::TextTokenizer found = twoheads::TextTokenizer::read(folder / "", vocabulary);

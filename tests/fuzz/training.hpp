@@ -17,7 +17,7 @@ namespace fuzz {
 
 template <class Scalar>
 void read_training(const TempFolder& folder, const std::string& bytes) {
-  const std::filesystem::path path = folder.write("run", bytes);
+  const std::filesystem::path path = write_new(folder, "run", bytes);
   std::ignore = accepted([&] {
     const auto state = twoheads::read_training<Scalar>(path, "key", 2);
     twoheads::save_training(folder / "again", "key", state);
@@ -26,8 +26,8 @@ void read_training(const TempFolder& folder, const std::string& bytes) {
   });
 }
 
-/// A file of training; the first byte says whether its first bytes and the hash at its end are those of a sound one, and
-/// whether its lengths are drawn or fit the file.
+/// A file of training; the first byte says whether its first bytes and the hash at its end are those of a sound one,
+/// and whether its lengths are drawn or fit the file.
 inline void training(std::span<const std::uint8_t> bytes) {
   static const TempFolder folder;
   Input in(bytes);

@@ -1,11 +1,11 @@
 #pragma once
 
-#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <optional>
 #include <string>
 #include <twoheads/base/errors.hpp>
+#include <twoheads/base/sort.hpp>
 #include <twoheads/exec/oracle_plans.hpp>
 #include <twoheads/exec/plan_choice.hpp>
 #include <twoheads/oracle/oracle.hpp>
@@ -164,8 +164,7 @@ namespace detail {
   if (chosen.block != limits.rows - 1) add([&](const PlanOption& o) { return o.block == limits.rows - 1; });
   add([&](const PlanOption& o) { return o.block == chosen.block && o.anchor != chosen.anchor; });
   add([&](const PlanOption& o) { return o.block == chosen.block && o.instances != chosen.instances; });
-  std::stable_sort(choice.others.begin(), choice.others.end(),
-                   [](const PlanOption& a, const PlanOption& b) { return a.price < b.price; });
+  detail::sort_stably(choice.others, [](const PlanOption& a, const PlanOption& b) { return a.price < b.price; });
 
   const Plan plan(choice.request);
   choice.calls = plan.calls();

@@ -4,6 +4,7 @@
 #include <optional>
 #include <span>
 #include <twoheads/base/index.hpp>
+#include <twoheads/base/sort.hpp>
 #include <twoheads/exec/block_kernel.hpp>
 #include <twoheads/mpi/shared_keys.hpp>
 #include <twoheads/plan/plan.hpp>
@@ -108,8 +109,7 @@ class KernelWork {
     });
     // Several blocks read the keys in their order: together, each key once. The steps of a block keep theirs.
     if (steps_.empty() || steps_.front().block == steps_.back().block) return;
-    std::stable_sort(steps_.begin(), steps_.end(),
-                     [](const KernelStep& a, const KernelStep& b) { return a.part.begin < b.part.begin; });
+    sort_stably(steps_, [](const KernelStep& a, const KernelStep& b) { return a.part.begin < b.part.begin; });
   }
 
   [[nodiscard]] KernelPortion portion(bool first) {

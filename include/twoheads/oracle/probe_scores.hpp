@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 #include <twoheads/base/matrix.hpp>
+#include <twoheads/base/sort.hpp>
 #include <twoheads/oracle/probe_session.hpp>
 #include <vector>
 
@@ -115,8 +116,7 @@ class ProbeScores {
       s_.note("the size of scores was not examined: small ones already disagree");
       return false;
     }
-    std::stable_sort(large.begin(), large.end(),
-                     [this](const Rung& a, const Rung& b) { return size_of(a) < size_of(b); });
+    sort_stably(large, [this](const Rung& a, const Rung& b) { return size_of(a) < size_of(b); });
     const auto share = [&](const Rung& rung) { return rung.found / base; };
     const auto good = [&](const Rung& rung) { return std::abs(share(rung) - 1) <= 0.1 + 2 * rung.error / base; };
     const auto first_bad = std::find_if_not(large.begin(), large.end(), good);

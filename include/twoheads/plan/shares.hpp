@@ -9,6 +9,7 @@
 #include <tuple>
 #include <twoheads/base/errors.hpp>
 #include <twoheads/base/index.hpp>
+#include <twoheads/base/sort.hpp>
 #include <twoheads/model/mask.hpp>
 #include <twoheads/plan/fit.hpp>
 #include <twoheads/plan/plan.hpp>
@@ -246,7 +247,7 @@ struct Excess {
 [[nodiscard]] inline std::vector<Index> deal_by_size(const DealtUnits& units, Index ranks) {
   std::vector<Index> order(units.ends.size());
   for (std::size_t unit = 0; unit < order.size(); ++unit) order[unit] = static_cast<Index>(unit);
-  std::stable_sort(order.begin(), order.end(), [&](Index a, Index b) {
+  sort_stably(order, [&](Index a, Index b) {
     return units.work[static_cast<std::size_t>(a)] > units.work[static_cast<std::size_t>(b)];
   });
   // Work, rows and number of a rank.

@@ -8,20 +8,20 @@
 #include <twoheads/base/matrix.hpp>
 #include <twoheads/oracle/core.hpp>
 #include <twoheads/remote/graph.hpp>
-#include <twoheads/remote/session.hpp>
+#include <twoheads/remote/remote_session.hpp>
 #include <utility>
 #include <vector>
 
 namespace twoheads {
 
 /// An attention core in another process: the heads of all calls fill the places of the graph's runs one after the other.
-/// `Runs` is a Session, or what has its description(), options() and run().
+/// `Runs` is a RemoteSession, or what has its description(), options() and run().
 ///
 ///   Shapes   of the graph: CoreGraph
 ///   Corner   places that no head takes hold zeros, and what comes back for them is dropped
 ///   Throws   LimitError if the graph is none of an attention core, or for heads of other sizes than the graph's;
-///            OracleError as Session
-template <RealScalar S, class Runs = Session>
+///            OracleError as RemoteSession
+template <RealScalar S, class Runs = RemoteSession>
 class RemoteCore {
  public:
   using Scalar = S;
@@ -90,12 +90,12 @@ class RemoteCore {
 
 /// An oracle of a command whose graph is an attention core; make it in an AnyOracle, whose copies are other processes.
 ///
-///   Throws   as RemoteCore and Session
+///   Throws   as RemoteCore and RemoteSession
 template <RealScalar Scalar>
 [[nodiscard]] CoreOracle<Scalar, RemoteCore<Scalar>> remote_core_oracle(std::vector<std::string> command,
                                                                         OracleKind kind, double score_scale,
-                                                                        const SessionOptions& options = {}) {
-  RemoteCore<Scalar> core(Session(std::move(command), options));
+                                                                        const RemoteSessionOptions& options = {}) {
+  RemoteCore<Scalar> core(RemoteSession(std::move(command), options));
   const OracleLimits limits = core.limits(kind, score_scale);
   return CoreOracle<Scalar, RemoteCore<Scalar>>(limits, std::move(core));
 }

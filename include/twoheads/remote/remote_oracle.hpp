@@ -8,8 +8,8 @@
 #include <twoheads/oracle/oracle.hpp>
 #include <twoheads/remote/graph.hpp>
 #include <twoheads/remote/remote_core.hpp>
+#include <twoheads/remote/remote_session.hpp>
 #include <twoheads/remote/remote_transformer.hpp>
-#include <twoheads/remote/session.hpp>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -28,14 +28,15 @@ struct RemoteDeclaration {
 /// is called rows, else an attention core.
 ///
 ///   Corner   require_honest() finds out whether the declaration is right
-///   Throws   as RemoteCore, RemoteTransformer and Session
+///   Throws   as RemoteCore, RemoteTransformer and RemoteSession
 template <RealScalar S>
 class RemoteOracle {
  public:
   using Scalar = S;
 
-  RemoteOracle(std::vector<std::string> command, const RemoteDeclaration& declared, const SessionOptions& options = {})
-      : oracle_(made(Session(std::move(command), options), declared.kind, declared.score_scale)),
+  RemoteOracle(std::vector<std::string> command, const RemoteDeclaration& declared,
+               const RemoteSessionOptions& options = {})
+      : oracle_(made(RemoteSession(std::move(command), options), declared.kind, declared.score_scale)),
         limits_(std::visit([](const auto& oracle) { return oracle.limits(); }, oracle_)) {
     limits_.precision = declared.precision;
     limits_.largest_score = declared.largest_score;
@@ -54,7 +55,7 @@ class RemoteOracle {
   using Core = CoreOracle<Scalar, RemoteCore<Scalar>>;
   using Either = std::variant<Core, RemoteTransformer<Scalar>>;
 
-  [[nodiscard]] static Either made(Session session, OracleKind kind, double score_scale) {
+  [[nodiscard]] static Either made(RemoteSession session, OracleKind kind, double score_scale) {
     const std::vector<TensorSpec>& inputs = session.description().inputs;
     if (std::any_of(inputs.begin(), inputs.end(), [](const TensorSpec& spec) { return spec.name == "rows"; }))
       return RemoteTransformer<Scalar>(std::move(session), kind, score_scale);

@@ -8,21 +8,22 @@
 #include <twoheads/base/matrix.hpp>
 #include <twoheads/oracle/oracle.hpp>
 #include <twoheads/remote/graph.hpp>
-#include <twoheads/remote/session.hpp>
+#include <twoheads/remote/remote_session.hpp>
 #include <utility>
 #include <vector>
 
 namespace twoheads {
 
-/// A small transformer of one layer in another process. `Runs` is a Session, or what has its description(), options()
-/// and run().
+/// A small transformer of one layer in another process. `Runs` is a RemoteSession, or what has its description(),
+/// options() and run().
 ///
 /// Calls that follow each other and have the same weights share a run. Heads and columns that a call does not have are
 /// zeros, and what comes back for them is dropped; a layer MLP is done here.
 ///
 ///   Shapes   of the graph: TransformerGraph
-///   Throws   LimitError if the graph is none of a small transformer, and as require_within; OracleError as Session
-template <RealScalar S, class Runs = Session>
+///   Throws   LimitError if the graph is none of a small transformer, and as require_within;
+///            OracleError as RemoteSession
+template <RealScalar S, class Runs = RemoteSession>
 class RemoteTransformer {
  public:
   using Scalar = S;

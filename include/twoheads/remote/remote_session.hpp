@@ -21,7 +21,7 @@
 namespace twoheads {
 
 /// How long a process may take, and how much it may send.
-struct SessionOptions {
+struct RemoteSessionOptions {
   std::chrono::milliseconds start = std::chrono::seconds(60);  ///< until the process has described its graph
   /// For the next answer, whichever run it answers; what is still to be sent is sent meanwhile.
   std::chrono::milliseconds call = std::chrono::seconds(60);
@@ -36,10 +36,10 @@ struct SessionOptions {
 ///            itself refuses (a frame of the kind failure) is an OracleError too, and the session goes on.
 ///   Corner   not for concurrent use
 ///   Throws   OracleError
-class Session {
+class RemoteSession {
  public:
   /// Starts the process, and waits until it has described its graph.
-  explicit Session(std::vector<std::string> command, const SessionOptions& options = {})
+  explicit RemoteSession(std::vector<std::string> command, const RemoteSessionOptions& options = {})
       : command_(std::move(command)), options_(options) {
     if (options_.in_flight < 1)
       throw LimitError(text("a session has ", options_.in_flight, " runs in flight, expected 1 or more"));
@@ -57,8 +57,8 @@ class Session {
     largest_answer_ = largest_body(description_.outputs, options_.largest_body);
   }
 
-  [[nodiscard]] const Description& description() const { return description_; }  ///< of the graph
-  [[nodiscard]] const SessionOptions& options() const { return options_; }       ///< as given
+  [[nodiscard]] const Description& description() const { return description_; }   ///< of the graph
+  [[nodiscard]] const RemoteSessionOptions& options() const { return options_; }  ///< as given
   /// Runs that are sent and not yet answered.
   [[nodiscard]] Index in_flight() const { return static_cast<Index>(in_flight_.size()); }
   /// Whether the session can still be used.
@@ -223,7 +223,7 @@ class Session {
   }
 
   std::vector<std::string> command_;
-  SessionOptions options_;
+  RemoteSessionOptions options_;
   std::unique_ptr<Child> child_;
   Description description_;
   std::uint64_t largest_answer_ = 0;
