@@ -317,6 +317,19 @@ static_assert([] {
   return tiles;
 }() == 5);
 
+TEST(Plan, AKernelWithoutALimitOfRowsHasThePlanOfOneWithMoreRowsThanTokens) {
+  for (const MaskKind mask : {MaskKind::full, MaskKind::causal, MaskKind::window}) {
+    PlanRequest request = Case{mask, OracleKind::kernel, 1000, 1000, Index{1} << 40}.request();
+    request.mask.window = 10;
+    const Plan limited(request);
+    request.oracle.rows = twoheads::OracleLimits::unlimited;
+    const Plan plan(request);
+    ASSERT_EQ(plan.query_blocks(), limited.query_blocks());
+    for (Index block = 0; block < plan.query_blocks(); ++block)
+      EXPECT_EQ(tiles_of(plan, block), tiles_of(limited, block));
+  }
+}
+
 TEST(Plan, AMillionTokensAreCountedWithoutEnumeration) {
   // On three rows there are a quarter of a million million tiles: whatever enumerates or stores them never gets here.
   const Index tokens = 1'000'000;

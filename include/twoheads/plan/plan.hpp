@@ -292,7 +292,9 @@ class Plan {
 
  private:
   [[nodiscard]] Index most_block() const {
-    return request_.oracle.rows - (request_.oracle.kind == OracleKind::kernel ? 0 : 1);
+    // A kernel without a limit: tilings count one row more than a block has tokens.
+    if (request_.oracle.kind == OracleKind::kernel) return std::min(request_.oracle.rows, OracleLimits::unlimited - 1);
+    return request_.oracle.rows - 1;
   }
   /// Most rows that a slot takes.
   [[nodiscard]] Index most_rows() const { return block() + (request_.oracle.kind == OracleKind::kernel ? 0 : 1); }
