@@ -3,6 +3,8 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/resource.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -23,13 +25,24 @@ struct MpiRun {
   int exit_code = -1;
   std::string out;
   std::string err;
-  double seconds = 0;
+  /// Of processors, by all ranks and the launcher: waiting for a loaded machine is not part of it.
+  double processor_seconds = 0;
 
   /// Standard output as JSON; `discarded` if it is not one JSON value and nothing else.
   [[nodiscard]] nlohmann::json json() const { return nlohmann::json::parse(out, nullptr, false); }
 };
 
 namespace mpi_run_detail {
+
+/// What processes that have ended and were waited for, and theirs, have taken.
+inline double processor_seconds_of_children() {
+  rusage used{};
+  getrusage(RUSAGE_CHILDREN, &used);
+  const auto seconds = [](const timeval& time) {
+    return static_cast<double>(time.tv_sec) + 1e-6 * static_cast<double>(time.tv_usec);
+  };
+  return seconds(used.ru_utime) + seconds(used.ru_stime);
+}
 
 /// Becomes the launcher, in a process group of its own.
 [[noreturn]] inline void become(std::vector<std::string> command, const std::map<std::string, std::string>& environment,
@@ -85,6 +98,7 @@ namespace mpi_run_detail {
   const std::filesystem::path err = folder / "err";
   using Clock = std::chrono::steady_clock;
   const Clock::time_point start = Clock::now();
+  const double before = mpi_run_detail::processor_seconds_of_children();
   const pid_t child = fork();
   if (child == 0) mpi_run_detail::become(command, environment, out.string(), err.string());
 
@@ -104,7 +118,7 @@ namespace mpi_run_detail {
     ADD_FAILURE() << program << " on " << ranks << " ranks had not ended after " << deadline.count() << " s\n"
                   << read_bytes(out) << read_bytes(err);
   }
-  run.seconds = std::chrono::duration<double>(Clock::now() - start).count();
+  run.processor_seconds = mpi_run_detail::processor_seconds_of_children() - before;
   run.out = read_bytes(out);
   run.err = read_bytes(err);
   return run;
