@@ -26,6 +26,7 @@
 #include "support/progress.hpp"
 #include "support/rows_choice.hpp"
 #include "support/stopwatch.hpp"
+#include "support/terminal.hpp"
 #include "support/text_files.hpp"
 
 namespace {

@@ -80,7 +80,7 @@ int main(int argc, char** argv) {
       if (figures) programs::ScalingArguments::add(result, *figures);
       std::cout << result.dump() << "\n";
     } else {
-      twoheads::print(std::cout, plan);
+      twoheads::print(std::cout, plan, arguments.grid_style());
       if (!cover.empty()) std::cout << "  cover      " << cover << "\n";
       if (choice) std::cout << "  rows       " << choice->reason() << "\n";
       if (chosen) programs::ChooseArguments::print(std::cout, *chosen);

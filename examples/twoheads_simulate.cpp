@@ -246,10 +246,11 @@ Outcome run(const Settings& settings, programs::Processes<Scalar>* processes, pr
   return outcome;
 }
 
-void print(const Settings& settings, const Outcome& outcome, double unit, double least) {
+void print(const Settings& settings, const Outcome& outcome, const twoheads::GridStyle& style, double unit,
+           double least) {
   const double bound = 4 * outcome.direct_row_error + unit * outcome.max_logit + least;
   if (settings.method == programs::Method::stable)
-    twoheads::print(std::cout, programs::make_plan(settings.request));
+    twoheads::print(std::cout, programs::make_plan(settings.request), style);
   else
     programs::print(std::cout, programs::paper_figures(settings.request, settings.method));
   std::cout << "\nsimulated\n  calls made     " << outcome.counts.calls;
@@ -425,7 +426,7 @@ int main(int argc, char** argv) {
       if (choice) result["rows_reason"] = choice->reason();
       std::cout << result.dump() << "\n";
     } else {
-      print(settings, outcome, single ? 6e-8 : 1.2e-16, single ? 1e-6 : 1e-12);
+      print(settings, outcome, arguments.grid_style(), single ? 6e-8 : 1.2e-16, single ? 1e-6 : 1e-12);
       if (launch.size() > 1)
         std::cout << "  ranks          " << launch.size() << ", " << outcome.bytes_moved / 1024
                   << " KiB of keys and values moved between them, " << outcome.fetch_seconds << " s for that\n";

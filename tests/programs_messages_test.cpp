@@ -286,6 +286,86 @@ TEST(ProgressOnATerminal, IsShownThereAloneAndNotBesideJson) {
   EXPECT_FALSE(contains(read_bytes(folder / "pipe.txt"), "left"));
 }
 
+// --- the grid --------------------------------------------------------------------------------------------------------
+
+/// Every occurrence of one text made another.
+std::string replaced(std::string in, const std::string& from, const std::string& to) {
+  for (std::size_t at = in.find(from); at != std::string::npos; at = in.find(from, at + to.size()))
+    in.replace(at, from.size(), to);
+  return in;
+}
+
+/// What a terminal was sent, without colours.
+std::string without_colours(std::string sent) {
+  for (std::size_t at = sent.find('\33'); at != std::string::npos; at = sent.find('\33', at))
+    sent.erase(at, sent.find('m', at) + 1 - at);
+  return sent;
+}
+
+const std::vector<std::string> grids{"--mask causal --tokens 100 --rows 11",
+                                     "--mask causal --tokens 100 --rows 11 --oracle plain",
+                                     "--mask sinks --window 9 --sinks 2 --tokens 60 --rows 11",
+                                     "--mask window --window 30 --tokens 200 --rows 11",
+                                     "--mask causal --tokens 100000 --rows 11",
+                                     "--mask full --tokens 100 --rows 11 --samples 2"};
+
+TEST(Grid, OfUtf8SaysWhatTheOneOfAsciiSays) {
+  const std::vector<std::pair<const char*, const char*>> shapes{{"\u2588", "#"}, {"\u2592", "+"}, {"\u25e3", "\\"},
+                                                                {"\u25e5", "/"}, {"\u25c6", "X"}, {"\u2502", "|"},
+                                                                {"\u00b7", "."}, {"\u25cf", "s"}};
+  for (const std::string& grid : grids) {
+    const ProgramRun ascii = run_program("twoheads_plan", words(grid + " --grid ascii"));
+    const ProgramRun utf8 = run_program("twoheads_plan", words(grid + " --grid utf8"));
+    ASSERT_EQ(ascii.exit_code, 0) << grid << ascii.err;
+    ASSERT_EQ(utf8.exit_code, 0) << grid << utf8.err;
+    EXPECT_EQ(run_program("twoheads_plan", words(grid)).out, ascii.out) << "a pipe takes ASCII";
+    EXPECT_TRUE(
+        std::all_of(ascii.out.begin(), ascii.out.end(), [](char c) { return c == '\n' || (c >= ' ' && c < 127); }));
+    EXPECT_NE(utf8.out, ascii.out) << grid;
+    std::string back = utf8.out;
+    for (const auto& [shape, mark] : shapes) back = replaced(back, shape, mark);
+    EXPECT_EQ(back, ascii.out) << grid;
+  }
+}
+
+TEST(Grid, IsColouredOnATerminalAlone) {
+  const TempFolder folder;
+  if (run_shell("command -v script", folder / ".").exit_code != 0) GTEST_SKIP() << "script of util-linux is not here";
+  const std::string plan = "twoheads_plan " + grids[2];
+  const ProgramRun run = run_shell(
+      "unset LC_ALL LC_CTYPE NO_COLOR\n"
+      "TERM=xterm LANG=C.UTF-8 script -qefc '" +
+          plan +
+          "' both >/dev/null\n"
+          "TERM=xterm LANG=C script -qefc '" +
+          plan +
+          "' ascii >/dev/null\n"
+          "TERM=xterm LANG=C.UTF-8 NO_COLOR=1 script -qefc '" +
+          plan +
+          "' plain >/dev/null\n"
+          "TERM=dumb LANG=C script -qefc '" +
+          plan +
+          "' dumb >/dev/null\n"
+          "TERM=xterm LANG=C.UTF-8 " +
+          plan + " >pipe\n",
+      folder / ".");
+  EXPECT_EQ(run.exit_code, 0) << run.err;
+  const auto shown = [&](const char* file) {
+    // script adds a line of its own before and after.
+    std::string text = replaced(read_bytes(folder / file), "\r\n", "\n");
+    const std::size_t begin = text.find("sinks attention");
+    return begin == std::string::npos ? text : text.substr(begin, text.find("the paper") - begin);
+  };
+  const std::string pipe = shown("pipe");
+  EXPECT_FALSE(contains(pipe, "\33"));
+  EXPECT_TRUE(contains(shown("both"), "\33[34m\u2588\33[0m")) << shown("both");
+  EXPECT_TRUE(contains(shown("ascii"), "\33[34m#\33[0m")) << shown("ascii");
+  EXPECT_EQ(without_colours(shown("ascii")), pipe);
+  EXPECT_TRUE(contains(shown("plain"), "\u2588")) << shown("plain");
+  EXPECT_FALSE(contains(shown("plain"), "\33"));
+  EXPECT_EQ(shown("dumb"), pipe);
+}
+
 // --- what is wrong ---------------------------------------------------------------------------------------------------
 
 struct Wrong {

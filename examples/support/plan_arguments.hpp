@@ -9,12 +9,14 @@
 #include <twoheads/base/errors.hpp>
 #include <twoheads/plan/cover.hpp>
 #include <twoheads/plan/plan.hpp>
+#include <twoheads/plan/print.hpp>
 #include <twoheads/plan/svg.hpp>
 #include <utility>
 #include <vector>
 
 #include "support/arguments.hpp"
 #include "support/paper_method.hpp"
+#include "support/terminal.hpp"
 
 namespace programs {
 
@@ -96,6 +98,9 @@ class PlanArguments {
     near_ = add_count(app, "--near", request_.sampling.near, 0,
                       "with --samples: a query's last r keys stay exact, rounded up to whole blocks");
     add_file(app, "--svg", svg_, "draw the grid as a picture into this file");
+    add_choice<GridWord>(app, "--grid", grid_,
+                         {{"auto", GridWord::chosen}, {"ascii", GridWord::ascii}, {"utf8", GridWord::utf8}},
+                         "characters of the printed grid (default auto: UTF-8 on a terminal of that locale)");
   }
 
   /// Adds the flag of queries that stand after others, for a program that plans such chunks.
@@ -175,10 +180,17 @@ class PlanArguments {
     throw std::runtime_error("--svg " + svg_ + ": cannot be written" + cause);
   }
 
+  /// How --grid and standard output have the grid drawn: colours on a terminal alone, unless NO_COLOR forbids them.
+  [[nodiscard]] twoheads::GridStyle grid_style() const {
+    const bool utf8 = grid_ == GridWord::utf8 || (grid_ == GridWord::chosen && terminal_takes_utf8());
+    return {utf8, terminal_takes_colour()};
+  }
+
   [[nodiscard]] Index kv_heads() const { return kv_heads_ > 0 ? kv_heads_ : request_.heads; }
 
  private:
   enum class Kind { own, plain, causal };
+  enum class GridWord { chosen, ascii, utf8 };
 
   /// Holds --rows, --row-counts and --fixed-rows against each other.
   void read_rows(twoheads::OracleLimits& oracle) const {
@@ -249,6 +261,7 @@ class PlanArguments {
   Method method_ = Method::stable;
   bool check_ = false;
   std::string svg_;
+  GridWord grid_ = GridWord::chosen;
 };
 
 /// The plan of a request; what a plan refuses is a fault of the flags.

@@ -1,16 +1,13 @@
 #include "support/progress.hpp"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <cstdio>
 #include <iostream>
 #include <utility>
 
-namespace programs {
+#include "support/terminal.hpp"
 
-bool standard_error_is_terminal() { return ::isatty(STDERR_FILENO) != 0; }
-bool standard_output_is_terminal() { return ::isatty(STDOUT_FILENO) != 0; }
+namespace programs {
 
 std::string clock_words(double seconds) {
   const auto whole = static_cast<long long>(std::clamp(seconds, 0.0, 3.0e8));

@@ -9,11 +9,6 @@
 
 namespace programs {
 
-/// Whether somebody looks on: standard error is a terminal.
-[[nodiscard]] bool standard_error_is_terminal();
-/// The same of standard output.
-[[nodiscard]] bool standard_output_is_terminal();
-
 /// Seconds as hours, minutes and seconds: 0:01:23.
 [[nodiscard]] std::string clock_words(double seconds);
 

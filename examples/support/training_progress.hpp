@@ -7,6 +7,7 @@
 #include <twoheads/train/training_state.hpp>
 
 #include "support/progress.hpp"
+#include "support/terminal.hpp"
 
 namespace programs {
 

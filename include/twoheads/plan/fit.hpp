@@ -4,6 +4,7 @@
 #include <bit>
 #include <cstdint>
 #include <span>
+#include <twoheads/base/errors.hpp>
 #include <twoheads/base/index.hpp>
 #include <twoheads/plan/limits.hpp>
 #include <twoheads/plan/tile.hpp>
@@ -135,10 +136,14 @@ class SlotFiller {
   std::vector<Tile> tiles_;
 };
 
+/// Longest triangle that is halved: its diagonal is a tile for each token, and all of them may be in one slot.
+inline constexpr Index most_halved = Index{1} << 20;
+
 /// Triangles as an oracle can evaluate them, as many as fit in a slot: as they are on a causal oracle and in the tile
 /// kernel; on a plain oracle by halving, level by level, and the diagonal last.
 ///
 ///   Laws     on a plain oracle, triangles of n rows together that fit one call take at most ceil(log2 n) + 1 slots
+///   Throws   SpecError for a triangle that halving would cut into more than most_halved tiles
 ///   Source   not in the paper (it has no causal attention on plain oracles)
 template <class Visit>
 void visit_triangles(std::span<const Tile> triangles, OracleKind oracle, Index rows, Visit& visit) {
@@ -152,6 +157,10 @@ void visit_triangles(std::span<const Tile> triangles, OracleKind oracle, Index r
   Index levels = 0;
   for (const Tile& tile : triangles) {
     halved.emplace_back(tile);
+    if (halved.back().size > most_halved)
+      throw SpecError(text("a triangle of ", halved.back().size,
+                           " tokens on a plain oracle is halved into as many tiles, ", "expected at most ", most_halved,
+                           ": shorter blocks, or a causal oracle"));
     levels = std::max(levels, halved.back().levels());
   }
   for (const HalvedTriangle& triangle : halved) add(triangle.beside);

@@ -60,8 +60,9 @@ struct Job {
 ///   Laws     jobs come in a fixed order: query block, then head, then slot, then tile; a call takes the next
 ///            H' L' slots, whatever blocks and heads they belong to. With S slots a layer (slots * heads): calls =
 ///            L ceil(S / (H' L')), twice that for the Gibbs anchor, in as many rounds as layers (twice that).
-///   Throws   SpecError for a mask, heads, layers or a sample that make no sense, or counts beyond 64 bits; LimitError
-///            for an oracle without the limits that the plan or its packing needs
+///   Throws   SpecError for a mask, heads, layers or a sample that make no sense, for counts beyond 64 bits, or for a
+///            triangle of more than 2^20 tokens that a plain oracle would have halved; LimitError for an oracle without
+///            the limits that the plan or its packing needs
 ///   Source   Yu & Alman, Lemma 3.3 and Theorem 3.4 (whose printed count omits the ceilings and the sum over layers)
 class Plan {
  public:

@@ -12,6 +12,13 @@
 #include <vector>
 
 namespace twoheads {
+
+/// How the grid of a plan is drawn in characters.
+struct GridStyle {
+  bool utf8 = false;    ///< Unicode's blocks and triangles, else ASCII
+  bool colour = false;  ///< a colour of the terminal for each mark
+};
+
 namespace detail {
 
 [[nodiscard]] inline std::string counted(Index count, const std::string& thing) {
@@ -133,17 +140,34 @@ struct GridCell {
   return lines;
 }
 
-inline void draw(std::ostream& out, const std::vector<std::string>& lines) {
+/// A mark in some style.
+[[nodiscard]] inline std::string styled(char mark, const GridStyle& style) {
+  struct Look {
+    char mark;
+    const char* utf8;
+    const char* colour;
+  };
+  constexpr Look looks[]{{'#', "\u2588", "34"}, {'+', "\u2592", "36"}, {'\\', "\u25e3", "32"}, {'/', "\u25e5", "35"},
+                         {'X', "\u25c6", "33"}, {'|', "\u2502", "31"}, {'.', "\u00b7", "90"},  {'s', "\u25cf", "36"}};
+  for (const Look& look : looks) {
+    if (look.mark != mark) continue;
+    const std::string shape = style.utf8 ? std::string(look.utf8) : std::string(1, mark);
+    return style.colour ? text("\33[", look.colour, "m", shape, "\33[0m") : shape;
+  }
+  return std::string(1, mark);
+}
+
+inline void draw(std::ostream& out, const std::vector<std::string>& lines, const GridStyle& style) {
   for (const std::string& line : lines) {
     out << "  ";
-    for (const char mark : line) out << ' ' << mark;
+    for (const char mark : line) out << ' ' << styled(mark, style);
     out << "\n";
   }
   out << "\n";
 }
 
 /// Says what the marks in the lines mean, those that are there.
-inline void explain(std::ostream& out, const std::vector<std::string>& lines, Index side) {
+inline void explain(std::ostream& out, const std::vector<std::string>& lines, Index side, const GridStyle& style) {
   if (side == 1)
     out << "  each mark is a pair, and tells the tile that holds it:\n";
   else
@@ -156,12 +180,13 @@ inline void explain(std::ostream& out, const std::vector<std::string>& lines, In
   for (const auto& [mark, meaning] : meanings)
     for (const std::string& line : lines)
       if (line.find(mark) != std::string::npos) {
-        out << "    " << mark << "  " << meaning << "\n";
+        out << "    " << styled(mark, style) << "  " << meaning << "\n";
         break;
       }
 }
 
-inline void draw_grid(std::ostream& out, const Plan& plan) {
+inline void draw_grid(std::ostream& out, const Plan& plan, const GridStyle& style) {
+  const auto styled = [&](char mark) { return detail::styled(mark, style); };
   constexpr Index most_tiles = 200'000;
   const MaskKind kind = plan.request().mask.simplified(plan.queries().end).kind;
   // Chunks after a past, and few queries on a causal oracle, are not cut into pairs of blocks.
@@ -170,39 +195,40 @@ inline void draw_grid(std::ostream& out, const Plan& plan) {
   const bool blocks = whole && plan.sampled() == nullptr;
   const Index longest = std::max(plan.tokens(), plan.keys());
   if (plan.straight()) {
-    draw(out, marks_of_tiles(plan, longest));
+    draw(out, marks_of_tiles(plan, longest), style);
     out << "  the input fits one call, no synthetic row is needed\n";
   } else if (plan.sampled() != nullptr &&
              std::max(plan.query_blocks(), ceil_div(longest, plan.block())) <= most_marks) {
     const std::vector<std::string> lines = marks_of_samples(plan);
-    draw(out, lines);
-    explain(out, lines, plan.block());
+    draw(out, lines, style);
+    explain(out, lines, plan.block(), style);
   } else if (blocks && ceil_div(longest, plan.block()) <= most_marks) {
     const std::vector<std::string> lines = marks_of_tiles(plan, plan.block());
-    draw(out, lines);
-    if (kind == MaskKind::causal && plan.oracle().kind == OracleKind::plain) return explain(out, lines, plan.block());
-    out << "  each mark is a pair of blocks of up to " << plan.block()
-        << " tokens: # a rectangle, \\ a lower triangle, X a lower and a\n"
-        << "  reversed strict upper triangle (two jobs), . hidden\n";
+    draw(out, lines, style);
+    if (kind == MaskKind::causal && plan.oracle().kind == OracleKind::plain)
+      return explain(out, lines, plan.block(), style);
+    out << "  each mark is a pair of blocks of up to " << plan.block() << " tokens: " << styled('#') << " a rectangle, "
+        << styled('\\') << " a lower triangle, " << styled('X')
+        << " a lower and a\n  reversed strict upper triangle (two jobs), " << styled('.') << " hidden\n";
   } else if (!blocks && plan.sampled() == nullptr && plan.tiles() <= most_tiles) {
     const Index side = ceil_div(longest, most_marks);
     const std::vector<std::string> lines = marks_of_tiles(plan, side);
-    draw(out, lines);
-    explain(out, lines, side);
+    draw(out, lines, style);
+    explain(out, lines, side, style);
   } else {
     const char partly = blocks ? '\\' : '+';
-    draw(out, marks_of_mask(plan, partly));
+    draw(out, marks_of_mask(plan, partly), style);
     out << "  each mark stands for about " << ceil_div(plan.tokens(), most_marks)
         << (plan.tokens() <= most_marks ? " query" : " queries");
     if (plan.keys() != plan.tokens()) out << " and " << counted(ceil_div(plan.keys(), most_marks), "key");
-    out << ": # visible, " << partly << " partly, . hidden\n";
+    out << ": " << styled('#') << " visible, " << styled(partly) << " partly, " << styled('.') << " hidden\n";
   }
 }
 
 }  // namespace detail
 
 /// Draws the plan's grid in characters, queries downwards and keys to the right, and says its counts in words.
-inline void print(std::ostream& out, const Plan& plan) {
+inline void print(std::ostream& out, const Plan& plan, const GridStyle& style = {}) {
   const PlanRequest& request = plan.request();
   out << detail::words_of(request.mask) << " over " << detail::counted(plan.tokens(), "token");
   if (request.past > 0) out << " after " << request.past;
@@ -212,7 +238,7 @@ inline void print(std::ostream& out, const Plan& plan) {
     out << " by the kernel, in blocks of " << request.oracle.rows << " rows\n\n";
   else
     out << " on a " << name(request.oracle.kind) << " oracle of " << request.oracle.rows << " rows\n\n";
-  detail::draw_grid(out, plan);
+  detail::draw_grid(out, plan, style);
   out << "\n  tiles      " << plan.tiles() << " a head and layer";
   if (!kernel) out << ", in " << detail::counted(plan.slots(), "slot");
   out << "\n  jobs       " << plan.jobs() << " of " << detail::counted(request.heads, "head") << " and "
