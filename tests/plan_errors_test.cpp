@@ -115,14 +115,14 @@ TEST(PlanErrors, LayersBeyond64BitsOfJobsAreRefused) {
 
 TEST(PlanErrors, TrianglesThatAPlainOracleCannotHaveHalvedAreRefused) {
   // The diagonal alone would be as many tiles, all in one slot.
-  constexpr Index most = Index{1} << 20;
-  for (const Index rows : {most + 2, Index{1} << 40, twoheads::OracleLimits::unlimited}) {
+  constexpr Index longest = Index{1} << 20;
+  for (const Index rows : {longest + 2, Index{1} << 40, twoheads::OracleLimits::unlimited}) {
     const std::string fault =
         spec_error([rows](auto& r) { r = request_of(MaskKind::causal, OracleKind::plain, Index{1} << 21, rows); });
     EXPECT_NE(fault.find("expected at most 1048576"), std::string::npos) << rows << ": " << fault;
     EXPECT_GT(Plan(request_of(MaskKind::causal, OracleKind::causal, Index{1} << 21, rows)).tiles(), 0) << rows;
   }
-  EXPECT_GT(Plan(request_of(MaskKind::causal, OracleKind::plain, 2 * most, most + 1)).tiles(), 2 * most);
+  EXPECT_GT(Plan(request_of(MaskKind::causal, OracleKind::plain, 2 * longest, longest + 1)).tiles(), 2 * longest);
 }
 
 TEST(PlanErrors, TheLargestCountsThatFitAreExact) {
