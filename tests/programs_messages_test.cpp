@@ -261,9 +261,14 @@ ProgramRun run_shell(const std::string& lines, const fs::path& folder) {
   return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, read_bytes(folder / "out"), read_bytes(folder / "err")};
 }
 
+/// Whether programs can be run on a terminal: script is here, and so are pseudo-terminals, which bare roots lack.
+bool has_terminals(const fs::path& folder) {
+  return run_shell("script -qefc true tried >/dev/null", folder).exit_code == 0;
+}
+
 TEST(ProgressOnATerminal, IsShownThereAloneAndNotBesideJson) {
   const TempFolder folder;
-  if (run_shell("command -v script", folder / ".").exit_code != 0) GTEST_SKIP() << "script of util-linux is not here";
+  if (!has_terminals(folder / ".")) GTEST_SKIP() << "script of util-linux makes no terminal here";
   // Minutes of work, ended as soon as the first of them has shown a few lines.
   const std::string work = "twoheads_simulate --mask full --tokens 60000 --rows 33 --no-reference";
   const ProgramRun run = run_shell(
@@ -330,7 +335,7 @@ TEST(Grid, OfUtf8SaysWhatTheOneOfAsciiSays) {
 
 TEST(Grid, IsColouredOnATerminalAlone) {
   const TempFolder folder;
-  if (run_shell("command -v script", folder / ".").exit_code != 0) GTEST_SKIP() << "script of util-linux is not here";
+  if (!has_terminals(folder / ".")) GTEST_SKIP() << "script of util-linux makes no terminal here";
   const std::string plan = "twoheads_plan " + grids[2];
   const ProgramRun run = run_shell(
       "unset LC_ALL LC_CTYPE NO_COLOR\n"
