@@ -153,7 +153,7 @@ struct WindowTiling {
   [[nodiscard]] constexpr TilingCounts count_rectangles(Index queries, Index full, Index rest) const {
     TilingCounts total;
     const auto add = [&](Index keys, Index times) {
-      if (keys == 0) return;
+      if (keys == 0 || times == 0) return;
       TilingCounts one;
       detail::visit_rectangle({{0, queries}, {0, keys}}, oracle,
                               [&](std::span<const Tile> slot) { one.add_slot(slot); });
