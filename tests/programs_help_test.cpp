@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <set>
@@ -40,17 +39,6 @@ std::vector<std::string> examples_of(const std::string& help) {
     if (const std::size_t begin = line.find_first_not_of(' '); begin != std::string::npos)
       found.push_back(line.substr(begin));
   return found;
-}
-
-/// A line of the shell, run in a folder.
-ProgramRun run_shell(const std::string& line, const fs::path& folder) {
-  std::ofstream(folder / "line.sh") << "cd '" << folder.string() << "'\nexport PATH='" << TWOHEADS_PROGRAM_DIR
-                                    << "':$PATH\n"
-                                    << line << "\n";
-  const std::string command = "bash '" + (folder / "line.sh").string() + "' >'" + (folder / "out").string() + "' 2>'" +
-                              (folder / "err").string() + "' </dev/null";
-  const int status = std::system(command.c_str());
-  return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, read_bytes(folder / "out"), read_bytes(folder / "err")};
 }
 
 TEST(EveryProgram, SaysItsVersion) {

@@ -1,10 +1,7 @@
 #include <gtest/gtest.h>
-#include <sys/wait.h>
-
 #include <algorithm>
 #include <chrono>
 #include <cstddef>
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <latch>
@@ -249,17 +246,6 @@ TEST(ProgressOfARun, LeavesTheBitsOfDirectEvaluationAsTheyAre) {
 }
 
 // --- on a terminal ---------------------------------------------------------------------------------------------------
-
-/// Runs some lines of bash in a folder, with our programs in the path.
-ProgramRun run_shell(const std::string& lines, const fs::path& folder) {
-  std::ofstream(folder / "lines.sh") << "cd '" << folder.string() << "'\nexport PATH='" << TWOHEADS_PROGRAM_DIR
-                                     << "':$PATH\n"
-                                     << lines << "\n";
-  const std::string command = "bash '" + (folder / "lines.sh").string() + "' >'" + (folder / "out").string() + "' 2>'" +
-                              (folder / "err").string() + "' </dev/null";
-  const int status = std::system(command.c_str());
-  return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, read_bytes(folder / "out"), read_bytes(folder / "err")};
-}
 
 /// Whether programs can be run on a terminal: script is here, and so are pseudo-terminals, which bare roots lack.
 bool has_terminals(const fs::path& folder) {

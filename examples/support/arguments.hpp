@@ -40,21 +40,25 @@ struct ArgumentError : std::runtime_error {
   ArgumentError(Whole, const std::string& fault) : std::runtime_error(fault) {}
 };
 
+/// Reads a number that is the whole text, or says why it could not.
+template <class Number>
+[[nodiscard]] std::errc parse_number(const std::string& text, Number& value) {
+  const auto [end, fault] = std::from_chars(text.data(), text.data() + text.size(), value);
+  return fault == std::errc{} && end != text.data() + text.size() ? std::errc::invalid_argument : fault;
+}
 template <class Number>
 [[nodiscard]] bool read_number(const std::string& text, Number& value) {
-  const auto [end, fault] = std::from_chars(text.data(), text.data() + text.size(), value);
-  return fault == std::errc{} && end == text.data() + text.size();
+  return parse_number(text, value) == std::errc{};
 }
 
 /// Reads a whole number of at least `least`.
 [[nodiscard]] inline Index read_count(const std::string& flag, const std::string& text, Index least) {
   Index value = 0;
-  const auto [end, fault] = std::from_chars(text.data(), text.data() + text.size(), value);
+  const std::errc fault = parse_number(text, value);
   const std::string expected = "a whole number of " + std::to_string(least) + " or more";
   if (fault == std::errc::result_out_of_range)
     throw ArgumentError(flag, text, expected + ", up to " + std::to_string(std::numeric_limits<Index>::max()));
-  if (fault != std::errc{} || end != text.data() + text.size() || value < least)
-    throw ArgumentError(flag, text, expected);
+  if (fault != std::errc{} || value < least) throw ArgumentError(flag, text, expected);
   return value;
 }
 

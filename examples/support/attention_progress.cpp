@@ -15,13 +15,16 @@ using twoheads::Index;
 using twoheads::Matrix;
 using twoheads::Rows;
 
-/// The plans of all layers.
-template <class Use>
-void for_each_plan(const twoheads::ModelSpec& spec, Index tokens, Index keys, const twoheads::OracleLimits& limits,
-                   const twoheads::SimulationOptions& options, const Use& use) {
-  for (Index layer = 0; layer < spec.layers; ++layer)
-    use(twoheads::Plan(twoheads::detail::grid_request(options, limits, spec.attention_of(layer), layer, Rows{0, tokens},
-                                                      keys, options.log_weights)));
+/// What the plans of all layers come to by one of their counts.
+double sum_of_plans(const twoheads::ModelSpec& spec, Index tokens, Index keys, const twoheads::OracleLimits& limits,
+                    const twoheads::SimulationOptions& options, Index (twoheads::Plan::*count)() const) {
+  double sum = 0;
+  for (Index layer = 0; layer < spec.layers; ++layer) {
+    const twoheads::Plan plan(twoheads::detail::grid_request(options, limits, spec.attention_of(layer), layer,
+                                                             Rows{0, tokens}, keys, options.log_weights));
+    sum += static_cast<double>((plan.*count)());
+  }
+  return sum;
 }
 
 /// Pairs of query and key that some queries see, or about so many.
@@ -63,20 +66,12 @@ class SlicedDirect {
 
 void begin_jobs(Progress& progress, const twoheads::ModelSpec& spec, Index tokens, Index keys,
                 const twoheads::OracleLimits& limits, const twoheads::SimulationOptions& options) {
-  if (!progress.shown()) return;
-  double jobs = 0;
-  for_each_plan(spec, tokens, keys, limits, options,
-                [&](const twoheads::Plan& plan) { jobs += static_cast<double>(plan.jobs()); });
-  progress.begin(jobs);
+  if (progress.shown()) progress.begin(sum_of_plans(spec, tokens, keys, limits, options, &twoheads::Plan::jobs));
 }
 
 void begin_calls(Progress& progress, const twoheads::ModelSpec& spec, Index tokens, Index keys,
                  const twoheads::OracleLimits& limits, const twoheads::SimulationOptions& options) {
-  if (!progress.shown()) return;
-  double calls = 0;
-  for_each_plan(spec, tokens, keys, limits, options,
-                [&](const twoheads::Plan& plan) { calls += static_cast<double>(plan.calls()); });
-  progress.begin(calls);
+  if (progress.shown()) progress.begin(sum_of_plans(spec, tokens, keys, limits, options, &twoheads::Plan::calls));
 }
 
 void begin_pieces(Progress& progress, const twoheads::ModelSpec& spec, Index tokens, Index keys,

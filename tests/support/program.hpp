@@ -3,6 +3,8 @@
 #include <sys/wait.h>
 
 #include <cstdlib>
+#include <filesystem>
+#include <fstream>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
@@ -20,6 +22,22 @@ struct ProgramRun {
   [[nodiscard]] nlohmann::json json() const { return nlohmann::json::parse(out, nullptr, false); }
 };
 
+/// Runs a command of the shell without a terminal; what it writes goes through two files in a folder.
+[[nodiscard]] inline ProgramRun run_command(const std::string& command, const std::filesystem::path& folder) {
+  const std::filesystem::path out = folder / "out";
+  const std::filesystem::path err = folder / "err";
+  const int status = std::system((command + " >'" + out.string() + "' 2>'" + err.string() + "' </dev/null").c_str());
+  return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, read_bytes(out), read_bytes(err)};
+}
+
+/// Runs some lines of bash in a folder, with our programs in the path.
+[[nodiscard]] inline ProgramRun run_shell(const std::string& lines, const std::filesystem::path& folder) {
+  std::ofstream(folder / "lines.sh") << "cd '" << folder.string() << "'\nexport PATH='" << TWOHEADS_PROGRAM_DIR
+                                     << "':$PATH\n"
+                                     << lines << "\n";
+  return run_command("bash '" + (folder / "lines.sh").string() + "'", folder);
+}
+
 /// Runs one of our programs with the given arguments, without a terminal.
 [[nodiscard]] inline ProgramRun run_program(const std::string& name, const std::vector<std::string>& arguments) {
   std::string command;
@@ -35,16 +53,10 @@ struct ProgramRun {
     command += '\'';
   };
   const TempFolder folder;
-  const std::filesystem::path out = folder / "out";
-  const std::filesystem::path err = folder / "err";
   // A full path is another program's than ours.
   add("", (std::filesystem::path(TWOHEADS_PROGRAM_DIR) / name).string());
   for (const std::string& argument : arguments) add(" ", argument);
-  add(" >", out.string());
-  add(" 2>", err.string());
-  command += " </dev/null";
-  const int status = std::system(command.c_str());
-  return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, read_bytes(out), read_bytes(err)};
+  return run_command(command, folder / ".");
 }
 
 /// Splits at blanks.
