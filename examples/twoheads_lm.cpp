@@ -1,9 +1,7 @@
 // A trained language model that writes or scores text through calls of at most R rows.
 
 #include <algorithm>
-#include <cmath>
 #include <cstddef>
-#include <cstdint>
 #include <filesystem>
 #include <iostream>
 #include <limits>
@@ -20,7 +18,10 @@
 #include <utility>
 #include <vector>
 
+#include "support/json_number.hpp"
+#include "support/language_arguments.hpp"
 #include "support/language_run.hpp"
+#include "support/language_scores.hpp"
 #include "support/language_text.hpp"
 #include "support/plan_arguments.hpp"
 #include "support/progress.hpp"
@@ -32,7 +33,6 @@
 namespace {
 
 using programs::EngineWord;
-using programs::ScalarWord;
 using twoheads::Index;
 using twoheads::Matrix;
 using Settings = programs::LanguageSettings;
@@ -51,15 +51,6 @@ std::string words_of_calls(const Runner<Scalar>& run, const Settings& settings) 
     words += twoheads::detail::text(", ", processes->started, " processes started, ", processes->failures,
                                     " calls failed, ", processes->retries, " made again");
   return words;
-}
-
-/// Throws if a row holds a NaN or an infinity: the model's own numbers have left the range of the scalar.
-template <class Scalar>
-void require_finite(const Matrix<Scalar>& logits) {
-  const Index row = twoheads::detail::first_row_not_finite(logits);
-  if (row >= 0)
-    throw std::runtime_error("the logits of token " + std::to_string(row) +
-                             " hold NaN or infinity: the model exceeds the scalar");
 }
 
 template <class Scalar>
@@ -128,7 +119,7 @@ void generate(const twoheads::LanguageModel<Scalar>& model, programs::LanguageTe
   writing.begin(static_cast<double>(settings.generate));
   while (written < settings.generate) {
     const Matrix<Scalar> scores = session.next_logits();
-    require_finite(scores);
+    programs::require_finite_logits(scores);
     const int next = sampler(twoheads::view(scores));
     if (text.ends(next) && !settings.past_end) break;
     ++written;
@@ -159,40 +150,6 @@ void generate(const twoheads::LanguageModel<Scalar>& model, programs::LanguageTe
   }
 }
 
-/// Mean negative log-likelihood of each next token, in nats.
-double mean_nll(const Matrix<double>& logits, const std::vector<int>& ids) {
-  double sum = 0;
-  for (Index row = 0; row + 1 < logits.rows(); ++row) {
-    const double largest = logits.row(row).maxCoeff();
-    const double log_sum = largest + std::log((logits.row(row).array() - largest).exp().sum());
-    sum += log_sum - logits(row, ids[static_cast<std::size_t>(row + 1)]);
-  }
-  return logits.rows() > 1 ? sum / static_cast<double>(logits.rows() - 1) : 0.0;
-}
-
-/// Largest absolute difference, infinite if either holds a NaN.
-double max_difference(const Matrix<double>& a, const Matrix<double>& b) {
-  if (twoheads::detail::first_row_not_finite(a) >= 0 || twoheads::detail::first_row_not_finite(b) >= 0)
-    return std::numeric_limits<double>::infinity();
-  return (a - b).cwiseAbs().maxCoeff();
-}
-
-/// Share of rows whose most likely token changed, those whose best two differ by less than 1e-4 in the reference apart.
-double share_of_changed(const Matrix<double>& logits, const Matrix<double>& reference) {
-  Index changed = 0;
-  for (Index row = 0; row < logits.rows(); ++row) {
-    Index best = 0;
-    Index found = 0;
-    const double most = reference.row(row).maxCoeff(&best);
-    logits.row(row).maxCoeff(&found);
-    if (best == found) continue;
-    Matrix<double> others = reference.row(row);
-    others(0, best) = -std::numeric_limits<double>::infinity();
-    if (most - others.maxCoeff() >= 1e-4) ++changed;
-  }
-  return static_cast<double>(changed) / static_cast<double>(logits.rows());
-}
-
 /// The rows of a text that comes in pieces of `chunk` tokens.
 template <class Scalar>
 Matrix<Scalar> rows_in_chunks(const twoheads::LanguageModel<Scalar>& model, Runner<Scalar>& run,
@@ -218,7 +175,7 @@ void score(const twoheads::LanguageModel<Scalar>& model, const std::vector<int>&
   if (!launch.first()) return;
   const Matrix<Scalar> logits = twoheads::logits(model, twoheads::view(rows));
   const double seconds = watch.seconds();
-  require_finite(logits);
+  programs::require_finite_logits(logits);
 
   const twoheads::LanguageModel<double> wide = twoheads::cast_model<double>(model);
   programs::Progress wide_progress("direct evaluation in float64", !settings.json);
@@ -229,20 +186,19 @@ void score(const twoheads::LanguageModel<Scalar>& model, const std::vector<int>&
   if (!settings.logits.empty())
     twoheads::SafetensorsWriter().add("logits", logits, twoheads::Dtype::f32).write(settings.logits);
   const auto count = static_cast<Index>(ids.size());
-  const double error = max_difference(found, reference);
-  const double nll = mean_nll(found, ids);
-  const double changed = share_of_changed(found, reference);
+  const double error = programs::max_difference(found, reference);
+  const double nll = programs::mean_nll(found, ids);
+  const double changed = programs::share_of_changed(found, reference);
   const double speed = static_cast<double>(count) / seconds;
   if (settings.json) {
-    nlohmann::ordered_json result{
-        {"tokens", count},
-        {"nll", nll},
-        {"calls", run.counts().calls},
-        {"tokens_per_second", speed},
-        {"max_logit_error", std::isfinite(error) ? error : std::numeric_limits<double>::max()},
-        {"digest", twoheads::digest(logits)},
-        {"argmax_changed", changed},
-        {"repeats", run.counts().repeats}};
+    nlohmann::ordered_json result{{"tokens", count},
+                                  {"nll", nll},
+                                  {"calls", run.counts().calls},
+                                  {"tokens_per_second", speed},
+                                  {"max_logit_error", programs::json_number(error)},
+                                  {"digest", twoheads::digest(logits)},
+                                  {"argmax_changed", changed},
+                                  {"repeats", run.counts().repeats}};
     add_choice(result, run, settings);
     std::cout << result.dump() << "\n";
     return;
@@ -273,17 +229,6 @@ void choose_rows(const twoheads::ModelSpec& spec, Index tokens, Settings& settin
   if (kernel) settings.kernel_rows = settings.rows;
   settings.rows_reason = choice->reason();
   if (!settings.json) std::cerr << settings.rows_reason << "\n";
-}
-
-/// Refuses what several ranks cannot do together.
-void require_shared(const Settings& settings) {
-  if (settings.generate > 0)
-    throw programs::ArgumentError("--generate writes token by token on one rank: leave the launcher out");
-  if (settings.chunk > 0) throw programs::ArgumentError("--chunk is of one rank: ranks share a text as a whole");
-  if (settings.engine == EngineWord::direct)
-    throw programs::ArgumentError("--engine direct runs on one rank: expected oracle or kernel");
-  if (settings.rows == programs::auto_rows)
-    throw programs::ArgumentError("--rows auto measures one machine, and ranks would choose differently: give --rows");
 }
 
 template <class Scalar>
@@ -318,112 +263,16 @@ void run(Settings settings, programs::Launch& launch) {
 int main(int argc, char** argv) {
   programs::Launch launch(argc, argv);
   CLI::App app("Writes or scores text with a language model, through calls of at most R rows.", "twoheads_lm");
-  Settings settings;
-  ScalarWord scalar = ScalarWord::float32;
-  programs::add_file(app, "--model", settings.model,
-                     "llama2.c model file, or a folder with config.json and model.safetensors")
-      ->required();
-  programs::add_file(app, "--tokenizer", settings.tokenizer,
-                     "llama2.c tokenizer file, or a folder with a tokenizer (default: the model's folder)");
-  CLI::Option* rows = programs::add_rows(app, settings.rows);
-  programs::add_engine(app, settings.engine);
-  programs::add_anchor(app, settings.anchor);
-  programs::add_count(app, "--oracle-heads", settings.oracle_heads, 1, "heads of the oracle, H' (default 1)");
-  programs::add_threads(app, settings.threads);
-  twoheads::OracleKind oracle_kind = twoheads::OracleKind::causal;
-  CLI::Option* oracle = programs::add_choice<twoheads::OracleKind>(
-      app, "--oracle", oracle_kind, {{"plain", twoheads::OracleKind::plain}, {"causal", twoheads::OracleKind::causal}},
-      "what a row of the oracle sees (default: plain with --generate, causal otherwise and for a process)");
-  programs::add_processes(app, settings.processes);
-  programs::add_choice<ScalarWord>(app, "--scalar", scalar,
-                                   {{"float", ScalarWord::float32}, {"double", ScalarWord::float64}},
-                                   "scalar of the run (default float)");
-  programs::add_count(app, "--window", settings.window, 1,
-                      "a token attends to so many tokens, itself included (default: all before it)");
-  programs::add_count(app, "--sinks", settings.sinks, 0,
-                      "first tokens that stay visible beside the window (default 0)");
-  CLI::Option* generate = programs::add_count(app, "--generate", settings.generate, 1, "write so many tokens");
-  app.add_option("--prompt", settings.prompt, "text to go on from (with --generate)")
-      ->needs(generate)
-      ->type_name("TEXT");
-  const auto with_generate = [&](CLI::Option* option) { option->needs(generate); };
-  with_generate(programs::add_number(app, "--temperature", settings.sampler.temperature, 0, true,
-                                     "a finite number of 0 or more",
-                                     "draw tokens, scores divided by it (default 0: the likeliest)"));
-  with_generate(programs::add_count(app, "--top-k", settings.sampler.top_k, 0,
-                                    "draw among so many of the likeliest (default 0: all)"));
-  with_generate(programs::add_positive(app, "--top-p", settings.sampler.top_p,
-                                       "draw among the likeliest that have together this probability (default 1)"));
-  Index seed = 1;
-  with_generate(programs::add_count(app, "--seed", seed, 0, "seed of what is drawn (default 1)"));
-  with_generate(app.add_flag("--past-end", settings.past_end, "go on after the token that ends a text"));
-  with_generate(programs::add_choice<twoheads::CachePositions>(
-      app, "--positions", settings.positions,
-      {{"original", twoheads::CachePositions::original}, {"in-cache", twoheads::CachePositions::in_cache}},
-      "what positions count once a window has dropped keys: the text's, or those of the keys held (default original)"));
-  with_generate(programs::add_file(app, "--session", settings.session,
-                                   "go on from what this file holds, where it is there, and write it at the end"));
-  CLI::Option* score = programs::add_file(app, "--score", settings.score, "score a text file");
-  CLI::Option* score_ids = programs::add_file(app, "--score-ids", settings.score_ids, "score a JSON list of token ids");
-  programs::add_file(app, "--checkpoint", settings.checkpoint,
-                     "with --score: write finished parts into this file, and take from it what is there")
-      ->excludes(generate);
-  programs::add_count(app, "--chunk", settings.chunk, 1, "score in pieces of so many tokens (default: in one)")
-      ->excludes(generate);
-  programs::add_file(app, "--logits", settings.logits, "write the scored logits as safetensors")->excludes(generate);
-  generate->excludes(score)->excludes(score_ids);
-  score->excludes(score_ids);
-  app.add_flag("--json", settings.json, "print one JSON object and nothing else");
+  programs::LanguageArguments arguments(app);
 
   programs::add_examples(
       app, {"twoheads_lm --model examples/models/bible --rows 64 --prompt \"In the beginning\" --generate 100",
             "twoheads_lm --model examples/models/bible --rows 64 --score README.md --json",
             "twoheads_lm --model FOLDER --engine kernel --threads 8 --generate 200 --temperature 0.8 --top-p 0.95"});
   return launch.run(app, argc, argv, [&] {
-    if (settings.engine != EngineWord::oracle)
-      programs::note_without_effect(app, {"--anchor", "--oracle-heads", "--oracle", "--oracle-scale", "--checksums"},
-                                    "only the engine oracle makes calls");
-    if (settings.engine == EngineWord::direct)
-      programs::note_without_effect(app, {"--rows"}, "direct evaluation has no blocks to choose");
-    if (settings.engine == EngineWord::direct && settings.threads > 1)
-      throw programs::ArgumentError("--engine direct runs on one thread: leave --threads out");
-    if (settings.generate == 0 && settings.score.empty() && settings.score_ids.empty())
-      throw programs::ArgumentError::missing("one of --generate n, --score FILE and --score-ids FILE is needed");
-    if (rows->count() > 0) settings.kernel_rows = settings.rows;
-    settings.rows_given = rows->count() > 0;
-    const bool process = !settings.processes.command.empty();
-    const bool keeps = settings.engine == EngineWord::oracle || launch.on_ranks();
-    if ((settings.engine != EngineWord::oracle && process) || (!keeps && !settings.checkpoint.empty()))
-      throw programs::ArgumentError(
-          "--oracle-command and --checkpoint need --engine oracle; on ranks of MPI, if only one, --checkpoint takes "
-          "the "
-          "kernel, too");
-    if (process && settings.threads > 1)
-      throw programs::ArgumentError("--oracle-command runs on as many threads as --processes: leave --threads out");
-    if (process && settings.rows == programs::auto_rows)
-      throw programs::ArgumentError("--oracle-command takes the rows that its process has: --rows auto has no choice");
-    if (settings.sampler.top_p > 1)
-      throw programs::ArgumentError("--top-p", twoheads::detail::text(settings.sampler.top_p), "at most 1");
-    settings.sampler.seed = static_cast<std::uint64_t>(seed);
-    if (oracle->count() > 0) settings.oracle = oracle_kind;
-    if (settings.rows == programs::auto_rows && !settings.session.empty())
-      throw programs::ArgumentError("--rows auto does not know how long a session is: give --rows a number");
-    if (settings.chunk > 0 && !settings.checkpoint.empty())
-      throw programs::ArgumentError("--checkpoint is of one pass: leave --chunk out");
-    const bool there = std::filesystem::exists(settings.model);
-    if (settings.tokenizer.empty() && settings.score_ids.empty() && there &&
-        !std::filesystem::is_directory(settings.model))
-      throw programs::ArgumentError("--model FILE needs --tokenizer: a llama2.c file has no text in it");
-    if (settings.sinks > 0 && settings.window == 0)
-      throw programs::ArgumentError("--sinks needs --window: without one every token sees the first ones");
-    if (!there) throw std::runtime_error("--model " + settings.model + ": no such file or folder");
-    programs::require_writable("--logits", settings.logits);
-    programs::require_writable("--session", settings.session);
-    if (launch.on_ranks())
-      require_shared(settings);
-    else
-      programs::say_when_interrupted(app, programs::what_stays(settings.checkpoint));
-    if (scalar == ScalarWord::float32)
+    const Settings settings = arguments.settings(launch.on_ranks());
+    if (!launch.on_ranks()) programs::say_when_interrupted(app, programs::what_stays(settings.checkpoint));
+    if (arguments.scalar() == programs::ScalarWord::float32)
       run<float>(settings, launch);
     else
       run<double>(settings, launch);

@@ -1,9 +1,7 @@
 // A random transformer, simulated through small calls and held against its direct evaluation in a wider scalar.
 
-#include <cmath>
 #include <cstdint>
 #include <iostream>
-#include <limits>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
@@ -19,6 +17,7 @@
 #include "support/attention_progress.hpp"
 #include "support/executor.hpp"
 #include "support/instances.hpp"
+#include "support/json_number.hpp"
 #include "support/launch.hpp"
 #include "support/memory.hpp"
 #include "support/plan_arguments.hpp"
@@ -26,6 +25,7 @@
 #include "support/progress.hpp"
 #include "support/random_run.hpp"
 #include "support/rows_choice.hpp"
+#include "support/simulate_arguments.hpp"
 #include "support/stopwatch.hpp"
 
 #ifdef TWOHEADS_WITH_MPI
@@ -34,30 +34,10 @@
 
 namespace {
 
+using programs::EngineWord;
 using twoheads::Index;
 using twoheads::Matrix;
-
-enum class ScalarWord { float32, float64 };
-enum class LayerWord { standard, paper };
-enum class EngineWord { oracle, kernel };
-
-struct Settings {
-  twoheads::PlanRequest request;
-  Index kv_heads = 1;
-  Index width = 64;
-  double logit_scale = 1.0;
-  Index seed = 1;
-  LayerWord layer = LayerWord::standard;
-  EngineWord engine = EngineWord::oracle;
-  twoheads::TokenEncoding encoding = twoheads::TokenEncoding::projected;
-  programs::Method method = programs::Method::stable;
-  Index threads = 1;
-  programs::ProcessFlags processes;
-  std::string checkpoint;
-  bool reference = true;
-  bool json = false;
-  Index ranks = 0;
-};
+using Settings = programs::SimulateSettings;
 
 struct Outcome {
   twoheads::SimulationCounts counts;
@@ -73,35 +53,6 @@ struct Outcome {
   std::uint64_t bytes_moved = 0;  ///< between ranks
   double fetch_seconds = 0;       ///< for them, by the rank that took longest
 };
-
-twoheads::ModelSpec make_spec(const Settings& settings) {
-  const twoheads::PlanRequest& request = settings.request;
-  constexpr Index widest = 1 << 20;
-  if (settings.width > widest)
-    throw programs::ArgumentError("--width", std::to_string(settings.width), "1 to " + std::to_string(widest));
-  if (settings.width % request.heads != 0)
-    throw programs::ArgumentError("--width", std::to_string(settings.width),
-                                  "a multiple of --heads " + std::to_string(request.heads));
-  if (settings.layer == LayerWord::paper) {
-    if (settings.kv_heads != request.heads)
-      throw programs::ArgumentError("--kv-heads", std::to_string(settings.kv_heads), "--heads where --layer is paper");
-    return twoheads::paper_layer(request.layers, settings.width, request.heads, request.mask, twoheads::MlpKind::relu,
-                                 2 * settings.width);
-  }
-  twoheads::ModelSpec spec;
-  spec.layers = request.layers;
-  spec.width = settings.width;
-  spec.attention.heads = request.heads;
-  spec.attention.kv_heads = settings.kv_heads;
-  spec.attention.head_dim = spec.attention.value_dim = settings.width / request.heads;
-  spec.attention.score_scale = 1.0 / std::sqrt(static_cast<double>(spec.attention.head_dim));
-  spec.attention.mask = request.mask;
-  spec.norm = twoheads::NormKind::rms;
-  spec.mlp = twoheads::MlpKind::swiglu;
-  spec.hidden = 2 * settings.width;
-  spec.final_norm = true;
-  return spec;
-}
 
 twoheads::KernelOptions kernel_options(const twoheads::PlanRequest& request) {
   twoheads::KernelOptions options;
@@ -191,7 +142,7 @@ Outcome run(const Settings& settings, programs::Processes<Scalar>* processes, pr
     twoheads::Random random(seed + 1);
     const Matrix<double> wide_x = random.matrix<double>(request.tokens, settings.width);
     const Matrix<double> wide_memory = cross ? random.matrix<double>(request.keys, settings.width) : Matrix<double>();
-    twoheads::Model<double> wide = twoheads::random_model<double>(make_spec(settings), seed);
+    twoheads::Model<double> wide = twoheads::random_model<double>(programs::make_spec(settings), seed);
     programs::set_logit_scale(wide, wide_x, cross ? &wide_memory : nullptr, settings.logit_scale);
     model = twoheads::cast_model<Scalar>(wide);
     x = wide_x.template cast<Scalar>();
@@ -277,6 +228,28 @@ void print(const Settings& settings, const Outcome& outcome, const twoheads::Gri
             << "\n";
 }
 
+/// What was found, in the keys of --json.
+nlohmann::ordered_json as_json(const Settings& settings, const Outcome& outcome) {
+  nlohmann::ordered_json result{{"calls", outcome.counts.calls},   {"repeats", outcome.counts.repeats},
+                                {"rounds", outcome.counts.rounds}, {"jobs", outcome.counts.jobs},
+                                {"bad_rows", outcome.bad_rows},    {"digest", outcome.digest},
+                                {"seconds", outcome.seconds},      {"peak_bytes", outcome.peak_bytes}};
+  if (settings.reference) {
+    result["max_row_error"] = programs::json_number(outcome.row_errors.max);
+    result["mean_row_error"] = programs::json_number(outcome.row_errors.mean);
+    result["direct_row_error"] = programs::json_number(outcome.direct_row_error);
+    result["max_logit"] = programs::json_number(outcome.max_logit);
+    result["direct_seconds"] = outcome.direct_seconds;
+  }
+  if (!settings.processes.command.empty()) {
+    result["failures"] = outcome.processes.failures;
+    result["retries"] = outcome.processes.retries;
+    result["processes_started"] = outcome.processes.started;
+  }
+  if (settings.request.sampling.samples > 0) result["samples"] = settings.request.sampling.samples;
+  return result;
+}
+
 /// Starts the processes that --oracle-command asks for, if it does, and plans for what they take.
 template <class Scalar>
 std::optional<programs::Processes<Scalar>> start_processes(Settings& settings) {
@@ -291,133 +264,36 @@ std::optional<programs::Processes<Scalar>> start_processes(Settings& settings) {
   return processes;
 }
 
-/// Refuses what a run on several ranks cannot do.
-void require_shared(const Settings& settings) {
-  if (settings.method != programs::Method::stable)
-    throw programs::ArgumentError("--method paper and --method strict run on one rank: leave the launcher out");
-  if (settings.request.oracle.rows == programs::auto_rows)
-    throw programs::ArgumentError("--rows auto measures one machine, and ranks would choose differently: give --rows");
-}
-
-/// JSON has no infinity: it is written as null by the library, so as a large number by us.
-double json_number(double value) { return std::isfinite(value) ? value : std::numeric_limits<double>::max(); }
-
 }  // namespace
 
 int main(int argc, char** argv) {
   programs::Launch launch(argc, argv);
   CLI::App app("Simulates a random transformer through small calls and checks it against direct evaluation.",
                "twoheads_simulate");
-  programs::PlanArguments arguments(app, twoheads::Anchor::adaptive);
-  Settings settings;
-  ScalarWord scalar = ScalarWord::float32;
-  programs::add_count(app, "--width", settings.width, 1, "model width d, H heads of d / H (default 64)");
-  programs::add_choice<ScalarWord>(app, "--scalar", scalar,
-                                   {{"float", ScalarWord::float32}, {"double", ScalarWord::float64}},
-                                   "scalar of the run (default float)");
-  programs::add_positive(app, "--logit-scale", settings.logit_scale,
-                         "multiplies the queries (default 1: logits of 1 to 10)");
-  programs::add_choice<EngineWord>(
-      app, "--engine", settings.engine, {{"oracle", EngineWord::oracle}, {"kernel", EngineWord::kernel}},
-      "what evaluates the tiles: calls of an oracle, or our own kernel in blocks of --rows "
-      "(default oracle)");
-  programs::add_threads(app, settings.threads);
-  programs::add_processes(app, settings.processes);
-  programs::add_file(app, "--checkpoint", settings.checkpoint,
-                     "write finished parts into this file, and take from it what is there");
-  programs::add_count(app, "--seed", settings.seed, 0, "seed of weights, input and samples (default 1)");
-  programs::add_choice<LayerWord>(app, "--layer", settings.layer,
-                                  {{"standard", LayerWord::standard}, {"paper", LayerWord::paper}},
-                                  "pre-norm layer with residual, or the paper's Definition 2.2 (default standard)");
-  programs::add_choice<twoheads::TokenEncoding>(
-      app, "--encoding", settings.encoding,
-      {{"projected", twoheads::TokenEncoding::projected}, {"raw", twoheads::TokenEncoding::raw}},
-      "what the rows of a call hold: projected q, k, v, or tokens (default projected)");
-  programs::add_count(app, "--ranks", settings.ranks, 1,
-                      "ranks that a launcher of MPI is to have started; a run of others is refused");
-  app.add_flag_callback(
-      "--no-reference", [&settings] { settings.reference = false; },
-      "leave out direct evaluation, which takes longest and one thread, and the errors against it");
-  app.add_flag("--json", settings.json, "print one JSON object and nothing else");
-
+  programs::SimulateArguments arguments(app);
   programs::add_examples(
       app, {"twoheads_simulate --mask causal --tokens 1000 --rows 129",
             "twoheads_simulate --mask window --window 64 --tokens 20000 --rows 257 --engine kernel --no-reference",
             "twoheads_simulate --mask full --tokens 500 --rows 65 --scalar double --checkpoint run.bin"});
   return launch.run(app, argc, argv, [&] {
-    settings.request = arguments.request();
-    settings.request.sampling.seed = static_cast<std::uint64_t>(settings.seed);
-    settings.kv_heads = arguments.kv_heads();
-    settings.method = arguments.method();
+    Settings settings = arguments.settings(launch.on_ranks(), launch.size());
+    if (!launch.on_ranks()) programs::say_when_interrupted(app, programs::what_stays(settings.checkpoint));
+    const bool single = arguments.scalar() == programs::ScalarWord::float32;
     const bool stable = settings.method == programs::Method::stable;
     const bool kernel = settings.engine == EngineWord::kernel;
-    if (kernel && !stable)
-      throw programs::ArgumentError("--method paper and strict are made of calls: they need --engine oracle");
-    if (kernel && !arguments.chose_oracle()) settings.request.oracle.kind = twoheads::OracleKind::kernel;
-    if (kernel)
-      programs::note_without_effect(app,
-                                    {"--anchor", "--packing", "--oracle-heads", "--oracle-layers", "--encoding",
-                                     "--oracle-scale", "--checksums", "--fixed-rows", "--row-counts"},
-                                    "the kernel makes no calls");
-    if (!settings.processes.command.empty())
-      programs::note_without_effect(app, {"--oracle-heads", "--oracle-layers"}, "the process says how many it has");
-    if (!stable && settings.processes.checksums)
-      throw programs::ArgumentError("--checksums needs --method stable: printed calls have no columns for them");
-    if (!stable && settings.threads > 1)
-      throw programs::ArgumentError("--method paper and --method strict run on one thread: leave --threads out");
-    if (settings.method == programs::Method::strict && settings.layer != LayerWord::paper)
-      throw programs::ArgumentError("--method strict runs the paper's own layer: it needs --layer paper");
-    if (!stable) static_cast<void>(programs::paper_figures(settings.request, settings.method));
-    const twoheads::ModelSpec spec = make_spec(settings);
-    spec.require_valid();
-    settings.request.oracle.score_scale =
-        settings.processes.score_scale > 0 ? settings.processes.score_scale : spec.attention.score_scale;
-    const bool calls = !kernel && stable;
-    const bool keeps = calls || (kernel && launch.on_ranks());
-    if ((!calls && !settings.processes.command.empty()) || (!keeps && !settings.checkpoint.empty()))
-      throw programs::ArgumentError(
-          "--oracle-command and --checkpoint need --engine oracle and --method stable; on ranks of MPI, if only one, "
-          "--checkpoint takes the kernel, too");
-    if (!settings.processes.command.empty() && settings.threads > 1)
-      throw programs::ArgumentError("--oracle-command runs on as many threads as --processes: leave --threads out");
-    if (!settings.processes.command.empty() && settings.request.oracle.rows == programs::auto_rows)
-      throw programs::ArgumentError("--oracle-command takes the rows that its process has: --rows auto has no choice");
-    if (settings.ranks > 0 && settings.ranks != launch.size())
-      throw programs::ArgumentError("--ranks", std::to_string(settings.ranks),
-                                    std::to_string(launch.size()) + ", the ranks that were started");
-    if (launch.on_ranks())
-      require_shared(settings);
-    else
-      programs::say_when_interrupted(app, programs::what_stays(settings.checkpoint));
-    const bool single = scalar == ScalarWord::float32;
-    const auto choice = single ? programs::choose_rows_if_auto<float>(settings.request, spec.attention, kernel)
-                               : programs::choose_rows_if_auto<double>(settings.request, spec.attention, kernel);
+    const twoheads::AttentionSpec attention = programs::make_spec(settings).attention;
+    const auto choice = single ? programs::choose_rows_if_auto<float>(settings.request, attention, kernel)
+                               : programs::choose_rows_if_auto<double>(settings.request, attention, kernel);
     auto single_processes = single ? start_processes<float>(settings) : std::optional<programs::Processes<float>>();
     auto double_processes = single ? std::optional<programs::Processes<double>>() : start_processes<double>(settings);
     const std::optional<twoheads::Plan> plan =
         stable ? std::optional(programs::make_plan(settings.request)) : std::nullopt;
-    const std::string cover = stable ? arguments.cover(*plan) : "";
-    if (stable && launch.first()) arguments.draw(*plan);
+    const std::string cover = stable ? arguments.plan().cover(*plan) : "";
+    if (stable && launch.first()) arguments.plan().draw(*plan);
     const Outcome outcome = single ? run<float>(settings, single_processes ? &*single_processes : nullptr, launch)
                                    : run<double>(settings, double_processes ? &*double_processes : nullptr, launch);
     if (settings.json) {
-      nlohmann::ordered_json result{{"calls", outcome.counts.calls},   {"repeats", outcome.counts.repeats},
-                                    {"rounds", outcome.counts.rounds}, {"jobs", outcome.counts.jobs},
-                                    {"bad_rows", outcome.bad_rows},    {"digest", outcome.digest},
-                                    {"seconds", outcome.seconds},      {"peak_bytes", outcome.peak_bytes}};
-      if (settings.reference) {
-        result["max_row_error"] = json_number(outcome.row_errors.max);
-        result["mean_row_error"] = json_number(outcome.row_errors.mean);
-        result["direct_row_error"] = json_number(outcome.direct_row_error);
-        result["max_logit"] = json_number(outcome.max_logit);
-        result["direct_seconds"] = outcome.direct_seconds;
-      }
-      if (!settings.processes.command.empty()) {
-        result["failures"] = outcome.processes.failures;
-        result["retries"] = outcome.processes.retries;
-        result["processes_started"] = outcome.processes.started;
-      }
-      if (settings.request.sampling.samples > 0) result["samples"] = settings.request.sampling.samples;
+      nlohmann::ordered_json result = as_json(settings, outcome);
       if (!cover.empty()) result["cover"] = cover;
       if (launch.size() > 1) result["ranks"] = launch.size();
       if (launch.size() > 1) result["bytes_moved"] = outcome.bytes_moved;
@@ -426,7 +302,7 @@ int main(int argc, char** argv) {
       if (choice) result["rows_reason"] = choice->reason();
       std::cout << result.dump() << "\n";
     } else {
-      print(settings, outcome, arguments.grid_style(), single ? 6e-8 : 1.2e-16, single ? 1e-6 : 1e-12);
+      print(settings, outcome, arguments.plan().grid_style(), single ? 6e-8 : 1.2e-16, single ? 1e-6 : 1e-12);
       if (launch.size() > 1)
         std::cout << "  ranks          " << launch.size() << ", " << outcome.bytes_moved / 1024
                   << " KiB of keys and values moved between them, " << outcome.fetch_seconds << " s for that\n";

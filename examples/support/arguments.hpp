@@ -184,4 +184,24 @@ int run(CLI::App& app, int argc, char** argv, const Body& body) {
   }
 }
 
+/// What --rows auto leaves for a number of rows: the program chooses, see rows_choice.hpp.
+inline constexpr Index auto_rows = 0;
+
+inline CLI::Option* add_rows(CLI::App& app, Index& rows) {
+  const auto read = [&rows](const std::string& text) {
+    rows = text == "auto" ? auto_rows : read_count("--rows", text, 2);
+  };
+  return app
+      .add_option_function<std::string>("--rows", read,
+                                        "all rows that a call may have, the synthetic one included; auto: as many as "
+                                        "a short calibration finds fastest")
+      ->type_name("INT|auto");
+}
+
+/// Refuses --rows auto on several ranks of MPI.
+inline void require_rows_for_ranks(Index rows) {
+  if (rows == auto_rows)
+    throw ArgumentError("--rows auto measures one machine, and ranks would choose differently: give --rows");
+}
+
 }  // namespace programs

@@ -33,8 +33,6 @@ using twoheads::Matrix;
 template <class Scalar>
 using AttendFunction = std::function<void(const twoheads::AttentionInput<Scalar>&, twoheads::MatrixSpan<Scalar>)>;
 
-enum class ScalarWord { float32, float64 };
-
 /// What the flags of twoheads_lm say.
 struct LanguageSettings {
   std::string model;

@@ -31,20 +31,6 @@ inline CLI::Option* add_anchor(CLI::App& app, twoheads::Anchor& anchor) {
       std::string("how the synthetic token's logit is chosen (default ") + twoheads::name(anchor) + ")");
 }
 
-/// What --rows auto leaves for a number of rows: the program chooses, see rows_choice.hpp.
-inline constexpr Index auto_rows = 0;
-
-inline CLI::Option* add_rows(CLI::App& app, Index& rows) {
-  const auto read = [&rows](const std::string& text) {
-    rows = text == "auto" ? auto_rows : read_count("--rows", text, 2);
-  };
-  return app
-      .add_option_function<std::string>("--rows", read,
-                                        "all rows that a call may have, the synthetic one included; auto: as many as "
-                                        "a short calibration finds fastest")
-      ->type_name("INT|auto");
-}
-
 /// The flags that describe a plan, and the request that they make.
 class PlanArguments {
  public:

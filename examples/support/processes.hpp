@@ -68,6 +68,14 @@ inline void add_processes(CLI::App& app, ProcessFlags& flags) {
   app.add_flag("--checksums", flags.checksums, "calls carry a number and a checksum, by which a wrong answer is known");
 }
 
+/// Refuses flags that leave to nobody what the processes decide: their rows, and how many of them run.
+inline void require_left_to_process(const ProcessFlags& flags, Index threads, Index rows) {
+  if (flags.command.empty()) return;
+  if (threads > 1) throw ArgumentError("--oracle-command runs on as many threads as --processes: leave --threads out");
+  if (rows == auto_rows)
+    throw ArgumentError("--oracle-command takes the rows that its process has: --rows auto has no choice");
+}
+
 /// Processes that run a command, as one oracle; a call that fails is made again, on a fresh process.
 template <class Scalar>
 class Processes {

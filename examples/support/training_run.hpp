@@ -145,11 +145,8 @@ class TrainingRun {
 
   /// What is written at the end is not to fail there.
   void require_places() const {
-    for (const std::string* file : {&settings_.checkpoint, &settings_.plot}) {
-      const std::filesystem::path folder = std::filesystem::path(*file).parent_path();
-      if (!file->empty() && !folder.empty() && !std::filesystem::is_directory(folder))
-        throw std::runtime_error(*file + ": there is no folder " + folder.string());
-    }
+    require_writable("--checkpoint", settings_.checkpoint);
+    require_writable("--plot", settings_.plot);
     if (settings_.out.empty()) return;
     std::error_code failed;
     std::filesystem::create_directories(settings_.out, failed);
