@@ -14,10 +14,11 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 tests=(
   attention_features_test average_case_test checkpoint_test choose_plan_test choose_rows_test codec_slot_test codec_test
-  converse_test damaged_files_test direct_test families_test fuzz_corpus_test kernel_attention_test llama2c_test
-  mask_test merger_test oracle_wrappers_test paper_strict_test plan_errors_test plan_test pool_test probe_test
-  safetensors_test sampled_plan_test session_test simulate_laws_test svg_test text_test threads_test tile_kernel_test
-  tokenizer_test trainable_grid_test trainer_test training_pass_test window_plan_test
+  converse_test damaged_files_test direct_test families_config_test families_test fuzz_corpus_test kernel_attention_test
+  llama2c_test mask_test merger_test oracle_wrappers_test paper_strict_test plan_errors_test plan_test pool_test
+  probe_test safetensors_errors_test safetensors_test sampled_plan_test session_saved_test session_test
+  simulate_laws_test svg_test text_json_test text_test threads_test tile_kernel_test tokenizer_test trainable_grid_test
+  trainer_files_test trainer_test training_pass_test window_plan_test
 )
 if [ "${1:-}" = --all ]; then
   mapfile -t tests < <(basename -s .cpp -a tests/*_test.cpp | grep -v -E '^(programs|mpi|onnx|include_table)')

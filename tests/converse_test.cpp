@@ -4,7 +4,6 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
-#include <optional>
 #include <string>
 #include <twoheads/base/digest.hpp>
 #include <twoheads/codec/converse.hpp>
@@ -17,72 +16,14 @@
 #include "support/naive.hpp"
 #include "support/sanitized.hpp"
 #include "support/seed.hpp"
+#include "support/short_attentions.hpp"
 
 namespace {
 
 using namespace twoheads;
+using namespace short_attentions;
 
 std::uint64_t seed() { return seed_or(420); }
-
-constexpr Index head_dim = 16;
-constexpr Index value_dim = 6;
-
-OracleLimits limits_of(OracleKind kind, Index rows, double score_scale = 1, bool residual = false) {
-  OracleLimits limits;
-  limits.kind = kind;
-  limits.rows = rows;
-  limits.score_scale = score_scale;
-  limits.residual = residual;
-  return limits;
-}
-
-template <class Scalar>
-ShortAttention<Scalar> random_attention(Index rows, Random& random, double deviation = 1) {
-  return {random.matrix<float>(rows, head_dim, deviation).cast<Scalar>(),
-          random.matrix<float>(rows, head_dim, deviation).cast<Scalar>(),
-          random.matrix<float>(rows, value_dim).cast<Scalar>(),
-          {}};
-}
-
-template <class Scalar>
-std::vector<ShortAttention<Scalar>> random_attentions(const std::vector<Index>& rows, Random& random,
-                                                      double deviation = 1) {
-  std::vector<ShortAttention<Scalar>> attentions;
-  for (const Index n : rows) attentions.push_back(random_attention<Scalar>(n, random, deviation));
-  return attentions;
-}
-
-Index total_of(const std::vector<Index>& rows) {
-  Index total = 0;
-  for (const Index n : rows) total += n;
-  return total;
-}
-
-/// A call of its own, without codes, by weights written here.
-template <class Scalar>
-Matrix<Scalar> alone(const ShortAttention<Scalar>& attention, const OracleLimits& limits, SumOrder order,
-                     double score_scale) {
-  using P = Projection<Scalar>;
-  OracleLimits own = limits;
-  own.residual = own.fixed_rows = false;
-  SmallWeights<Scalar> weights;
-  weights.width = 2 * head_dim + value_dim;
-  weights.layers = {
-      {{{P::selector(0, head_dim), P::selector(head_dim, head_dim), P::selector(2 * head_dim, value_dim), 0}},
-       value_dim,
-       attention.mlp}};
-  Matrix<Scalar> rows(attention.q.rows(), weights.width);
-  rows << attention.q * static_cast<Scalar>(score_scale / limits.score_scale), attention.k, attention.v;
-  return SmallTransformer<Scalar>(own, order).run({&weights, rows});
-}
-
-/// Largest |found - truth| over the largest |value| of the attention, in eps of the scalar; infinite for NaN.
-template <class Scalar>
-naive::Real error_in_eps(const Matrix<Scalar>& found, const Matrix<Scalar>& truth,
-                         const ShortAttention<Scalar>& attention) {
-  return bounds::max_row_error(found, naive::plain(truth), naive::largest(naive::plain(attention.v))) /
-         bounds::eps<Scalar>;
-}
 
 // --- the same bits ---------------------------------------------------------------------------------------------------
 

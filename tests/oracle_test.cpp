@@ -13,6 +13,7 @@
 #include "support/bounds.hpp"
 #include "support/instances.hpp"
 #include "support/naive.hpp"
+#include "support/naive_small_transformer.hpp"
 #include "support/seed.hpp"
 
 namespace {

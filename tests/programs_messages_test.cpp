@@ -1,9 +1,11 @@
+// What programs say to who sits before them: how far they have come, and what is wrong with a command line.
+
 #include <gtest/gtest.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cstddef>
 #include <filesystem>
-#include <fstream>
 #include <latch>
 #include <sstream>
 #include <string>
@@ -21,8 +23,7 @@
 #include "support/program.hpp"
 #include "support/progress.hpp"
 #include "support/temp_folder.hpp"
-
-// What programs say to who sits before them: how far they have come, and what is wrong with a command line.
+#include "support/terminal_text.hpp"
 
 namespace {
 
@@ -31,34 +32,9 @@ using programs::Progress;
 using twoheads::Index;
 using twoheads::Mask;
 using twoheads::Matrix;
+using namespace terminal_text;
 
 // --- the line --------------------------------------------------------------------------------------------------------
-
-/// What was shown, one after the other.
-std::vector<std::string> lines_of(const std::string& written) {
-  std::vector<std::string> lines;
-  std::istringstream parts(written);
-  for (std::string line; std::getline(parts, line, '\r');) {
-    const std::size_t end = line.find_last_not_of(' ');
-    if (end != std::string::npos) lines.push_back(line.substr(0, end + 1));
-  }
-  return lines;
-}
-
-/// What a terminal shows in the end.
-std::string left_on_terminal(const std::string& written) {
-  std::string line;
-  std::size_t column = 0;
-  for (const char c : written) {
-    if (c == '\r') {
-      column = 0;
-      continue;
-    }
-    line.resize(std::max(line.size(), column + 1), ' ');
-    line[column++] = c;
-  }
-  return line.substr(0, line.find_last_not_of(' ') + 1);
-}
 
 TEST(ProgressLine, SaysShareAndTimeAndLeavesNothing) {
   std::ostringstream out;
@@ -247,11 +223,6 @@ TEST(ProgressOfARun, LeavesTheBitsOfDirectEvaluationAsTheyAre) {
 
 // --- on a terminal ---------------------------------------------------------------------------------------------------
 
-/// Whether programs can be run on a terminal: script is here, and so are pseudo-terminals, which bare roots lack.
-bool has_terminals(const fs::path& folder) {
-  return run_shell("script -qefc true tried >/dev/null", folder).exit_code == 0;
-}
-
 TEST(ProgressOnATerminal, IsShownThereAloneAndNotBesideJson) {
   const TempFolder folder;
   if (!has_terminals(folder / ".")) GTEST_SKIP() << "script of util-linux makes no terminal here";
@@ -278,20 +249,6 @@ TEST(ProgressOnATerminal, IsShownThereAloneAndNotBesideJson) {
 }
 
 // --- the grid --------------------------------------------------------------------------------------------------------
-
-/// Every occurrence of one text made another.
-std::string replaced(std::string in, const std::string& from, const std::string& to) {
-  for (std::size_t at = in.find(from); at != std::string::npos; at = in.find(from, at + to.size()))
-    in.replace(at, from.size(), to);
-  return in;
-}
-
-/// What a terminal was sent, without colours.
-std::string without_colours(std::string sent) {
-  for (std::size_t at = sent.find('\33'); at != std::string::npos; at = sent.find('\33', at))
-    sent.erase(at, sent.find('m', at) + 1 - at);
-  return sent;
-}
 
 const std::vector<std::string> grids{"--mask causal --tokens 100 --rows 11",
                                      "--mask causal --tokens 100 --rows 11 --oracle plain",

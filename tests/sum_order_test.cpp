@@ -14,6 +14,7 @@
 
 #include "support/bounds.hpp"
 #include "support/naive.hpp"
+#include "support/naive_small_transformer.hpp"
 #include "support/seed.hpp"
 
 namespace {
