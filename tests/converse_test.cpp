@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "support/bounds.hpp"
+#include "support/instances.hpp"
 #include "support/naive.hpp"
 #include "support/sanitized.hpp"
 #include "support/seed.hpp"

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "support/attention_problem.hpp"
+#include "support/instances.hpp"
 #include "support/message_of.hpp"
 
 namespace {

@@ -21,6 +21,7 @@
 #include <vector>
 
 #include "support/contains.hpp"
+#include "support/instances.hpp"
 #include "support/message_of.hpp"
 #include "support/own_rows.hpp"
 #include "support/rank_checkpoints.hpp"

@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "support/instances.hpp"
 #include "support/message_of.hpp"
 #include "support/own_rows.hpp"
 #include "support/seed.hpp"

@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "support/all_ranks.hpp"
+#include "support/instances.hpp"
 #include "support/message_of.hpp"
 #include "support/own_rows.hpp"
 #include "support/rank_grid.hpp"

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "support/attention_problem.hpp"
+#include "support/instances.hpp"
 #include "support/message_of.hpp"
 #include "support/trainable_cases.hpp"
 

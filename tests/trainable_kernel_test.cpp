@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "support/attention_problem.hpp"
+#include "support/instances.hpp"
 #include "support/memory.hpp"
 #include "support/sanitized.hpp"
 

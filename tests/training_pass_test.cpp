@@ -10,6 +10,7 @@
 #include <twoheads/train/trainable_direct.hpp>
 #include <vector>
 
+#include "support/instances.hpp"
 #include "support/seed.hpp"
 
 namespace {

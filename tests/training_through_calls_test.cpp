@@ -15,6 +15,7 @@
 #include <twoheads/train/untrained.hpp>
 #include <vector>
 
+#include "support/instances.hpp"
 #include "support/seed.hpp"
 
 namespace {

@@ -16,6 +16,8 @@
 #include <twoheads/mpi/kernel_on_ranks.hpp>
 #include <typeinfo>
 
+#include "support/instances.hpp"
+
 namespace {
 
 using namespace twoheads;
