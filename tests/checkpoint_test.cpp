@@ -19,6 +19,7 @@
 #include "support/instances.hpp"
 #include "support/message_of.hpp"
 #include "support/sanitized.hpp"
+#include "support/shared_data.hpp"
 
 namespace {
 
@@ -41,13 +42,13 @@ TYPED_TEST(Checkpoint, ResumesAtEveryByteWithTheSameBits) {
   EXPECT_EQ(first.counts.taken, 0);
   const Index parts = first.counts.evaluated;
   EXPECT_EQ(parts, 10);
-  const std::string whole = bytes_of(path);
+  const std::string whole = read_bytes(path);
 
   const auto again = c.run(path);
   EXPECT_EQ(again.rows, expected);
   EXPECT_EQ(again.counts.taken, parts);
   EXPECT_EQ(again.counts.evaluated, 0);
-  EXPECT_EQ(bytes_of(path), whole);
+  EXPECT_EQ(read_bytes(path), whole);
 
   Index taken = 0;
   const std::size_t step = sanitized ? 37 : 11;
@@ -55,7 +56,7 @@ TYPED_TEST(Checkpoint, ResumesAtEveryByteWithTheSameBits) {
     const fs::path torn = c.folder.write("torn" + std::to_string(bytes), std::string_view(whole).substr(0, bytes));
     const auto found = c.run(torn);
     ASSERT_EQ(found.rows, expected) << bytes << " bytes";
-    ASSERT_EQ(bytes_of(torn), whole) << bytes << " bytes";
+    ASSERT_EQ(read_bytes(torn), whole) << bytes << " bytes";
     ASSERT_EQ(found.counts.taken + found.counts.evaluated, parts);
     ASSERT_GE(found.counts.taken, taken);
     taken = found.counts.taken;
@@ -66,7 +67,7 @@ TYPED_TEST(Checkpoint, ResumesAtEveryByteWithTheSameBits) {
 TYPED_TEST(Checkpoint, AFlippedBitIsRefusedOrInALastRecordThatIsMadeAgain) {
   const Computation<TypeParam> c;
   const auto expected = c.run(c.folder / "whole").rows;
-  const std::string whole = bytes_of(c.folder / "whole");
+  const std::string whole = read_bytes(c.folder / "whole");
   const std::size_t last = whole.size() - whole.size() / 10;  // in the last of ten parts
   for (std::size_t byte = 0; byte < whole.size(); byte += sanitized ? 29 : 7) {
     std::string flipped = whole;
@@ -85,14 +86,14 @@ TYPED_TEST(Checkpoint, ALastRecordOfZerosIsMadeAgain) {
   // What a file system leaves where the length of a file reached the disk, and its bytes did not.
   const Computation<TypeParam> c;
   const auto expected = c.run(c.folder / "whole").rows;
-  const std::string whole = bytes_of(c.folder / "whole");
+  const std::string whole = read_bytes(c.folder / "whole");
   const std::size_t record = 10 * 8 + 5 * 6 * sizeof(typename TypeParam::Scalar);  // of the last 5 rows of 37
   for (std::size_t zeros = 1; zeros <= record; zeros += zeros + 13 > record && zeros < record ? record - zeros : 13) {
     std::string torn = whole;
     torn.replace(torn.size() - zeros, zeros, zeros, '\0');
     const fs::path path = c.folder.write("zeros" + std::to_string(zeros), torn);
     ASSERT_EQ(c.run(path).rows, expected) << zeros << " bytes";
-    ASSERT_EQ(bytes_of(path), whole) << zeros << " bytes";
+    ASSERT_EQ(read_bytes(path), whole) << zeros << " bytes";
     const fs::path longer = c.folder.write("more" + std::to_string(zeros), whole + std::string(zeros, '\0'));
     ASSERT_EQ(c.run(longer).rows, expected) << zeros << " bytes more";
   }
@@ -106,11 +107,11 @@ std::string refusal(const Change& change) {
   Small c;
   const fs::path path = c.folder / "file";
   static_cast<void>(c.run(path));
-  const std::string before = bytes_of(path);
+  const std::string before = read_bytes(path);
   change(c);
   std::string message = message_of<FormatError>([&] { static_cast<void>(c.run(path)); });
   EXPECT_TRUE(contains(message, path.string())) << message;
-  EXPECT_EQ(bytes_of(path), before);
+  EXPECT_EQ(read_bytes(path), before);
   return message;
 }
 
@@ -139,7 +140,7 @@ TEST(CheckpointFile, ThatIsNoneIsLeftAsItIs) {
     const fs::path path = c.folder.write("text", bytes);
     const std::string message = message_of<FormatError>([&] { static_cast<void>(c.run(path)); });
     EXPECT_TRUE(contains(message, "not a checkpoint")) << message;
-    EXPECT_EQ(bytes_of(path), bytes);
+    EXPECT_EQ(read_bytes(path), bytes);
   }
   const auto refused = [&](const fs::path& path) {
     return message_of<FileError>([&] { static_cast<void>(c.run(path)); });
@@ -156,7 +157,7 @@ TEST(CheckpointFile, IsAskedForNoKeyThatNoRunHas) {
   const fs::path path = c.folder / "file";
   static_cast<void>(c.run(path));
   // The length of the key, and as many bytes as it says, which take no room on the disk.
-  std::string bytes = bytes_of(path).substr(0, 40);
+  std::string bytes = read_bytes(path).substr(0, 40);
   const std::uint64_t length = std::uint64_t{1} << 41;
   std::memcpy(bytes.data() + 32, &length, sizeof(length));
   c.folder.write("long", bytes);
@@ -202,19 +203,19 @@ TEST(CheckpointFile, OnAFullDiskHoldsWhatItHeld) {
   const Small c;
   const fs::path path = c.folder / "file";
   static_cast<void>(c.run(c.folder / "whole"));
-  const std::string whole = bytes_of(c.folder / "whole");
+  const std::string whole = read_bytes(c.folder / "whole");
   std::string message;
   {
     const FullDisk full(whole.size() / 2);
     message = message_of<FileError>([&] { static_cast<void>(c.run(path)); });
   }
   EXPECT_TRUE(contains(message, path.string() + ": cannot be written: File too large")) << message;
-  const std::string kept = bytes_of(path);
+  const std::string kept = read_bytes(path);
   EXPECT_EQ(kept, whole.substr(0, kept.size()));
   const auto found = c.run(path);
   EXPECT_EQ(found.rows, c.run_without());
   EXPECT_GE(found.counts.taken, 3);
-  EXPECT_EQ(bytes_of(path), whole);
+  EXPECT_EQ(read_bytes(path), whole);
 }
 
 TEST(CheckpointFile, OutlivesAProcessThatIsKilled) {
@@ -305,7 +306,7 @@ TYPED_TEST(Checkpoint, HoldsPartsOfWindowsThatAreCutForTheirLength) {
   EXPECT_GE(parts, 2 * 6);
   const Matrix<Scalar> expected = c.run_without();
   EXPECT_TRUE((clean - expected).cwiseAbs().maxCoeff() <= Scalar(1e-5) * expected.cwiseAbs().maxCoeff());
-  const std::string whole = bytes_of(c.folder / "whole");
+  const std::string whole = read_bytes(c.folder / "whole");
   for (std::size_t bytes = 0; bytes <= whole.size(); bytes += 1009) {
     const fs::path torn = c.folder.write("torn" + std::to_string(bytes), std::string_view(whole).substr(0, bytes));
     EXPECT_EQ(run(torn), clean) << bytes << " bytes";

@@ -8,7 +8,6 @@
 #include <filesystem>
 #include <fstream>
 #include <functional>
-#include <iterator>
 #include <optional>
 #include <string>
 #include <twoheads/base/digest.hpp>
@@ -26,17 +25,13 @@
 #include "support/own_rows.hpp"
 #include "support/rank_checkpoints.hpp"
 #include "support/sanitized.hpp"
+#include "support/shared_data.hpp"
 
 namespace {
 
 using namespace twoheads;
 namespace fs = std::filesystem;
 using namespace rank_checkpoints;
-
-std::string bytes_of(const fs::path& path) {
-  std::ifstream in(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(in), {}};
-}
 
 TEST(CheckpointOnRanks, ResumesWithTheSameBits) {
   Ranks ranks;
@@ -82,7 +77,7 @@ std::string whole_log(const Computation& c, const RankFolder& folder) {
     FirstRanks one(1);
     if (one.ranks() != nullptr) expect_whole(c, *one.ranks(), path, 0);
   }
-  return bytes_of(folder / "whole.0");
+  return read_bytes(folder / "whole.0");
 }
 
 TEST(RankLogs, LeaveOutARecordThatIsTornAndRefuseOneThatIsDamaged) {
@@ -149,7 +144,7 @@ TEST(CheckpointOnRanks, EvaluatesATornRecordAgainAndRefusesADamagedOneOnEveryRan
         if (!contains("whole whole.0", entry.path().filename().string())) fs::remove(entry.path());
     });
     expect_whole(c, ranks, folder / "whole", 2 * 801 - 33);
-    EXPECT_EQ(bytes_of(folder / "whole.0"), whole.substr(0, whole.size() - torn));
+    EXPECT_EQ(read_bytes(folder / "whole.0"), whole.substr(0, whole.size() - torn));
   }
 
   std::string flipped = whole;
@@ -207,7 +202,7 @@ TEST(CheckpointOnRanks, OfAnotherKindIsRefusedAndLeftAsItIs) {
   EXPECT_TRUE(contains(refused(folder / "text"), "text: not a checkpoint"));
   folder.write(folder / "file.7", "a text of somebody's that is longer than a header, and of some use to them");
   EXPECT_TRUE(contains(refused(folder / "file"), "file.7: not a checkpoint"));
-  EXPECT_EQ(bytes_of(folder / "file.7").substr(0, 6), "a text");
+  EXPECT_EQ(read_bytes(folder / "file.7").substr(0, 6), "a text");
 
   KernelAttention<float> serial(c.options);
   const std::string key = detail::text(c.key, "; ", KernelOnRanks<float>(ranks, c.options).words());

@@ -5,10 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
-#include <fstream>
 #include <functional>
-#include <ios>
-#include <iterator>
 #include <memory>
 #include <string>
 #include <twoheads/exec/checkpoint.hpp>
@@ -85,11 +82,6 @@ inline ModelSpec spec_of(const Mask& mask) {
   spec.attention.mask = mask;
   spec.norm = NormKind::rms;
   return spec;
-}
-
-inline std::string bytes_of(const fs::path& path) {
-  std::ifstream in(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(in), {}};
 }
 
 inline CheckpointOptions parts_of(Index rows) { return {.rows = rows, .sync = false}; }
