@@ -85,7 +85,8 @@ def compile_one(source, target, includes, precompiled):
 
 def prepare():
     """What all breaks share: headers that none of them touches, compiled once."""
-    (WORK / "instances.o").unlink(missing_ok=True)
+    for part in ("instances", "progress", "terminal"):
+        (WORK / f"{part}.o").unlink(missing_ok=True)
     first = WORK / "first.hpp"
     first.write_text("#include <Eigen/Core>\n#include <gtest/gtest.h>\n#include <map>\n#include <sstream>\n"
                      "#include <random>\n#include <filesystem>\n#include <fstream>\n")
@@ -99,14 +100,15 @@ REPOSITORY = [INCLUDE, ROOT / "tests", ROOT / "examples"]
 UNBROKEN = threading.Lock()
 
 
-def unbroken_instances():
-    """The instances without a break, compiled when the first test asks for them."""
+def unbroken(part):
+    """A part of examples/support without a break, compiled when the first test asks for it."""
+    target = WORK / f"{part}.o"
     with UNBROKEN:
-        if not (WORK / "instances.o").exists():
-            made = compile_one(ROOT / "examples/support/instances.cpp", WORK / "instances.o", REPOSITORY, True)
+        if not target.exists():
+            made = compile_one(ROOT / f"examples/support/{part}.cpp", target, REPOSITORY, True)
             if made.returncode != 0:
                 raise RuntimeError(made.stderr)
-    return WORK / "instances.o"
+    return target
 
 
 def build_and_run(test, pattern, folder, includes, header):
@@ -118,13 +120,14 @@ def build_and_run(test, pattern, folder, includes, header):
         return ("caught", f"static_assert in {asserted.group(1)}") if asserted else ("does not compile", built.stderr)
     objects = [str(folder / "test.o")]
     if "support/instances.hpp" in (folder / "test.o.d").read_text():
-        instances = unbroken_instances()
+        instances = unbroken("instances")
         if header and f"twoheads/{header}" in (WORK / "instances.o.d").read_text():
             instances = folder / "instances.o"
             built = compile_one(ROOT / "examples/support/instances.cpp", instances, includes, True)
             if built.returncode != 0:
                 return "does not compile", built.stderr
-        objects.append(str(instances))
+        # What instances ask for in turn; no break reaches it.
+        objects += [str(instances), str(unbroken("progress")), str(unbroken("terminal"))]
     program = folder / "test"
     built = subprocess.run(CXX + objects + ["-o", str(program)] + LIBRARIES, capture_output=True, text=True,
                            check=False)
