@@ -18,7 +18,7 @@
 #include <utility>
 #include <vector>
 
-#include "support/json_number.hpp"
+#include "support/json_results.hpp"
 #include "support/language_arguments.hpp"
 #include "support/language_run.hpp"
 #include "support/language_scores.hpp"
@@ -55,11 +55,7 @@ std::string words_of_calls(const Runner<Scalar>& run, const Settings& settings) 
 
 template <class Scalar>
 void add_choice(nlohmann::ordered_json& result, const Runner<Scalar>& run, const Settings& settings) {
-  if (const auto processes = run.process_counts()) {
-    result["failures"] = processes->failures;
-    result["retries"] = processes->retries;
-    result["processes_started"] = processes->started;
-  }
+  if (const auto processes = run.process_counts()) programs::add_counts(result, *processes);
   if (settings.rows_reason.empty()) return;
   result["rows"] = settings.rows;
   result["rows_reason"] = settings.rows_reason;

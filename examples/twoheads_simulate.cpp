@@ -17,7 +17,7 @@
 #include "support/attention_progress.hpp"
 #include "support/executor.hpp"
 #include "support/instances.hpp"
-#include "support/json_number.hpp"
+#include "support/json_results.hpp"
 #include "support/launch.hpp"
 #include "support/memory.hpp"
 #include "support/plan_arguments.hpp"
@@ -241,11 +241,7 @@ nlohmann::ordered_json as_json(const Settings& settings, const Outcome& outcome)
     result["max_logit"] = programs::json_number(outcome.max_logit);
     result["direct_seconds"] = outcome.direct_seconds;
   }
-  if (!settings.processes.command.empty()) {
-    result["failures"] = outcome.processes.failures;
-    result["retries"] = outcome.processes.retries;
-    result["processes_started"] = outcome.processes.started;
-  }
+  if (!settings.processes.command.empty()) programs::add_counts(result, outcome.processes);
   if (settings.request.sampling.samples > 0) result["samples"] = settings.request.sampling.samples;
   return result;
 }

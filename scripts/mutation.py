@@ -7,8 +7,7 @@
            survives, does not compile, or where the text to find stands in its header no longer, or more than once.
            --base runs the named tests without a break first: each has to pass.
   Cost     each break is compiled by itself: its header lies in a folder that is searched before include/, one test
-           program is built with -O1, and examples/support/instances.cpp where the test takes its objects and it
-           includes the header.
+           program is built with -O1, and of twoheads_instances, where the test takes it, what includes the header.
 """
 import argparse
 import concurrent.futures
@@ -83,9 +82,15 @@ def compile_one(source, target, includes, precompiled):
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
+def parts_of_instances():
+    """The files that a test with instances is linked with, as the build says."""
+    listed = re.search(r"set\(twoheads_common_parts ([^)]+)\)", (ROOT / "examples/support/CMakeLists.txt").read_text())
+    return [pathlib.Path(name).stem for name in listed.group(1).split()]
+
+
 def prepare():
     """What all breaks share: headers that none of them touches, compiled once."""
-    for part in ("instances", "progress", "terminal"):
+    for part in parts_of_instances():
         (WORK / f"{part}.o").unlink(missing_ok=True)
     first = WORK / "first.hpp"
     first.write_text("#include <Eigen/Core>\n#include <gtest/gtest.h>\n#include <map>\n#include <sstream>\n"
@@ -120,14 +125,14 @@ def build_and_run(test, pattern, folder, includes, header):
         return ("caught", f"static_assert in {asserted.group(1)}") if asserted else ("does not compile", built.stderr)
     objects = [str(folder / "test.o")]
     if "support/instances.hpp" in (folder / "test.o.d").read_text():
-        instances = unbroken("instances")
-        if header and f"twoheads/{header}" in (WORK / "instances.o.d").read_text():
-            instances = folder / "instances.o"
-            built = compile_one(ROOT / "examples/support/instances.cpp", instances, includes, True)
-            if built.returncode != 0:
-                return "does not compile", built.stderr
-        # What instances ask for in turn; no break reaches it.
-        objects += [str(instances), str(unbroken("progress")), str(unbroken("terminal"))]
+        for part in parts_of_instances():
+            made = unbroken(part)
+            if header and f"twoheads/{header}" in pathlib.Path(f"{made}.d").read_text():
+                made = folder / f"{part}.o"
+                built = compile_one(ROOT / f"examples/support/{part}.cpp", made, includes, True)
+                if built.returncode != 0:
+                    return "does not compile", built.stderr
+            objects.append(str(made))
     program = folder / "test"
     built = subprocess.run(CXX + objects + ["-o", str(program)] + LIBRARIES, capture_output=True, text=True,
                            check=False)

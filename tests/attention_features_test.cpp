@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "support/attention_features.hpp"
+#include "support/ceil_of.hpp"
 #include "support/instances.hpp"
 #include "support/sanitized.hpp"
 
@@ -117,8 +118,6 @@ TEST(AttentionFeatures, AllOfThemAtOnce) {
 }
 
 // --- one query at a time ---------------------------------------------------------------------------------------------
-
-Index ceil_of(Index total, Index part) { return (total + part - 1) / part; }
 
 struct Seen {
   Mask mask;

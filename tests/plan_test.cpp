@@ -7,6 +7,7 @@
 #include <twoheads/plan/plan.hpp>
 #include <vector>
 
+#include "support/ceil_of.hpp"
 #include "support/in_shape.hpp"
 #include "support/plan_cases.hpp"
 #include "support/rows_filled.hpp"
@@ -17,8 +18,6 @@ using namespace twoheads;
 using namespace plan_cases;
 
 // --- what the laws are held against, written by hand -----------------------------------------------------------------
-
-Index ceil_of(Index total, Index part) { return (total + part - 1) / part; }
 
 std::vector<Tile> tiles_of(const Plan& plan, Index block) {
   std::vector<Tile> tiles;

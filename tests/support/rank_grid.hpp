@@ -1,7 +1,6 @@
 #pragma once
 
 #include <string>
-#include <twoheads/model/random.hpp>
 #include <twoheads/mpi/grid_on_ranks.hpp>
 #include <twoheads/oracle/any_oracle.hpp>
 #include <twoheads/oracle/small_transformer.hpp>
@@ -9,7 +8,7 @@
 #include <vector>
 
 #include "support/own_rows.hpp"
-#include "support/seed.hpp"
+#include "support/rank_layer.hpp"
 
 /// Layers whose attention ranks evaluate together by calls: cases of masks and of calls, and a rank's rows of them.
 namespace rank_grid {
@@ -169,20 +168,14 @@ inline SimulationOptions options_of(const Case& c) {
   return options;
 }
 
-/// Rows of a layer, as all ranks know them.
+/// The rows of a case's layer.
 template <class Scalar>
-struct Layer {
-  explicit Layer(const Case& c) : spec(spec_of(c)), sinks(1, c.learned_sinks ? spec.heads : 0) {
-    Random random(seed_or(5));
+struct Layer : RankLayer<Scalar> {
+  explicit Layer(const Case& c) : RankLayer<Scalar>(spec_of(c), c.queries, c.keys, c.learned_sinks) {
     // Weights of float end where logits reach a hundred, those of double at seven times that.
     const double scale = sizeof(Scalar) == sizeof(float) ? c.scale : 8 * c.scale;
-    q = random.matrix<Scalar>(c.queries, spec.heads * spec.head_dim) * static_cast<Scalar>(scale);
-    k = random.matrix<Scalar>(c.keys, spec.kv_heads * spec.head_dim);
-    v = random.matrix<Scalar>(c.keys, spec.kv_heads * spec.value_dim);
-    if (c.learned_sinks) sinks = random.matrix<Scalar>(1, spec.heads);
+    this->q *= static_cast<Scalar>(scale);
   }
-  AttentionSpec spec;
-  Matrix<Scalar> q, k, v, sinks;
 };
 
 /// Evaluates a layer, and returns the rank's own rows.
@@ -191,10 +184,8 @@ Matrix<Scalar> run(const Layer<Scalar>& all, Attend& attend, const RowShares& qu
   const Ranks& ranks = attend.ranks();
   const RowShares keys = all.q.rows() == all.k.rows() ? queries : share_evenly(all.k.rows(), ranks.size());
   const Matrix<Scalar> q = own_rows(all.q, queries, ranks.rank());
-  const Matrix<Scalar> k =
-      rows_by_head(view(own_rows(all.k, keys, ranks.rank())), all.spec.kv_heads, all.spec.head_dim);
-  const Matrix<Scalar> v =
-      rows_by_head(view(own_rows(all.v, keys, ranks.rank())), all.spec.kv_heads, all.spec.value_dim);
+  const Matrix<Scalar> k = own_rows_by_head(all.k, keys, ranks.rank(), all.spec.kv_heads);
+  const Matrix<Scalar> v = own_rows_by_head(all.v, keys, ranks.rank(), all.spec.kv_heads);
   Matrix<Scalar> out = Matrix<Scalar>::Constant(q.rows(), all.spec.heads * all.spec.value_dim, Scalar(7));
   attend(RankInput<Scalar>{all.spec, layer, queries, keys, view(q), view(k), view(v), view(all.sinks)}, span(out));
   return out;

@@ -8,14 +8,13 @@
 #include <string>
 #include <twoheads/base/digest.hpp>
 #include <twoheads/exec/kernel_attention.hpp>
-#include <twoheads/model/random.hpp>
 #include <twoheads/mpi/kernel_on_ranks.hpp>
 #include <utility>
 #include <vector>
 
 #include "support/all_ranks.hpp"
 #include "support/own_rows.hpp"
-#include "support/seed.hpp"
+#include "support/rank_layer.hpp"
 
 /// Layers whose attention ranks evaluate together by the kernel: cases of masks and of scores, and a rank's rows of
 /// them.
@@ -136,26 +135,28 @@ inline KernelOptions options_of(const Case& c) {
   return options;
 }
 
-/// Rows of a layer, as all ranks know them.
+inline AttentionSpec spec_of(const Case& c) {
+  AttentionSpec spec;
+  spec.heads = c.heads;
+  spec.kv_heads = c.kv_heads;
+  spec.head_dim = 12;
+  spec.value_dim = 9;
+  spec.score_scale = 0.4;
+  spec.soft_cap = c.soft_cap;
+  spec.mask = c.mask;
+  // No powers of two: their products would be exact in any order.
+  if (c.alibi)
+    for (Index head = 0; head < c.heads; ++head) spec.alibi.push_back(0.03 / static_cast<double>(head + 1));
+  return spec;
+}
+
+/// The rows of a case's layer.
 template <class Scalar>
-struct Layer {
-  explicit Layer(const Case& c) : sinks(1, c.learned_sinks ? c.heads : 0) {
-    spec.heads = c.heads;
-    spec.kv_heads = c.kv_heads;
-    spec.head_dim = 12;
-    spec.value_dim = 9;
-    spec.score_scale = 0.4;
-    spec.soft_cap = c.soft_cap;
-    spec.mask = c.mask;
-    // No powers of two: their products would be exact in any order.
-    if (c.alibi)
-      for (Index head = 0; head < c.heads; ++head) spec.alibi.push_back(0.03 / static_cast<double>(head + 1));
-    Random random(seed_or(5));
-    q = random.matrix<Scalar>(c.queries, spec.heads * spec.head_dim);
-    k = random.matrix<Scalar>(c.keys, spec.kv_heads * spec.head_dim);
-    v = random.matrix<Scalar>(c.keys, spec.kv_heads * spec.value_dim);
-    if (c.learned_sinks) sinks = random.matrix<Scalar>(1, spec.heads);
-  }
+struct Layer : RankLayer<Scalar> {
+  using RankLayer<Scalar>::spec, RankLayer<Scalar>::q, RankLayer<Scalar>::k, RankLayer<Scalar>::v,
+      RankLayer<Scalar>::sinks;
+
+  explicit Layer(const Case& c) : RankLayer<Scalar>(spec_of(c), c.queries, c.keys, c.learned_sinks) {}
 
   /// All rows by one rank.
   [[nodiscard]] Matrix<Scalar> serial(const KernelOptions& options) const {
@@ -168,8 +169,6 @@ struct Layer {
   }
 
   static constexpr Index layer = 3;
-  AttentionSpec spec;
-  Matrix<Scalar> q, k, v, sinks;
 };
 
 /// The rows of a layer that one rank has, and those that it finds.

@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "support/ceil_of.hpp"
 #include "support/in_shape.hpp"
 
 /// Full and causal masks of which a sample is drawn, and what enumerating their plans finds.
@@ -44,8 +45,6 @@ inline std::ostream& operator<<(std::ostream& out, const Case& c) {
   return out << name(c.mask) << " mask, " << name(c.oracle) << " oracle of " << c.rows << " rows, " << c.tokens
              << " tokens, S = " << c.samples << ", near " << c.near << ", sinks " << c.sinks;
 }
-
-inline Index ceil_of(Index total, Index part) { return (total + part - 1) / part; }
 
 inline std::vector<Case> all_cases() {
   std::vector<Case> cases;
