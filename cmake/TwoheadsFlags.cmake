@@ -4,7 +4,7 @@
 set(CMAKE_CXX_EXTENSIONS OFF)
 
 # Two ways to build sooner, for machines that build everything often.
-set(TWOHEADS_LITTLE_OPTIMISED "" CACHE STRING "Regular expression of our tests and benchmarks that are built with -O1")
+set(TWOHEADS_LITTLE_OPTIMISED "" CACHE STRING "Regular expression of our tests, benchmarks and programs that are built with -O1")
 option(TWOHEADS_PRECOMPILED_HEADERS "Build the tests with precompiled headers" OFF)
 
 function(twoheads_optimise target)

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cmath>
 #include <exception>
 #include <fstream>
 #include <iomanip>
@@ -15,6 +14,7 @@
 #include <twoheads/twoheads.hpp>
 #include <vector>
 
+#include "support/language_scores.hpp"
 #include "support/progress.hpp"
 
 using namespace twoheads;
@@ -55,11 +55,6 @@ struct Prediction {
   double seconds = 0;
 };
 
-double bits_of(const RowVector<double>& scores, Index id) {
-  const double most = scores.maxCoeff();
-  return (most + std::log((scores.array() - most).exp().sum()) - scores[id]) / std::numbers::ln2;
-}
-
 /// Predicts each window by itself, all bytes after its first quarter.
 Prediction predict(LanguageModel<float> model, const std::vector<std::string>& windows, const Mask& mask, Index rows,
                    const Sampling& sampling) {
@@ -80,13 +75,13 @@ Prediction predict(LanguageModel<float> model, const std::vector<std::string>& w
     found.largest = std::max(found.largest, (scores.cast<double>() - direct).cwiseAbs().maxCoeff());
     for (Index row = scores.rows() / 4; row + 1 < scores.rows(); ++row, ++count) {
       const Index next = ids[static_cast<std::size_t>(row + 1)];
-      found.bits += bits_of(scores.row(row).cast<double>(), next);
-      found.direct_bits += bits_of(direct.row(row), next);
+      found.bits += programs::nats_of(scores.row(row).cast<double>(), next);
+      found.direct_bits += programs::nats_of(direct.row(row), next);
     }
     progress.add(1);
   }
-  found.direct_bits /= static_cast<double>(count);
-  found.bits /= static_cast<double>(count);
+  found.direct_bits /= static_cast<double>(count) * std::numbers::ln2;
+  found.bits /= static_cast<double>(count) * std::numbers::ln2;
   found.calls = attend.counts().calls;
   return found;
 }
@@ -106,6 +101,10 @@ int run(const std::string& folder, const std::string& path) {
   const auto model = read_model<float>(folder);
   std::ifstream file(path, std::ios::binary);
   const std::string text{std::istreambuf_iterator<char>(file), {}};
+  if (!file) {
+    std::cerr << path << ": cannot be read\n";
+    return 1;
+  }
   // Windows from all over the text.
   const std::size_t fit = std::min(text.size() / length, most_windows);
   std::vector<std::string> windows;

@@ -88,6 +88,8 @@ void generate(const twoheads::LanguageModel<Scalar>& model, programs::LanguageTe
   Runner<Scalar> run(model, settings, of_calls);
   programs::AttendFunction<Scalar> attend = run.attend();
   using Session = twoheads::Session<Scalar, programs::AttendFunction<Scalar>>;
+  if (settings.positions == twoheads::CachePositions::in_cache && !model.body.spec.attention.mask.reach())
+    throw programs::ArgumentError("--positions", "in-cache", "original unless there is a window: give --window");
   Session session(model, attend, {.positions = settings.positions});
   // Of a session from a file the prompt is what comes next, if there is any.
   std::vector<int> ids;
@@ -159,9 +161,9 @@ template <class Scalar>
 void score(const twoheads::LanguageModel<Scalar>& model, const std::vector<int>& ids, const Settings& settings,
            programs::Launch& launch) {
   if (ids.size() < 2)
-    throw std::runtime_error((settings.score.empty() ? settings.score_ids : settings.score) + ": there are " +
-                             std::to_string(ids.size()) +
-                             " tokens to score, the start token included: expected 2 or more");
+    throw std::runtime_error(twoheads::detail::text(settings.score.empty() ? settings.score_ids : settings.score, ": ",
+                                                    twoheads::detail::counted(static_cast<Index>(ids.size()), "token"),
+                                                    " to score, the start token included: expected 2 or more"));
   programs::Progress of_chunks("tokens read", !settings.json && settings.chunk > 0);
   programs::Progress progress("the text", !settings.json && settings.chunk == 0);
   Runner<Scalar> run(model, settings, progress);

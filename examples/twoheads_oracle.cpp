@@ -139,8 +139,9 @@ int main(int argc, char** argv) {
   programs::add_count(app, "--seed", seed, 0, "seed of the faults (default 1)");
   programs::add_count(app, "--late-ms", late_ms, 0, "how late an answer is by the fault late (default 1000)");
 
-  programs::add_examples(app, {"twoheads_simulate --mask causal --tokens 500 --rows 33 --oracle-command "
-                               "\"twoheads_oracle --oracle causal --rows 33\""});
+  programs::add_examples(app,
+                         {"twoheads_simulate --mask causal --tokens 500 --rows 33 --oracle-scale 1 --oracle-command "
+                          "\"twoheads_oracle --oracle causal --rows 33 --key-cols 128 --value-cols 160\""});
   return programs::run(app, argc, argv, [&] {
     auto [description, run] =
         arguments.scalar == TensorType::float64 ? made<double>(arguments) : made<float>(arguments);

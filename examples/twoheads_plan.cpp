@@ -5,7 +5,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
-#include <twoheads/plan/print.hpp>
+#include <twoheads/plan/one_query.hpp>
 
 #include "support/choose_arguments.hpp"
 #include "support/engine_word.hpp"
@@ -66,12 +66,21 @@ int main(int argc, char** argv) {
     const twoheads::Plan plan = programs::make_plan(request);
     const std::string cover = arguments.cover(plan);
     const auto figures = scaling.figures(plan, arguments.kv_heads(), head_dim);
+    // Ranks share a query as it is.
+    const twoheads::Plan evaluated =
+        figures ? plan : programs::make_plan(twoheads::one_query_request(request, arguments.kv_heads()));
+    const twoheads::Index calls = kernel ? 0 : evaluated.calls();
+    const twoheads::Index rounds = kernel ? 0 : evaluated.rounds();
     arguments.draw(plan);
     if (json) {
-      nlohmann::ordered_json result{{"calls", plan.calls()},         {"rounds", plan.rounds()},
-                                    {"jobs", plan.jobs()},           {"tiles", plan.tiles()},
-                                    {"rows_used", plan.rows_used()}, {"exact", plan.exact()},
-                                    {"theorem", plan.theorem()},     {"paper_calls", nullptr}};
+      nlohmann::ordered_json result{{"calls", calls},
+                                    {"rounds", rounds},
+                                    {"jobs", evaluated.jobs()},
+                                    {"tiles", evaluated.tiles()},
+                                    {"rows_used", evaluated.rows_used()},
+                                    {"exact", evaluated.exact()},
+                                    {"theorem", evaluated.theorem()},
+                                    {"paper_calls", nullptr}};
       if (const auto paper = plan.paper_calls()) result["paper_calls"] = *paper;
       if (!cover.empty()) result["cover"] = cover;
       if (chosen) programs::ChooseArguments::add(result, *chosen);
@@ -80,7 +89,7 @@ int main(int argc, char** argv) {
       if (figures) programs::ScalingArguments::add(result, *figures);
       std::cout << result.dump() << "\n";
     } else {
-      twoheads::print(std::cout, plan, arguments.grid_style());
+      programs::print_evaluated(std::cout, plan, evaluated, arguments.grid_style());
       if (!cover.empty()) std::cout << "  cover      " << cover << "\n";
       if (choice) std::cout << "  rows       " << choice->reason() << "\n";
       if (chosen) programs::ChooseArguments::print(std::cout, *chosen);

@@ -1,5 +1,6 @@
 // A random transformer, simulated through small calls and held against its direct evaluation in a wider scalar.
 
+#include <cmath>
 #include <cstdint>
 #include <iostream>
 #include <nlohmann/json.hpp>
@@ -8,7 +9,7 @@
 #include <twoheads/base/digest.hpp>
 #include <twoheads/exec/kernel_attention.hpp>
 #include <twoheads/oracle/small_transformer.hpp>
-#include <twoheads/plan/print.hpp>
+#include <twoheads/plan/one_query.hpp>
 #include <twoheads/simulate.hpp>
 #include <type_traits>
 #include <utility>
@@ -128,6 +129,27 @@ programs::RankRun<Scalar> on_ranks(twoheads::Ranks& ranks, const twoheads::Model
 
 #endif
 
+/// Refuses a scale of the logits that the weights of the queries do not hold.
+template <class Scalar>
+void require_finite_queries(const twoheads::Model<Scalar>& model, double logit_scale) {
+  for (const twoheads::LayerWeights<Scalar>& layer : model.layers)
+    if (twoheads::detail::first_row_not_finite(layer.attention.wq) >= 0)
+      throw programs::ArgumentError("--logit-scale", twoheads::detail::text(logit_scale),
+                                    "one that leaves the weights of the queries finite in --scalar " +
+                                        std::string(sizeof(Scalar) == sizeof(float) ? "float" : "double"));
+}
+
+/// Says on standard error what bad rows come from.
+void explain_bad_rows(const CLI::App& app, const Settings& settings, const Outcome& outcome) {
+  if (outcome.bad_rows == 0) return;
+  std::cerr << app.get_name() << ": " << twoheads::detail::counted(outcome.bad_rows, "row") << " of "
+            << settings.request.tokens << " hold NaN or infinity: "
+            << (settings.method == programs::Method::stable
+                    ? "scores leave the range of the scalar; a smaller --logit-scale or --scalar double would do"
+                    : "the printed sums leave the range of the scalar; --method stable does not at any size")
+            << "\n";
+}
+
 /// Simulation, direct evaluation in the same scalar, and the reference in a wider one.
 template <class Scalar>
 Outcome run(const Settings& settings, programs::Processes<Scalar>* processes, programs::Launch& launch) {
@@ -147,6 +169,7 @@ Outcome run(const Settings& settings, programs::Processes<Scalar>* processes, pr
     model = twoheads::cast_model<Scalar>(wide);
     x = wide_x.template cast<Scalar>();
     memory = wide_memory.template cast<Scalar>();
+    require_finite_queries(model, settings.logit_scale);
   }
 
   Outcome outcome;
@@ -197,11 +220,19 @@ Outcome run(const Settings& settings, programs::Processes<Scalar>* processes, pr
   return outcome;
 }
 
-void print(const Settings& settings, const Outcome& outcome, const twoheads::GridStyle& style, double unit,
+/// The plan that is evaluated: of one query, that of its heads as rows.
+twoheads::Plan evaluated_plan(const Settings& settings, bool on_ranks) {
+  const bool as_it_is =
+      settings.engine == EngineWord::kernel || settings.encoding == twoheads::TokenEncoding::raw || on_ranks;
+  return programs::make_plan(as_it_is ? settings.request
+                                      : twoheads::one_query_request(settings.request, settings.kv_heads));
+}
+
+void print(const Settings& settings, const Outcome& outcome, bool ranks, const twoheads::GridStyle& style, double unit,
            double least) {
   const double bound = 4 * outcome.direct_row_error + unit * outcome.max_logit + least;
   if (settings.method == programs::Method::stable)
-    twoheads::print(std::cout, programs::make_plan(settings.request), style);
+    programs::print_evaluated(std::cout, programs::make_plan(settings.request), evaluated_plan(settings, ranks), style);
   else
     programs::print(std::cout, programs::paper_figures(settings.request, settings.method));
   std::cout << "\nsimulated\n  calls made     " << outcome.counts.calls;
@@ -221,7 +252,10 @@ void print(const Settings& settings, const Outcome& outcome, const twoheads::Gri
   std::cout << "\n  largest logit  " << outcome.max_logit << "\n\n  largest relative row error against a wider scalar"
             << "\n    simulation   " << outcome.row_errors.max << "\n    direct       " << outcome.direct_row_error;
   if (settings.request.sampling.samples == 0)
-    std::cout << "\n    bound        " << bound << (outcome.row_errors.max <= bound ? "  (kept)" : "  (EXCEEDED)");
+    std::cout << "\n    bound        "
+              << (!std::isfinite(bound)             ? "none: scores leave the range of the scalar"
+                  : outcome.row_errors.max <= bound ? twoheads::detail::text(bound, "  (kept)")
+                                                    : twoheads::detail::text(bound, "  (EXCEEDED)"));
   std::cout << "\n  mean row error " << outcome.row_errors.mean << "\n  bad rows       " << outcome.bad_rows
             << "\n  seconds        " << outcome.seconds << ", direct " << outcome.direct_seconds
             << "\n  peak memory    " << outcome.peak_bytes / 1024 << " KiB\n  digest         " << outcome.digest
@@ -288,6 +322,7 @@ int main(int argc, char** argv) {
     if (stable && launch.first()) arguments.plan().draw(*plan);
     const Outcome outcome = single ? run<float>(settings, single_processes ? &*single_processes : nullptr, launch)
                                    : run<double>(settings, double_processes ? &*double_processes : nullptr, launch);
+    if (launch.first()) explain_bad_rows(app, settings, outcome);
     if (settings.json) {
       nlohmann::ordered_json result = as_json(settings, outcome);
       if (!cover.empty()) result["cover"] = cover;
@@ -298,7 +333,8 @@ int main(int argc, char** argv) {
       if (choice) result["rows_reason"] = choice->reason();
       std::cout << result.dump() << "\n";
     } else {
-      print(settings, outcome, arguments.plan().grid_style(), single ? 6e-8 : 1.2e-16, single ? 1e-6 : 1e-12);
+      print(settings, outcome, launch.on_ranks(), arguments.plan().grid_style(), single ? 6e-8 : 1.2e-16,
+            single ? 1e-6 : 1e-12);
       if (launch.size() > 1)
         std::cout << "  ranks          " << launch.size() << ", " << outcome.bytes_moved / 1024
                   << " KiB of keys and values moved between them, " << outcome.fetch_seconds << " s for that\n";

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <string>
 #include <twoheads/base/draws.hpp>
+#include <twoheads/plan/one_query.hpp>
 #include <vector>
 
 #include "support/attention_features.hpp"
@@ -142,6 +143,11 @@ TEST(AttentionFeatures, TheQueryHeadsOfOneQueryShareACall) {
             const Index tiles = straight ? 1 : ceil_of(seen.keys, room);
             EXPECT_EQ(counts.calls - counts.repeats, ceil_of(tiles * 2, heads)) << what << text_of(s);
             EXPECT_EQ(counts.jobs, tiles * 2) << what << text_of(s);
+            PlanRequest request{c.mask, 1, 71, c.heads, 1, limits_of(s)};
+            request.past = 70;
+            const Plan plan(one_query_request(request, c.kv_heads));
+            EXPECT_EQ(counts.calls - counts.repeats, plan.calls()) << what << text_of(s);
+            EXPECT_EQ(counts.jobs, plan.jobs()) << what << text_of(s);
           }
 }
 

@@ -116,8 +116,8 @@ std::string refusal(const Change& change) {
 }
 
 TEST(CheckpointFile, OfAnotherComputationIsRefused) {
-  EXPECT_TRUE(contains(refusal([](Small& c) { c.key = "three layers"; }), "its key is 'two layers', expected 'three"));
-  EXPECT_TRUE(contains(refusal([](Small& c) { c.key = ""; }), "its key is 'two layers', expected ''"));
+  EXPECT_TRUE(contains(refusal([](Small& c) { c.key = "three layers"; }), "it says 'two', expected 'three'"));
+  EXPECT_TRUE(contains(refusal([](Small& c) { c.key = ""; }), "it says 'two layers', expected ''"));
   EXPECT_TRUE(contains(refusal([](Small& c) { c.rows = 12; }), "parts of 8 rows or more, expected 12"));
   const char* other = "layer 0, queries 0 to 8 of 6 columns, computed from other";
   EXPECT_TRUE(contains(refusal([](Small& c) { c.tokens(36, 5) += 1; }), other));

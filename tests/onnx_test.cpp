@@ -103,6 +103,8 @@ TEST(Export, RefusesWhatIsNoGraph) {
   EXPECT_TRUE(contains(message([](OnnxSpec& s) { s.width = 0; }), "width is 0"));
   EXPECT_TRUE(contains(message([](OnnxSpec& s) { s.kind = OracleKind::kernel; }), "kind kernel"));
   EXPECT_TRUE(contains(message([](OnnxSpec& s) { s.score_scale = std::nan(""); }), "score scale is nan"));
+  EXPECT_TRUE(contains(message([](OnnxSpec& s) { s.score_scale = 1e300; }), "float32 holds as inf"));
+  EXPECT_TRUE(contains(message([](OnnxSpec& s) { s.score_scale = 1e-300; }), "float32 holds as 0"));
   EXPECT_TRUE(contains(message([](OnnxSpec& s) {
                          s.kind = OracleKind::causal;
                          s.rows = 8193;

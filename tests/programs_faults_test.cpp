@@ -79,6 +79,7 @@ TEST(ProcessesOfASimulation, ThatAlwaysFailAreOneErrorThatNamesTheCall) {
   EXPECT_EQ(run.exit_code, 1);
   EXPECT_TRUE(run.out.empty()) << run.out;
   EXPECT_TRUE(contains(run.err, "failed 3 times") && contains(run.err, "call ")) << run.err;
+  EXPECT_TRUE(contains(run.err, "a process of --oracle-command has failed, another one takes its place\n")) << run.err;
 }
 
 TEST(ProcessesOfASimulation, AreProbedUnlessTheyAreTrusted) {
@@ -104,9 +105,11 @@ class Running {
     words.push_back(nullptr);
     pid_ = ::fork();
     if (pid_ != 0) return;
-    const int file = ::open(out.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
-    ::dup2(file, STDOUT_FILENO);
-    ::dup2(file, STDERR_FILENO);
+    const auto redirect = [](const fs::path& path, int to) {
+      ::dup2(::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600), to);
+    };
+    redirect(out, STDOUT_FILENO);
+    redirect(err_of(out), STDERR_FILENO);
     ::execv(program.c_str(), words.data());
     ::_exit(127);
   }
@@ -119,6 +122,9 @@ class Running {
     return WIFEXITED(status_) ? WEXITSTATUS(status_) : -1;
   }
   void kill() { ::kill(pid_, SIGKILL); }
+
+  /// Where standard error goes beside standard output.
+  [[nodiscard]] static fs::path err_of(const fs::path& out) { return out.string() + ".err"; }
 
   [[nodiscard]] std::vector<pid_t> children() const {
     const std::string own = std::to_string(pid_);
@@ -158,7 +164,7 @@ TEST(ProcessesOfASimulation, AreKilledOneAfterTheOtherAndTheBitsAreThoseOfAClean
   }
   const int exit_code = run.wait();
   const ProgramRun found{exit_code, read_bytes(folder / "out"), ""};
-  EXPECT_EQ(digest_of(found), digest_of(clean)) << found.out;
+  EXPECT_EQ(digest_of(found), digest_of(clean)) << read_bytes(Running::err_of(folder / "out"));
   EXPECT_GE(killed, 2) << "the run was over before";
 }
 
@@ -189,7 +195,7 @@ TEST(ASimulation, KilledAtRandomMomentsAndResumedHasTheBitsOfACleanRun) {
       for (int waited = 0; waited < moment && !run.ended(); waited += 5) pause(5);
       if (!run.ended()) run.kill();
       exit_code = run.wait();
-      ASSERT_TRUE(exit_code == 0 || exit_code == -1) << read_bytes(folder / "out");
+      ASSERT_TRUE(exit_code == 0 || exit_code == -1) << read_bytes(Running::err_of(folder / "out"));
       if (exit_code == -1) ++killed;
       const std::uintmax_t size = fs::exists(file) ? fs::file_size(file) : 0;
       EXPECT_GE(size + 70000, grown) << "only a torn record is cut off";

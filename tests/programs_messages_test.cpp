@@ -342,11 +342,24 @@ TEST(WrongCommandLines, AreToldWithFlagValueAndWhatIsExpected) {
        "--tokens is '99999999999999999999', it takes a whole number of 1 or more, up to 9223372036854775807"},
       {"twoheads_plan", "--mask documents --lengths 5,,5 --tokens 10 --rows 4", 2,
        "--lengths is '5,,5', it takes whole numbers of 1 or more with one comma between them"},
+      {"twoheads_plan", "--mask documents --lengths 9223372036854775807,1 --tokens 10 --rows 4", 2, "--lengths: "},
+      {"twoheads_simulate", "--mask full --tokens 9 --rows 4 --width 8 --logit-scale 1e300", 2,
+       "--logit-scale is '1e+300', it takes one that leaves the weights of the queries finite in --scalar float"},
+      {"twoheads_simulate", "--mask full --tokens 9 --rows 4 --width 8 --engine kernel --logit-scale 1e300", 2,
+       "--logit-scale is '1e+300'"},
+      {"twoheads_simulate", "--mask full --tokens 9 --rows 4 --layers 1000000000000", 2,
+       "--layers is '1000000000000', it takes 1 to 1048576"},
       {"twoheads_simulate", "--mask full --tokens 9 --rows 4 --processes 2", 2,
        "twoheads_simulate: --processes requires --oracle-command"},
       {"twoheads_lm", "--model MODEL", 2, "twoheads_lm: one of --generate n, --score FILE and --score-ids FILE"},
       {"twoheads_lm", "--model none --generate 3", 1, "--model none: no such file or folder"},
-      {"twoheads_lm", "--model MODEL --score HERE/empty", 1, "empty: there are 0 tokens to score"},
+      {"twoheads_lm", "--model MODEL --score HERE/empty", 1, "empty: 0 tokens to score"},
+      {"twoheads_lm", "--model MODEL --score HERE", 1, ": a folder, expected a file"},
+      {"twoheads_lm", "--model MODEL --score HERE/none", 1, "none: no such file"},
+      {"twoheads_lm", "--model MODEL --generate 3 --positions in-cache", 2,
+       "--positions is 'in-cache', it takes original"},
+      {"twoheads_lm", "--model MODEL --score HERE/text --logits /dev/full", 1,
+       "cannot be written: it is no file that could be replaced"},
       {"twoheads_lm", "--model MODEL --score HERE/text --generate 3", 2, "--generate excludes --score"},
       {"twoheads_lm", "--model MODEL --score HERE/text --logits HERE/none/x", 1,
        "none/x: cannot be written: there is no folder"},
@@ -375,8 +388,35 @@ TEST(WrongCommandLines, AreToldWithFlagValueAndWhatIsExpected) {
   }
 }
 
+TEST(WrongCommandLines, OfTheTutorialAreNoAborts) {
+  const std::string model = (fs::path(TWOHEADS_SOURCE_DIR) / "examples" / "models" / "bible").string();
+  const TempFolder folder;
+  const std::string empty = folder.write("empty", "").string();
+  for (const std::string& text : {empty, (folder / "none").string(), (folder / ".").string()}) {
+    const ProgramRun run = run_program("3_long_text", {model, text});
+    EXPECT_EQ(run.exit_code, 1) << text << "\n" << run.err;
+    EXPECT_NE(run.err, "") << text;
+  }
+  EXPECT_EQ(run_program("3_long_text", {empty, empty}).exit_code, 1);
+}
+
+// What changes nothing is said to, and the run goes on.
+TEST(WrongCommandLines, ThatChangeNothingAreNoted) {
+  const std::string model = (fs::path(TWOHEADS_SOURCE_DIR) / "examples" / "models" / "bible").string();
+  const ProgramRun run = run_program("twoheads_lm", words("--model " + model + " --generate 1 --top-k 5"));
+  EXPECT_EQ(run.exit_code, 0) << run.err;
+  EXPECT_TRUE(contains(run.err, "--top-k changes nothing here: without --temperature nothing is drawn")) << run.err;
+}
+
 TEST(WrongCommandLines, OfAProcessSayWhatWasDeclared) {
 #ifdef TWOHEADS_WITH_REMOTE
+  const std::string line = "--mask full --tokens 20 --rows 9 --oracle-command ";
+  const ProgramRun many = run_line("twoheads_simulate", line + "true --processes 1000000");
+  EXPECT_EQ(many.exit_code, 2);
+  EXPECT_TRUE(contains(many.err, "--processes is '1000000', it takes 1 to 4096")) << many.err;
+  std::vector<std::string> blank = words(line);
+  blank.emplace_back(" ");
+  EXPECT_TRUE(contains(run_program("twoheads_simulate", blank).err, "it takes a shell command"));
   const ProgramRun run =
       run_program("twoheads_simulate", {"--mask", "full", "--tokens", "20", "--rows", "9", "--oracle-command",
                                         (fs::path(TWOHEADS_PROGRAM_DIR) / "twoheads_oracle").string() + " --rows 9"});

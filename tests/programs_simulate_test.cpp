@@ -42,6 +42,35 @@ TEST(SimulateProgram, MakesTheCallsOfThePrintedConstructions) {
   EXPECT_LE(strict.json()["max_row_error"].get<double>(), 1e-10);
 }
 
+TEST(SimulateProgram, MakesThePlannedCallsOfOneQueryAndNoneByTheKernel) {
+  for (const char* line :
+       {"--mask full --tokens 1 --rows 17 --keys 5 --heads 2 --kv-heads 1",
+        "--mask full --tokens 1 --rows 9 --keys 33 --heads 4 --kv-heads 2",
+        "--mask full --tokens 1 --rows 9 --keys 33 --heads 4 --kv-heads 2 --layers 3 --oracle-heads 5",
+        "--mask full --tokens 1 --rows 9 --keys 33 --heads 4 --kv-heads 2 --oracle causal --anchor gibbs",
+        "--mask full --tokens 1 --rows 9 --keys 1 --heads 4 --kv-heads 2",
+        "--mask full --tokens 1 --rows 9 --keys 40 --samples 2 --heads 4 --kv-heads 2",
+        "--mask full --tokens 7 --rows 9 --keys 33 --heads 4 --kv-heads 2 --engine kernel"}) {
+    const std::string flags = std::string(line) + " --json";
+    const ProgramRun plan = run_line("twoheads_plan", flags);
+    ASSERT_EQ(plan.exit_code, 0) << flags << "\n" << plan.err;
+    const ProgramRun run = run_line("twoheads_simulate", flags + " --width 16");
+    ASSERT_EQ(run.exit_code, 0) << flags << "\n" << run.err;
+    for (const char* key : {"calls", "rounds", "jobs"}) EXPECT_EQ(run.json()[key], plan.json()[key]) << flags << key;
+  }
+}
+
+TEST(SimulateProgram, SaysWhatBadRowsComeFrom) {
+  const std::string line = "--mask full --tokens 40 --rows 9 --width 8 ";
+  const ProgramRun printed = run_line("twoheads_simulate", line + "--method paper --logit-scale 10000");
+  EXPECT_EQ(printed.exit_code, 0) << printed.err;
+  EXPECT_NE(printed.err.find("hold NaN or infinity: the printed sums"), std::string::npos) << printed.err;
+  const ProgramRun kernel = run_line("twoheads_simulate", line + "--engine kernel --logit-scale 1e37");
+  EXPECT_EQ(kernel.exit_code, 0) << kernel.err;
+  EXPECT_NE(kernel.out.find("(kept)"), std::string::npos) << kernel.out;
+  EXPECT_EQ(kernel.err, "") << "scores of 3e37 are in range";
+}
+
 TEST(Threads, LeaveDigestAndCountsAsTheyAre) {
   const std::string line = "--mask causal --tokens 300 --rows 33 --heads 2 --logit-scale 20 --json --threads ";
   const nlohmann::json one = run_line("twoheads_simulate", line + "1").json();

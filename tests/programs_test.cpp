@@ -333,6 +333,9 @@ TEST(Programs, AFullDiskIsAFailureNotASilentLoss) {
                              "' --mask full --tokens 10 --rows 4 --json >/dev/full 2>/dev/null";
     const int status = std::system(line.c_str());
     EXPECT_EQ(WEXITSTATUS(status), 1) << command;
+    const std::string help =
+        std::string("'") + TWOHEADS_PROGRAM_DIR + "/" + command + "' --help >/dev/full 2>/dev/null";
+    EXPECT_EQ(WEXITSTATUS(std::system(help.c_str())), 1) << command;
   }
 }
 

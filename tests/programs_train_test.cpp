@@ -99,6 +99,7 @@ TEST(TrainingProgram, NamesAFlagThatItCannotTake) {
   expect("--rows 16", "--rows needs --engine oracle");
   expect("--dtype int8", "--dtype is 'int8'");
   expect("--steps 0", "--steps is '0'");
+  expect("--warmup 3", "--warmup is '3', it takes 0 to 2, the steps of the run");
 }
 
 TEST(TrainingProgram, SaysWhyItCannotTrain) {
@@ -112,7 +113,7 @@ TEST(TrainingProgram, SaysWhyItCannotTrain) {
   small.folder.write("text", "short");
   expect(small, "expected more than the context of 24");
   fs::remove(small.folder / "text");
-  expect(small, "text: cannot be read");
+  expect(small, "text: no such file");
   SmallRun one;
   one.folder.write("one", "1");
   expect(one.add_file("--held-out", "one"), "1 bytes, expected 2 or more");
@@ -156,7 +157,7 @@ TEST(TrainingProgram, RefusesTheCheckpointOfAnotherRunAndADamagedOne) {
   for (const char* other : {"--seed 2", "--batch 4", "--lr 0.001", "--scalar double", "--engine direct"}) {
     const std::vector<std::string> line = first.line;
     first.add(other);
-    expect_refusal("of another run: its key is");
+    expect_refusal("of another run: it says");
     first.line = line;
   }
 }
@@ -247,7 +248,7 @@ TEST(ATrainingRun, ThatIsInterruptedFinishesItsStepAndSaysHowToGoOn) {
   };
   while (!run.ended() && !begun()) pause(1);
   run.send(SIGINT);
-  EXPECT_EQ(run.wait(), 1);
+  EXPECT_EQ(run.wait(), -1) << "the signal ends it";
   const std::string err = read_bytes(small.folder / "err");
   EXPECT_TRUE(contains(err, "interrupted after step ") && contains(err, "the same command goes on from")) << err;
   EXPECT_EQ(read_bytes(small.folder / "out"), "");

@@ -158,13 +158,13 @@ TEST(Session, RefusesFilesThatAreNotItsOwn) {
   };
   const LanguageModel<float> other_model = decoder<float>(Mask::window_and_sinks(8, 2), 2);
   Session<float, Kernel32> of_other(other_model, kernel, {.chunk = 8});
-  EXPECT_TRUE(contains(fault(bytes, of_other), "the model's digest"));
+  EXPECT_TRUE(contains(fault(bytes, of_other), "of another model, or of another window"));
   const LanguageModel<double> wide = cast_model<double>(model);
   Direct64 direct;
   Session<double, Direct64> of_double(wide, direct);
-  EXPECT_TRUE(contains(fault(bytes, of_double), "the size of a number is 4, expected 8"));
+  EXPECT_TRUE(contains(fault(bytes, of_double), "its numbers have 4 bytes, expected 8"));
   Session<float, Kernel32> in_cache(model, kernel, {CachePositions::in_cache, 8});
-  EXPECT_TRUE(contains(fault(bytes, in_cache), "how positions count"));
+  EXPECT_TRUE(contains(fault(bytes, in_cache), "its positions count otherwise"));
   // Any byte that is another, and any end that comes too soon or too late.
   std::mt19937_64 bits(seed_or(1));
   for (int repeat = 0; repeat < 400; ++repeat) {

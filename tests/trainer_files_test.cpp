@@ -120,7 +120,7 @@ TEST(AFileOfTraining, SaysWhatIsWrongWithIt) {
 
   const auto mismatch = [&](const auto& read) { return message_of<FormatError>(read); };
   EXPECT_TRUE(contains(mismatch([&] { static_cast<void>(read_training<float>(path, "other key", 9)); }),
-                       "of another run: its key is 'key', expected 'other key'"));
+                       "of another run: it says 'key', expected 'other key'"));
   EXPECT_TRUE(contains(mismatch([&] { static_cast<void>(read_training<double>(path, "key", 9)); }),
                        "holds numbers of 4 bytes, expected 8"));
   EXPECT_TRUE(contains(mismatch([&] { static_cast<void>(read_training<float>(path, "key", 8)); }),

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <csignal>
 #include <exception>
 #include <iostream>
 #include <limits>
@@ -159,6 +160,10 @@ inline void note_without_effect(const CLI::App& app, const std::vector<std::stri
 /// Parses the command line and runs `body`; says on standard error why it could not, and returns the exit code.
 template <class Body>
 int run(CLI::App& app, int argc, char** argv, const Body& body) {
+#ifdef SIGXFSZ
+  // A file that grows beyond what is allowed is then a write that fails, and is said to be one.
+  std::signal(SIGXFSZ, SIG_IGN);
+#endif
   try {
     app.set_version_flag("--version", app.get_name() + " " + twoheads::version, "print the version and exit");
     if (!answer_for_packages(app, argc, argv)) {
@@ -169,7 +174,12 @@ int run(CLI::App& app, int argc, char** argv, const Body& body) {
     return 0;
   } catch (const CLI::ParseError& error) {
     // Help and the version are errors to CLI11, too, of exit code 0.
-    if (error.get_exit_code() == 0) return app.exit(error);
+    if (error.get_exit_code() == 0) {
+      app.exit(error);
+      if (std::cout.flush()) return 0;
+      std::cerr << app.get_name() << ": standard output cannot be written\n";
+      return 1;
+    }
     std::cerr << app.get_name() << ": " << fault_of(app, error) << "\n" << app.get_name() << " --help says more\n";
     return 2;
   } catch (const ArgumentError& error) {

@@ -78,6 +78,8 @@ class LanguageArguments {
                           "only the engine oracle makes calls");
     if (settings_.engine == EngineWord::direct)
       note_without_effect(app_, {"--rows"}, "direct evaluation has no blocks to choose");
+    if (settings_.sampler.temperature == 0)
+      note_without_effect(app_, {"--top-k", "--top-p", "--seed"}, "without --temperature nothing is drawn");
     if (settings_.engine == EngineWord::direct && settings_.threads > 1)
       throw ArgumentError("--engine direct runs on one thread: leave --threads out");
     if (settings_.generate == 0 && settings_.score.empty() && settings_.score_ids.empty())

@@ -22,14 +22,17 @@ void require_finite_logits(const Matrix<Scalar>& logits) {
                              " hold NaN or infinity: the model exceeds the scalar");
 }
 
+/// Negative log-likelihood of a token by the logits of the one before it, in nats.
+inline double nats_of(const twoheads::RowVector<double>& logits, Index id) {
+  const double largest = logits.maxCoeff();
+  return largest + std::log((logits.array() - largest).exp().sum()) - logits[id];
+}
+
 /// Mean negative log-likelihood of each next token, in nats.
 inline double mean_nll(const Matrix<double>& logits, const std::vector<int>& ids) {
   double sum = 0;
-  for (Index row = 0; row + 1 < logits.rows(); ++row) {
-    const double largest = logits.row(row).maxCoeff();
-    const double log_sum = largest + std::log((logits.row(row).array() - largest).exp().sum());
-    sum += log_sum - logits(row, ids[static_cast<std::size_t>(row + 1)]);
-  }
+  for (Index row = 0; row + 1 < logits.rows(); ++row)
+    sum += nats_of(logits.row(row), ids[static_cast<std::size_t>(row + 1)]);
   return logits.rows() > 1 ? sum / static_cast<double>(logits.rows() - 1) : 0.0;
 }
 

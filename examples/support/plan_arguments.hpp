@@ -16,6 +16,7 @@
 
 #include "support/arguments.hpp"
 #include "support/paper_method.hpp"
+#include "support/progress.hpp"
 #include "support/terminal.hpp"
 
 namespace programs {
@@ -145,7 +146,10 @@ class PlanArguments {
 
   /// What --check finds, "exact" or a sentence; empty where it was not asked for.
   [[nodiscard]] std::string cover(const twoheads::Plan& plan) const {
-    return check_ ? twoheads::check_cover(plan) : "";
+    if (!check_) return "";
+    Progress progress("cover");
+    progress.begin(static_cast<double>(plan.query_blocks() * (plan.exact() ? 1 : plan.request().heads)));
+    return twoheads::check_cover(plan, [&](Index) { progress.add(1); });
   }
 
   [[nodiscard]] Method method() const { return method_; }
@@ -220,7 +224,12 @@ class PlanArguments {
     if (band && left_->count() + right_->count() == 0) throw ArgumentError("--mask band needs --left or --right");
     check(lengths_, documents, documents);
     check(causal_documents_, false, documents);
-    if (documents) mask = twoheads::Mask::documents(lengths_read_, mask.causal_documents);
+    if (!documents) return;
+    try {
+      mask = twoheads::Mask::documents(lengths_read_, mask.causal_documents);
+    } catch (const twoheads::Error& error) {
+      throw ArgumentError(std::string("--lengths: ") + error.what());
+    }
   }
 
   void read_sampling(twoheads::PlanRequest& request) const {
@@ -249,6 +258,18 @@ class PlanArguments {
   std::string svg_;
   GridWord grid_ = GridWord::chosen;
 };
+
+/// Prints a plan and, where one query is evaluated as another plan has it, what that one comes to.
+inline void print_evaluated(std::ostream& out, const twoheads::Plan& plan, const twoheads::Plan& evaluated,
+                            const twoheads::GridStyle& style) {
+  twoheads::print(out, plan, style);
+  const bool grouped = evaluated.tokens() != plan.tokens() || evaluated.keys() != plan.keys();
+  if (!grouped || evaluated.calls() == plan.calls()) return;
+  out << "  one query  as " << twoheads::detail::counted(evaluated.tokens(), "row") << " of each key/value head over "
+      << twoheads::detail::counted(evaluated.keys(), "key") << ": "
+      << twoheads::detail::counted(evaluated.calls(), "call") << " and "
+      << twoheads::detail::counted(evaluated.jobs(), "job") << " instead\n";
+}
 
 /// The plan of a request; what a plan refuses is a fault of the flags.
 [[nodiscard]] inline twoheads::Plan make_plan(const twoheads::PlanRequest& request) {

@@ -5,8 +5,11 @@
 #ifdef TWOHEADS_WITH_REMOTE
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cmath>
+#include <iostream>
+#include <memory>
 #include <twoheads/exec/pool.hpp>
 #include <twoheads/oracle/probe.hpp>
 #include <twoheads/remote/remote_oracle.hpp>
@@ -34,7 +37,10 @@ struct Processes<S>::Pool {
 
   Pool(const ProcessFlags& flags, twoheads::OracleKind kind, double score_scale)
       : pool(
-            [=] {
+            [=, begun = std::make_shared<std::atomic<Index>>(0)] {
+              // Said once: failures may be many, and their number is part of what a run prints.
+              if (begun->fetch_add(1) == flags.processes)
+                std::cerr << "a process of --oracle-command has failed, another one takes its place\n";
               twoheads::RemoteSessionOptions session;
               session.call = std::chrono::milliseconds(static_cast<long>(std::ceil(1000 * flags.deadline)));
               // A process that is started may have a runtime and a model to load.

@@ -33,7 +33,8 @@ struct ProcessCounts {
 inline void add_processes(CLI::App& app, ProcessFlags& flags) {
   const auto read = [&flags](const std::string& text) {
 #ifdef TWOHEADS_WITH_REMOTE
-    if (text.empty()) throw ArgumentError("--oracle-command", text, "a shell command");
+    if (text.find_first_not_of(" \t\n") == std::string::npos)
+      throw ArgumentError("--oracle-command", text, "a shell command");
     flags.command = text;
 #else
     static_cast<void>(flags);
@@ -48,7 +49,14 @@ inline void add_processes(CLI::App& app, ProcessFlags& flags) {
                                            "--graph core; it says how many rows, heads and columns it takes")
           ->type_name("COMMAND");
   add_positive(app, "--oracle-scale", flags.score_scale, "what the oracle multiplies scores by (default: the model's)");
-  add_count(app, "--processes", flags.processes, 1, "so many of them at once (default 1)")->needs(command);
+  const auto read_processes = [&flags](const std::string& text) {
+    constexpr Index most = 4096;
+    flags.processes = read_count("--processes", text, 1);
+    if (flags.processes > most) throw ArgumentError("--processes", text, "1 to " + std::to_string(most));
+  };
+  app.add_option_function<std::string>("--processes", read_processes, "so many of them at once (default 1)")
+      ->type_name("INT")
+      ->needs(command);
   add_count(app, "--attempts", flags.attempts, 1, "runs of a call that fails, each on a fresh process (default 4)")
       ->needs(command);
   const auto read_deadline = [&flags](const std::string& text) {
@@ -56,7 +64,9 @@ inline void add_processes(CLI::App& app, ProcessFlags& flags) {
     if (!read_number(text, flags.deadline) || !(flags.deadline >= 1e-3 && flags.deadline <= most))
       throw ArgumentError("--deadline", text, "0.001 to 1e6 seconds");
   };
-  app.add_option_function<std::string>("--deadline", read_deadline, "seconds that a call may take (default 60)")
+  app.add_option_function<std::string>(
+         "--deadline", read_deadline,
+         "seconds that a call may take (default 60), and, if more than 10, that a process may take to begin")
       ->type_name("NUMBER")
       ->needs(command);
   add_choice<twoheads::Precision>(app, "--oracle-precision", flags.precision,

@@ -5,6 +5,7 @@
 #include <string>
 #include <twoheads/codec/layout.hpp>
 #include <twoheads/model/spec.hpp>
+#include <utility>
 
 #include "support/engine_word.hpp"
 #include "support/plan_arguments.hpp"
@@ -38,9 +39,11 @@ struct SimulateSettings {
 /// The model that is simulated. Throws ArgumentError for widths that its heads cannot share.
 [[nodiscard]] inline twoheads::ModelSpec make_spec(const SimulateSettings& settings) {
   const twoheads::PlanRequest& request = settings.request;
-  constexpr Index widest = 1 << 20;
-  if (settings.width > widest)
-    throw ArgumentError("--width", std::to_string(settings.width), "1 to " + std::to_string(widest));
+  // Weights are held: of a plan alone there may be more of either.
+  constexpr Index most = 1 << 20;
+  for (const auto& [flag, value] :
+       {std::pair<const char*, Index>{"--width", settings.width}, {"--layers", request.layers}})
+    if (value > most) throw ArgumentError(flag, std::to_string(value), "1 to " + std::to_string(most));
   if (settings.width % request.heads != 0)
     throw ArgumentError("--width", std::to_string(settings.width),
                         "a multiple of --heads " + std::to_string(request.heads));

@@ -19,8 +19,12 @@ namespace programs {
 
 /// All bytes of a file. Throws std::runtime_error that names it if it cannot be read.
 [[nodiscard]] inline std::string read_text(const std::string& path) {
+  std::error_code ignored;
+  const auto kind = std::filesystem::status(path, ignored).type();
+  if (kind == std::filesystem::file_type::not_found) throw std::runtime_error(path + ": no such file");
+  if (kind == std::filesystem::file_type::directory) throw std::runtime_error(path + ": a folder, expected a file");
   // Opening a pipe would wait for its other end.
-  if (!std::filesystem::is_regular_file(path)) throw std::runtime_error(path + ": cannot be read");
+  if (kind != std::filesystem::file_type::regular) throw std::runtime_error(path + ": no file of bytes");
   std::ifstream in(path, std::ios::binary);
   if (!in) throw std::runtime_error(path + ": cannot be read");
   return {std::istreambuf_iterator<char>(in), {}};
@@ -38,6 +42,8 @@ inline void require_writable(const std::string& flag, const std::string& path) {
   if (std::filesystem::is_directory(path, ignored)) refuse("it is a folder");
   if (!folder.empty() && !std::filesystem::is_directory(folder, ignored)) refuse("there is no folder " + folder);
   const bool there = std::filesystem::exists(path, ignored);
+  // Results are written beside their place and moved there.
+  if (there && !std::filesystem::is_regular_file(path, ignored)) refuse("it is no file that could be replaced");
   const std::string& asked = there ? path : folder;
   if (::access(asked.empty() ? "." : asked.c_str(), W_OK) != 0) refuse(std::generic_category().message(errno));
 }

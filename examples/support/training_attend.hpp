@@ -4,12 +4,8 @@
 #include <memory>
 #include <twoheads/attention/input.hpp>
 #include <twoheads/base/matrix.hpp>
-#include <twoheads/oracle/small_transformer.hpp>
 #include <twoheads/plan/limits.hpp>
 #include <twoheads/train/trainable.hpp>
-#include <twoheads/train/trainable_direct.hpp>
-#include <twoheads/train/trainable_grid.hpp>
-#include <twoheads/train/trainable_kernel.hpp>
 #include <utility>
 
 #include "support/engine_word.hpp"
@@ -60,61 +56,21 @@ class AnyTrainable {
 
 static_assert(twoheads::TrainableAttention<AnyTrainable<float>, float>);
 
-/// Makes the attention of a thread; what it took is added up in `calls`.
+/// Makes the attention of a thread, of float or double; what it took is added up in `calls`.
 template <class Scalar>
 class MakeTrainable {
  public:
   /// `limits`: of the oracle, where the engine is one.
   MakeTrainable(EngineWord engine, const twoheads::OracleLimits& limits) : engine_(engine), limits_(limits) {}
 
-  [[nodiscard]] AnyTrainable<Scalar> operator()() const {
-    switch (engine_) {
-      case EngineWord::kernel:
-        return AnyTrainable<Scalar>(std::make_unique<twoheads::TrainableKernel<Scalar>>());
-      case EngineWord::oracle:
-        return AnyTrainable<Scalar>(std::make_unique<OnOracle>(limits_, calls_));
-      case EngineWord::direct:
-        break;
-    }
-    return AnyTrainable<Scalar>(std::make_unique<twoheads::TrainableDirect<Scalar>>());
-  }
+  [[nodiscard]] AnyTrainable<Scalar> operator()() const;
 
   [[nodiscard]] Index calls() const { return *calls_; }
 
  private:
-  using Calls = std::shared_ptr<std::atomic<Index>>;
-  using Oracle = twoheads::SmallTransformer<Scalar>;
-
-  /// An oracle of its own for each thread.
-  class OnOracle {
-   public:
-    OnOracle(const twoheads::OracleLimits& limits, Calls calls)
-        : oracle_(limits), grid_(oracle_, {twoheads::Anchor::adaptive}), calls_(std::move(calls)) {}
-    ~OnOracle() {
-      const twoheads::GridTrainingCounts counts = grid_.counts();
-      *calls_ += counts.forward.calls + counts.runs + counts.vjps;
-    }
-    OnOracle(const OnOracle&) = delete;
-    OnOracle& operator=(const OnOracle&) = delete;
-
-    template <class... Parts>
-    void forward(Parts&&... parts) {
-      grid_.forward(std::forward<Parts>(parts)...);
-    }
-    template <class... Parts>
-    auto backward(const Parts&... parts) {
-      return grid_.backward(parts...);
-    }
-
-   private:
-    Oracle oracle_;
-    twoheads::TrainableGrid<Oracle> grid_;
-    Calls calls_;
-  };
-
   EngineWord engine_;
   twoheads::OracleLimits limits_;
-  Calls calls_ = std::make_shared<std::atomic<Index>>(0);
+  std::shared_ptr<std::atomic<Index>> calls_ = std::make_shared<std::atomic<Index>>(0);
 };
 
 }  // namespace programs

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <csignal>
 #include <cstdint>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <iostream>
@@ -30,6 +31,7 @@
 
 #include "support/executor.hpp"
 #include "support/instances.hpp"
+#include "support/manual.hpp"
 #include "support/stopwatch.hpp"
 #include "support/text_files.hpp"
 #include "support/training_attend.hpp"
@@ -39,12 +41,12 @@
 
 namespace programs {
 
-/// Set by Ctrl-C; a second one ends the program as if nobody had asked.
+/// The signal of Ctrl-C or SIGTERM once it has come; a second one ends the program as if nobody had asked.
 inline volatile std::sig_atomic_t training_interrupted = 0;
 
 inline void watch_for_interrupts() {
   const auto note = [](int signal) {
-    training_interrupted = 1;
+    training_interrupted = signal;
     std::signal(signal, SIG_DFL);
   };
   std::signal(SIGINT, note);
@@ -198,19 +200,26 @@ class TrainingRun {
       if (evaluates || interrupted) plot();
       if (!interrupted) continue;
       progress.end_line();
-      throw std::runtime_error(
-          settings_.checkpoint.empty()
-              ? twoheads::detail::text("interrupted after step ", done.step, "; nothing is kept without --checkpoint")
-              : twoheads::detail::text("interrupted after step ", done.step, "; the same command goes on from ",
-                                       settings_.checkpoint));
+      end_interrupted(done.step);
     }
+  }
+
+  /// Ends the program by the signal that has interrupted it, as who sent it expects.
+  [[noreturn]] void end_interrupted(Index step) {
+    const std::string stays = what_stays(settings_.checkpoint);
+    std::cerr << "twoheads_train: interrupted after step " << step << "; "
+              << (stays.empty() ? "nothing is kept without --checkpoint" : stays) << std::endl;
+    log_.close();
+    std::signal(training_interrupted, SIG_DFL);
+    static_cast<void>(std::raise(training_interrupted));
+    std::abort();
   }
 
   /// Writes the folder and says what came out.
   void finish() {
-    plot();
     twoheads::LanguageModel<Scalar> model = trainer_.model();
     if (!settings_.out.empty()) write_folder(model);
+    plot();
     const double held_out = texts_.held_out.empty() ? std::numeric_limits<double>::quiet_NaN() : final_bits(model);
     const twoheads::Vector<Scalar> weights = trainer_.state().weights;
     const twoheads::Matrix<Scalar> row = weights.transpose();

@@ -135,6 +135,9 @@ struct TrainingSettings {
     if (last_rate < 0) last_rate = rate / 10;
     if (last_rate > rate) throw ArgumentError("--lr-last is larger than --lr");
     if (warm_up < 0) warm_up = steps / 20;
+    if (warm_up > steps)
+      throw ArgumentError("--warmup", std::to_string(warm_up),
+                          "0 to " + std::to_string(steps) + ", the steps of the run");
     if (evaluate_every == 0) evaluate_every = std::max<Index>(steps / 20, 1);
     const bool causal = mask == twoheads::MaskKind::causal;
     if (causal && window_->count() + sinks_->count() > 0)

@@ -2,9 +2,11 @@
 // 3_long_text examples/models/bible LICENSE
 
 #include <cmath>
+#include <exception>
 #include <fstream>
 #include <iostream>
 #include <iterator>
+#include <stdexcept>
 #include <string>
 #include <twoheads/io/model_folder.hpp>
 #include <twoheads/twoheads.hpp>
@@ -31,14 +33,11 @@ std::vector<int> go_on(const LanguageModel<Scalar>& model, const std::vector<int
   return written;
 }
 
-int main(int argc, char** argv) {
-  if (argc != 3) {
-    std::cerr << "usage: 3_long_text FOLDER TEXT\n";
-    return 2;
-  }
-  const LanguageModel<float> model = read_model<float>(argv[1]);
-  std::ifstream file(argv[2], std::ios::binary);
+void run(const std::string& folder, const std::string& path) {
+  const LanguageModel<float> model = read_model<float>(folder);
+  std::ifstream file(path, std::ios::binary);
   const std::vector<int> ids = byte_ids(std::string(std::istreambuf_iterator<char>(file), {}));
+  if (!file || ids.empty()) throw std::runtime_error(path + ": no bytes to read");
 
   // The whole text at once: what each byte should be followed by.
   SmallTransformer<float> oracle({.kind = OracleKind::causal, .rows = 64});
@@ -60,4 +59,17 @@ int main(int argc, char** argv) {
             << "the bytes that direct evaluation in double writes:  "
             << (written == go_on(wide, ids, direct, 40) ? "yes" : "no") << "\n"
             << std::string(written.begin(), written.end()) << "\n";
+}
+
+int main(int argc, char** argv) {
+  if (argc != 3) {
+    std::cerr << "usage: 3_long_text FOLDER TEXT\n";
+    return 2;
+  }
+  try {
+    run(argv[1], argv[2]);
+  } catch (const std::exception& error) {
+    std::cerr << error.what() << "\n";
+    return 1;
+  }
 }

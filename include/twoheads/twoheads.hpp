@@ -67,6 +67,7 @@
 #include <twoheads/plan/average_case.hpp>
 #include <twoheads/plan/plan.hpp>
 #include <twoheads/plan/choose_rows.hpp>
+#include <twoheads/plan/one_query.hpp>
 #include <twoheads/plan/call_rows.hpp>
 #include <twoheads/plan/cover.hpp>
 #include <twoheads/plan/visible.hpp>

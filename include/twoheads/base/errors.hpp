@@ -121,6 +121,11 @@ template <class... Parts>
   return joined({MessagePart(parts)...});
 }
 
+/// "1 token", "2 tokens"
+[[nodiscard]] inline std::string counted(std::signed_integral auto count, std::string_view thing) {
+  return text(count, " ", thing, count == 1 ? "" : "s");
+}
+
 [[noreturn]] inline void broken_invariant(const char* condition, const char* file, int line) {
   throw std::logic_error(text("twoheads: broken invariant: ", condition, " at ", file, ":", line));
 }

@@ -23,6 +23,7 @@
 #include <string_view>
 #include <system_error>
 #include <twoheads/base/byte_hash.hpp>
+#include <twoheads/base/difference.hpp>
 #include <twoheads/base/errors.hpp>
 #include <twoheads/base/index.hpp>
 #include <vector>
@@ -246,7 +247,7 @@ class CheckpointFile {
     std::string bytes(std::min<std::uint64_t>(whole.size(), size_), ' ');
     read(std::as_writable_bytes(std::span(bytes)), 0);
     if (bytes != whole) wrong("the header is damaged");
-    if (found != key) wrong("of another computation: its key is '" + found + "', expected '" + key + "'");
+    if (found != key) wrong("of another computation: " + difference_of(found, key));
     if (numbers[1] != scalar_bytes)
       wrong(text("holds numbers of ", numbers[1], " bytes, expected ", scalar_bytes, " bytes"));
     if (numbers[2] == 0) wrong("of a run on ranks of MPI, expected one of a run without");

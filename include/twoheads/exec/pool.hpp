@@ -31,7 +31,7 @@ struct MadeOracle<Make> : std::invoke_result<const Make&, Index> {
 }  // namespace detail
 
 /// Several oracles that fail now and then, as one oracle that does not: each worker thread calls one of its own, and a
-/// call that fails is made again, by any worker, while its worker waits and makes a fresh oracle.
+/// call that fails is made again before all that wait, by any worker, while its worker waits and makes a fresh oracle.
 ///
 /// `make(worker)` or `make()` returns an oracle: another process, another session. It is called once here, and whenever
 /// a worker is to run calls and has no oracle; several threads may call it at once. A call fails when the oracle throws,
@@ -158,7 +158,7 @@ class OraclePool {
   };
 
   [[nodiscard]] std::unique_ptr<O> make_first() {
-    std::string causes;
+    std::vector<std::string> causes;
     for (Index attempt = 1;; ++attempt) {
       try {
         std::unique_ptr<O> made = work_->make(0);
@@ -167,13 +167,14 @@ class OraclePool {
       } catch (const LimitError&) {
         throw;  // what an oracle is does not change by waiting
       } catch (const std::exception& error) {
-        causes += detail::text("\n  ", attempt, ". ", error.what());
+        causes.emplace_back(error.what());
       } catch (...) {
-        causes += detail::text("\n  ", attempt, ". it threw something that is no std::exception");
+        causes.emplace_back("it threw something that is no std::exception");
       }
       ++work_->counts.not_made;
       if (attempt >= work_->options.attempts)
-        throw OracleError(detail::text("no oracle could be made in ", attempt, " attempts:", causes));
+        throw OracleError(detail::text("no oracle could be made in ", detail::counted(attempt, "attempt"), ":",
+                                       detail::numbered_lines(causes)));
       std::this_thread::sleep_for(work_->back_off(attempt));
     }
   }
@@ -235,11 +236,10 @@ class OraclePool {
     if (batch.refused) std::rethrow_exception(batch.refused);
     const std::size_t index = *batch.lost;
     const std::vector<std::string>& causes = batch.calls[index].causes;
-    std::string words =
-        detail::text("call ", index, " of a batch of ", batch.calls.size(), " (", batch.given[index].rows.rows(),
-                     " rows of ", batch.given[index].rows.cols(), " columns) failed ", causes.size(), " times:");
-    for (std::size_t i = 0; i < causes.size(); ++i) words += detail::text("\n  ", i + 1, ". ", causes[i]);
-    throw OracleError(words);
+    throw OracleError(detail::text("call ", index, " of a batch of ", batch.calls.size(), " (",
+                                   batch.given[index].rows.rows(), " rows of ", batch.given[index].rows.cols(),
+                                   " columns) failed ", detail::counted(static_cast<Index>(causes.size()), "time"), ":",
+                                   detail::numbered_lines(causes)));
   }
 
   std::shared_ptr<Work> work_;

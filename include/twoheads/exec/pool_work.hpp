@@ -65,7 +65,7 @@ struct PoolCounts {
   Index late = 0;      ///< no answer before the deadline
   Index wrong = 0;     ///< the answer had a fault
   Index not_made = 0;  ///< there was no oracle: making it failed
-  Index retries = 0;   ///< calls that went back to the queue
+  Index retries = 0;   ///< calls that went back to the front of the queue
   Index oracles = 0;   ///< oracles made
   Index hedged = 0;    ///< calls that a second worker ran at the same time
   Index given_up = 0;  ///< workers that were inside an oracle at its deadline, and were replaced
@@ -74,6 +74,18 @@ struct PoolCounts {
 };
 
 namespace detail {
+
+/// Causes of failures, a line for each, and one for several that follow each other and are the same.
+[[nodiscard]] inline std::string numbered_lines(const std::vector<std::string>& causes) {
+  std::string lines;
+  for (std::size_t i = 0; i < causes.size();) {
+    std::size_t end = i + 1;
+    while (end < causes.size() && causes[end] == causes[i]) ++end;
+    lines += text("\n  ", i + 1, ".", end > i + 1 ? text(" to ", end, ".") : std::string(), " ", causes[i]);
+    i = end;
+  }
+  return lines;
+}
 
 /// What the threads of a pool share. Threads hold it by shared pointers: one that never comes back from its oracle
 /// finds it intact. All of it is guarded by `mutex`, except what is constant.
@@ -190,7 +202,8 @@ struct PoolWork {
     found.notify_all();
   }
 
-  /// A failure of a call that was put down: it goes back to the queue, unless a second worker is about it still.
+  /// A failure of a call that was put down: it is the next to be made, unless a second worker is about it still. Where no
+  /// call comes back, the first one that was begun has soon used up its attempts, however many calls wait behind it.
   void failed(Batch& of, std::size_t index, Fault kind, std::string cause) {
     ++(kind == Fault::threw   ? counts.threw
        : kind == Fault::late  ? counts.late
@@ -206,7 +219,7 @@ struct PoolWork {
       found.notify_all();
     } else {
       ++counts.retries;
-      of.queue.push_back(index);
+      of.queue.push_front(index);
       work.notify_all();
     }
   }

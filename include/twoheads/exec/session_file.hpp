@@ -138,9 +138,13 @@ void restore_session(std::istream& in, std::uint64_t size, Session<Scalar, A>& s
                      std::string name = "session stream") {
   detail::SessionReader file(in, size, std::move(name));
   file.expect(detail::session_mark, "the mark of a session file");
-  file.expect(sizeof(Scalar), "the size of a number");
-  file.expect(detail::digest_of(session.model()), "the model's digest");
-  file.expect(static_cast<std::uint64_t>(session.options().positions), "how positions count");
+  const std::uint64_t bytes = file.number();
+  if (bytes != sizeof(Scalar))
+    file.fail(detail::text("of another scalar: its numbers have ", bytes, " bytes, expected ", sizeof(Scalar)));
+  if (file.number() != detail::digest_of(session.model()))
+    file.fail("of another model, or of another window or other sinks, by the digest of all that");
+  if (file.number() != static_cast<std::uint64_t>(session.options().positions))
+    file.fail("its positions count otherwise: one of the session and its file has those of the keys held");
   const Index tokens = file.count(std::numeric_limits<Index>::max() / 2, "the number of tokens");
   const ModelSpec& spec = session.model().body.spec;
   std::vector<KeyCache<Scalar>> caches;

@@ -30,7 +30,7 @@ struct OnnxSpec {
   /// stay in `number`, as mixed_precision has it.
   Precision rounding = Precision::own;
 
-  /// Throws SpecError for a shape below 1, a scale that is no number, or a mask that no file can hold.
+  /// Throws SpecError for a shape below 1, a scale that is no number or none of the graph's, or a mask that no file can hold.
   void require_valid(bool has_tokens) const {
     const auto at_least_one = [](const char* what, Index value) {
       if (value < 1) throw SpecError(detail::text("an ONNX graph's ", what, " is ", value, ", expected 1 or more"));
@@ -44,6 +44,10 @@ struct OnnxSpec {
     if (kind == OracleKind::kernel) throw SpecError("an ONNX graph of the kind kernel: expected plain or causal");
     if (!std::isfinite(score_scale))
       throw SpecError(detail::text("an ONNX graph's score scale is ", score_scale, ", expected a finite number"));
+    const auto held = static_cast<float>(score_scale);
+    if (number == OnnxNumber::float32 && (!std::isfinite(held) || (held == 0) != (score_scale == 0)))
+      throw SpecError(detail::text("an ONNX graph's score scale is ", score_scale, ", which float32 holds as ", held,
+                                   ": expected one that it holds, or float64"));
     if (rounding != Precision::own && rounding != Precision::half && rounding != Precision::bfloat16)
       throw SpecError(detail::text("an ONNX graph rounds to ", name(rounding), ", expected half, bfloat16 or own"));
     // A protobuf message ends at 2 GiB.

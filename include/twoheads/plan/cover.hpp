@@ -126,7 +126,8 @@ struct ShownKeys {
 }
 
 /// check_cover for a plan that draws a sample: a fault, or nothing. All heads are enumerated: each draws its own.
-[[nodiscard]] inline std::string fault_of_samples(const Plan& plan) {
+template <class Tell>
+[[nodiscard]] std::string fault_of_samples(const Plan& plan, const Tell& tell) {
   for (Index head = 0; head < plan.request().heads; ++head) {
     TilingCounts found;
     Index next_query = 0;
@@ -154,6 +155,7 @@ struct ShownKeys {
       for (Index query = queries.begin; query < queries.end && fault.empty(); ++query)
         fault = fault_of_sample(plan, query, shown[static_cast<std::size_t>(query - queries.begin)]);
       if (!fault.empty()) return text("head ", head, ", ", fault);
+      tell(block);
     }
     if (next_query != plan.tokens()) return text("query ", next_query, " lies in no query block");
     if (found.tiles != plan.tiles() || found.slots != plan.slots() || found.most_tiles != plan.jobs_per_slot())
@@ -170,10 +172,12 @@ struct ShownKeys {
 ///
 ///   Laws   exact means: every visible pair lies in exactly one tile, no hidden pair in any; each slot fits a call
 ///          of the oracle; the plan's closed-form counts are what enumeration finds. No floating point. Extra memory
-///          O(block * tiles of a block).
-[[nodiscard]] inline std::string check_cover(const Plan& plan) {
+///          O(block * tiles of a block). tell(block) is called for each query block that is done; where a sample is drawn,
+///          for those of each head.
+template <class Tell>
+[[nodiscard]] std::string check_cover(const Plan& plan, const Tell& tell) {
   if (const SampledTiling* sampled = plan.sampled()) {
-    const std::string fault = detail::fault_of_samples(plan);
+    const std::string fault = detail::fault_of_samples(plan, tell);
     return !fault.empty()
                ? fault
                : detail::text("a sample: ", sampled->sampling.samples,
@@ -212,6 +216,7 @@ struct ShownKeys {
       fault = detail::cover_of_row(query, seen, shown[static_cast<std::size_t>(query - queries.begin)]);
     }
     if (!fault.empty()) return fault;
+    tell(block);
   }
   if (next_query != plan.queries().end) return detail::text("query ", next_query, " lies in no query block");
   const auto differ = [](const char* what, Index counted, Index enumerated) {
@@ -222,6 +227,10 @@ struct ShownKeys {
   if (found.most_tiles != plan.jobs_per_slot())
     return differ("jobs a slot at most", plan.jobs_per_slot(), found.most_tiles);
   return "exact";
+}
+/// The same, and nobody waits for it.
+[[nodiscard]] inline std::string check_cover(const Plan& plan) {
+  return check_cover(plan, [](Index) {});
 }
 
 }  // namespace twoheads

@@ -21,10 +21,6 @@ struct GridStyle {
 
 namespace detail {
 
-[[nodiscard]] inline std::string counted(Index count, const std::string& thing) {
-  return text(count, " ", thing, count == 1 ? "" : "s");
-}
-
 /// "causal attention", "window attention (the last 64 keys)"
 [[nodiscard]] inline std::string words_of(const Mask& mask) {
   const std::string kind = text(name(mask.kind), " attention");

@@ -128,7 +128,9 @@ class Trainer {
                                       " is NaN or infinite after the update: a smaller rate would do"));
     if (!finite)
       throw InputError(detail::text("step ", done.step, ": the loss is ", done.loss, " and the gradient's norm ",
-                                    done.gradient_norm, ", expected finite numbers; the weights stay as they were"));
+                                    done.gradient_norm,
+                                    ", expected finite numbers; the weights stay as they were, and a smaller "
+                                    "rate would do"));
     return done;
   }
 

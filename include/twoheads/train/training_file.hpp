@@ -15,6 +15,7 @@
 #include <string_view>
 #include <system_error>
 #include <twoheads/base/byte_hash.hpp>
+#include <twoheads/base/difference.hpp>
 #include <twoheads/base/errors.hpp>
 #include <twoheads/base/matrix.hpp>
 #include <twoheads/base/write_file.hpp>
@@ -197,7 +198,7 @@ template <RealScalar Scalar>
 
   std::string found(static_cast<std::size_t>(head.key_bytes), ' ');
   in.take(found);
-  if (found != key) throw in.damage("of another run: its key is '" + found + "', expected '" + key + "'");
+  if (found != key) throw in.damage("of another run: " + detail::difference_of(found, key));
   if (head.scalar_bytes != sizeof(Scalar))
     throw in.damage(detail::text("holds numbers of ", head.scalar_bytes, " bytes, expected ", sizeof(Scalar)));
   if (head.parameters != static_cast<std::uint64_t>(parameters))
