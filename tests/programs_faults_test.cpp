@@ -1,23 +1,18 @@
 // Programs whose oracles are other processes, which fail or are killed, and programs that are killed themselves: the
 // digest is that of a clean run.
 
-#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <signal.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
-#include <chrono>
 #include <cstdint>
 #include <filesystem>
-#include <fstream>
 #include <random>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "support/contains.hpp"
 #include "support/program.hpp"
+#include "support/running_program.hpp"
 #include "support/sanitized.hpp"
 #include "support/seed.hpp"
 
@@ -93,57 +88,6 @@ TEST(ProcessesOfASimulation, AreProbedUnlessTheyAreTrusted) {
 
 // --- killed from outside ---------------------------------------------------------------------------------------------
 
-/// A program of ours that runs beside the test.
-class Running {
- public:
-  Running(const std::string& name, const std::vector<std::string>& arguments, const fs::path& out) {
-    const std::string program = std::string(TWOHEADS_PROGRAM_DIR) + "/" + name;
-    std::vector<std::string> all{program};
-    all.insert(all.end(), arguments.begin(), arguments.end());
-    std::vector<char*> words;
-    for (std::string& word : all) words.push_back(word.data());
-    words.push_back(nullptr);
-    pid_ = ::fork();
-    if (pid_ != 0) return;
-    const auto redirect = [](const fs::path& path, int to) {
-      ::dup2(::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600), to);
-    };
-    redirect(out, STDOUT_FILENO);
-    redirect(err_of(out), STDERR_FILENO);
-    ::execv(program.c_str(), words.data());
-    ::_exit(127);
-  }
-
-  [[nodiscard]] bool ended() { return done_ || (done_ = ::waitpid(pid_, &status_, WNOHANG) == pid_); }
-  /// Waits for its end: the exit code, or -1 where a signal ended it.
-  int wait() {
-    if (!done_) ::waitpid(pid_, &status_, 0);
-    done_ = true;
-    return WIFEXITED(status_) ? WEXITSTATUS(status_) : -1;
-  }
-  void kill() { ::kill(pid_, SIGKILL); }
-
-  /// Where standard error goes beside standard output.
-  [[nodiscard]] static fs::path err_of(const fs::path& out) { return out.string() + ".err"; }
-
-  [[nodiscard]] std::vector<pid_t> children() const {
-    const std::string own = std::to_string(pid_);
-    std::vector<pid_t> found;
-    for (const fs::directory_entry& task : fs::directory_iterator("/proc/" + own + "/task")) {
-      std::ifstream in(task.path() / "children");
-      for (pid_t child = 0; in >> child;) found.push_back(child);
-    }
-    return found;
-  }
-
- private:
-  pid_t pid_ = -1;
-  int status_ = 0;
-  bool done_ = false;
-};
-
-void pause(int milliseconds) { std::this_thread::sleep_for(std::chrono::milliseconds(milliseconds)); }
-
 #ifdef __linux__
 
 TEST(ProcessesOfASimulation, AreKilledOneAfterTheOtherAndTheBitsAreThoseOfACleanRun) {
@@ -153,7 +97,7 @@ TEST(ProcessesOfASimulation, AreKilledOneAfterTheOtherAndTheBitsAreThoseOfAClean
   const ProgramRun clean = run_program("twoheads_simulate", line);
   ASSERT_EQ(clean.exit_code, 0) << clean.err;
   const TempFolder folder;
-  Running run("twoheads_simulate", line, folder / "out");
+  RunningProgram run("twoheads_simulate", line, folder / "out", folder / "err");
   int killed = 0;
   while (!run.ended() && killed < 6) {
     pause(60);
@@ -164,7 +108,7 @@ TEST(ProcessesOfASimulation, AreKilledOneAfterTheOtherAndTheBitsAreThoseOfAClean
   }
   const int exit_code = run.wait();
   const ProgramRun found{exit_code, read_bytes(folder / "out"), ""};
-  EXPECT_EQ(digest_of(found), digest_of(clean)) << read_bytes(Running::err_of(folder / "out"));
+  EXPECT_EQ(digest_of(found), digest_of(clean)) << read_bytes(folder / "err");
   EXPECT_GE(killed, 2) << "the run was over before";
 }
 
@@ -190,12 +134,12 @@ TEST(ASimulation, KilledAtRandomMomentsAndResumedHasTheBitsOfACleanRun) {
     std::uintmax_t grown = 0;
     int exit_code = -1;
     for (int most = 40; exit_code != 0; most += most / 4) {
-      Running run("twoheads_simulate", line, folder / "out");
+      RunningProgram run("twoheads_simulate", line, folder / "out", folder / "err");
       const int moment = static_cast<int>(random() % static_cast<std::uint64_t>(most));
       for (int waited = 0; waited < moment && !run.ended(); waited += 5) pause(5);
-      if (!run.ended()) run.kill();
+      if (!run.ended()) run.send(SIGKILL);
       exit_code = run.wait();
-      ASSERT_TRUE(exit_code == 0 || exit_code == -1) << read_bytes(Running::err_of(folder / "out"));
+      ASSERT_TRUE(exit_code == 0 || exit_code == -1) << read_bytes(folder / "err");
       if (exit_code == -1) ++killed;
       const std::uintmax_t size = fs::exists(file) ? fs::file_size(file) : 0;
       EXPECT_GE(size + 70000, grown) << "only a torn record is cut off";

@@ -1,10 +1,5 @@
-#include <fcntl.h>
 #include <gtest/gtest.h>
-#include <sys/types.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
-#include <chrono>
 #include <cmath>
 #include <csignal>
 #include <filesystem>
@@ -13,7 +8,6 @@
 #include <random>
 #include <set>
 #include <string>
-#include <thread>
 #include <twoheads/model/random.hpp>
 #include <vector>
 
@@ -22,6 +16,7 @@
 #include "support/lines_of.hpp"
 #include "support/program.hpp"
 #include "support/recall_task.hpp"
+#include "support/running_program.hpp"
 #include "support/sanitized.hpp"
 #include "support/seed.hpp"
 #include "support/training_program.hpp"
@@ -164,44 +159,6 @@ TEST(TrainingProgram, RefusesTheCheckpointOfAnotherRunAndADamagedOne) {
 
 // --- interrupted -----------------------------------------------------------------------------------------------------
 
-/// The program beside the test.
-class Running {
- public:
-  Running(const std::vector<std::string>& arguments, const fs::path& out, const fs::path& err) {
-    const std::string program = std::string(TWOHEADS_PROGRAM_DIR) + "/twoheads_train";
-    std::vector<std::string> all{program};
-    all.insert(all.end(), arguments.begin(), arguments.end());
-    std::vector<char*> words;
-    for (std::string& word : all) words.push_back(word.data());
-    words.push_back(nullptr);
-    pid_ = ::fork();
-    if (pid_ != 0) return;
-    const auto redirect = [](const fs::path& path, int to) {
-      ::dup2(::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600), to);
-    };
-    redirect(out, STDOUT_FILENO);
-    redirect(err, STDERR_FILENO);
-    ::execv(program.c_str(), words.data());
-    ::_exit(127);
-  }
-
-  [[nodiscard]] bool ended() { return done_ || (done_ = ::waitpid(pid_, &status_, WNOHANG) == pid_); }
-  void send(int signal) const { ::kill(pid_, signal); }
-  /// Waits for its end: the exit code, or -1 where a signal ended it.
-  int wait() {
-    if (!done_) ::waitpid(pid_, &status_, 0);
-    done_ = true;
-    return WIFEXITED(status_) ? WEXITSTATUS(status_) : -1;
-  }
-
- private:
-  pid_t pid_ = -1;
-  int status_ = 0;
-  bool done_ = false;
-};
-
-void pause(int milliseconds) { std::this_thread::sleep_for(std::chrono::milliseconds(milliseconds)); }
-
 /// A run that takes some moments, with all that it leaves.
 std::string long_run() {
   return sanitized ? "--threads 1 --evaluate-every 20 --steps 60" : "--threads 1 --evaluate-every 20 --steps 500";
@@ -217,7 +174,7 @@ TEST(ATrainingRun, KilledAtRandomMomentsAndResumedHasTheBitsOfAnUnbrokenOne) {
   int killed = 0;
   int exit_code = -1;
   for (int most = 60; exit_code != 0; most += most / 4) {
-    Running run(small.line, small.folder / "out", small.folder / "err");
+    RunningProgram run("twoheads_train", small.line, small.folder / "out", small.folder / "err");
     const int moment = static_cast<int>(random() % static_cast<std::uint64_t>(most));
     for (int waited = 0; waited < moment && !run.ended(); waited += 2) pause(2);
     if (!run.ended()) run.send(SIGKILL);
@@ -242,7 +199,7 @@ TEST(ATrainingRun, ThatIsInterruptedFinishesItsStepAndSaysHowToGoOn) {
   SmallRun small(long_run());
   // The checkpoint is written at the interrupt alone.
   small.add_file("--checkpoint", "run").add("--checkpoint-every 100000").add_file("--log", "log.csv");
-  Running run(small.line, small.folder / "out", small.folder / "err");
+  RunningProgram run("twoheads_train", small.line, small.folder / "out", small.folder / "err");
   const auto begun = [&] {
     return fs::exists(small.folder / "log.csv") && lines_of(read_bytes(small.folder / "log.csv")).size() > 3;
   };

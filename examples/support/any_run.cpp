@@ -97,8 +97,10 @@ twoheads::Simulation<Scalar> simulate_on(twoheads::AnyOracle<Scalar>& oracle, co
     // Some dozens of parts: what is lost with a run is one of them.
     twoheads::CheckpointOptions parts;
     parts.rows = std::max<Index>(x.rows() / 64, 1);
-    twoheads::CheckpointedAttention<SkippingGrid<Scalar>> kept(grid, checkpoint.path, checkpoint.key, parts);
-    rows = twoheads::forward(model, std::move(x), kept, memory);
+    rows = with_checkpoint([&] {
+      twoheads::CheckpointedAttention<SkippingGrid<Scalar>> kept(grid, checkpoint.path, checkpoint.key, parts);
+      return twoheads::forward(model, std::move(x), kept, memory);
+    });
   }
   progress.finish();
   return {std::move(rows), grid.counts(), grid.error_bars()};

@@ -1,6 +1,8 @@
 #pragma once
 
+#include <stdexcept>
 #include <string>
+#include <twoheads/base/errors.hpp>
 #include <twoheads/model/weights.hpp>
 #include <twoheads/oracle/any_oracle.hpp>
 #include <twoheads/simulate.hpp>
@@ -14,6 +16,18 @@ struct Checkpoint {
   std::string path;
   std::string key;  ///< what decides the bits of the run beside its model and input
 };
+
+/// Runs what reads and writes the file. Throws std::runtime_error that says what to do where it is another run's, or
+/// damaged.
+template <class Run>
+[[nodiscard]] auto with_checkpoint(const Run& run) {
+  try {
+    return run();
+  } catch (const twoheads::FormatError& error) {
+    throw std::runtime_error(std::string("--checkpoint ") + error.what() +
+                             "; expected the file of a run with the same flags, or no file yet");
+  }
+}
 
 /// simulate() on an oracle of any type, with a checkpoint and progress by calls. Compiled once for all programs.
 template <class Scalar>

@@ -85,9 +85,24 @@ struct Processes<S>::Pool {
 
 #endif
 
+namespace {
+
+/// The pool, whose first process has described its graph by then.
+template <class Pool>
+std::unique_ptr<Pool> begun(const ProcessFlags& flags, twoheads::OracleKind kind, double score_scale) {
+  try {
+    return std::make_unique<Pool>(flags, kind, score_scale);
+  } catch (const twoheads::LimitError& error) {
+    throw twoheads::LimitError("--oracle-command '" + flags.command + "': " + error.what() +
+                               "; its numbers are to be those of --scalar");
+  }
+}
+
+}  // namespace
+
 template <class Scalar>
 Processes<Scalar>::Processes(const ProcessFlags& flags, twoheads::OracleKind kind, double score_scale)
-    : pool_(std::make_unique<Pool>(flags, kind, score_scale)) {
+    : pool_(begun<Pool>(flags, kind, score_scale)) {
 #ifdef TWOHEADS_WITH_REMOTE
   if (flags.trust) return;
   try {

@@ -29,6 +29,7 @@
 #include <malloc.h>
 #endif
 
+#include "support/any_run.hpp"
 #include "support/executor.hpp"
 #include "support/instances.hpp"
 #include "support/manual.hpp"
@@ -158,7 +159,8 @@ class TrainingRun {
 
   void restore() {
     if (settings_.checkpoint.empty() || !std::filesystem::exists(settings_.checkpoint)) return;
-    auto state = twoheads::read_training<Scalar>(settings_.checkpoint, key_, parameters());
+    auto state =
+        with_checkpoint([&] { return twoheads::read_training<Scalar>(settings_.checkpoint, key_, parameters()); });
     curve_ = std::move(state.curve);
     if (!curve_.empty()) seconds_before_ = curve_.back().seconds;
     trainer_.restore(std::move(state));

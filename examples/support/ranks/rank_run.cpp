@@ -49,8 +49,10 @@ template <class Scalar, class AttendFn>
 RankRun<Scalar> keep_or_run(twoheads::Ranks& ranks, const twoheads::Model<Scalar>& model, Matrix<Scalar> x,
                             Matrix<Scalar> memory, AttendFn& attend, const Checkpoint& checkpoint) {
   if (checkpoint.path.empty()) return run_on_ranks(ranks, model, std::move(x), std::move(memory), attend);
-  twoheads::CheckpointOnRanks<AttendFn> kept(attend, checkpoint.path, checkpoint.key);
-  return run_on_ranks(ranks, model, std::move(x), std::move(memory), kept);
+  return with_checkpoint([&] {
+    twoheads::CheckpointOnRanks<AttendFn> kept(attend, checkpoint.path, checkpoint.key);
+    return run_on_ranks(ranks, model, std::move(x), std::move(memory), kept);
+  });
 }
 
 }  // namespace
