@@ -260,8 +260,10 @@ TEST_F(Stories, NamesWhatIsWrongWithItsFiles) {
   const std::string half = files_.write("half.json", "[1, 2.5]").string();
   expect_failure({"--model", model_.string(), "--tokenizer", tokenizer, "--score-ids", half}, {"half.json", "entry 1"});
   const std::string empty = files_.write("empty.txt", "").string();
-  expect_failure({"--model", model_.string(), "--tokenizer", tokenizer, "--score", empty}, {"1 token to score", "2 or more"});
-  expect_failure({"--model", model_.string(), "--tokenizer", tokenizer, "--score", "/"}, {"/: a folder", "expected a file"});
+  expect_failure({"--model", model_.string(), "--tokenizer", tokenizer, "--score", empty},
+                 {"1 token to score", "2 or more"});
+  expect_failure({"--model", model_.string(), "--tokenizer", tokenizer, "--score", "/"},
+                 {"/: a folder", "expected a file"});
   const std::string text = files_.write("text.json", "{\"ids\": 3}").string();
   expect_failure({"--model", model_.string(), "--tokenizer", tokenizer, "--score-ids", text}, {"text.json", "list"});
 }
