@@ -3,12 +3,15 @@
 
 set(CMAKE_CXX_EXTENSIONS OFF)
 
-# Two ways to build sooner, for machines that build everything often.
+# Three ways to build sooner, for machines that build everything often.
 set(TWOHEADS_LITTLE_OPTIMISED "" CACHE STRING "Regular expression of our tests, benchmarks and programs that are built with -O1")
+set(TWOHEADS_NOT_OPTIMISED "" CACHE STRING "Regular expression of those that are built with -O0")
 option(TWOHEADS_PRECOMPILED_HEADERS "Build the tests with precompiled headers" OFF)
 
 function(twoheads_optimise target)
-  if(TWOHEADS_LITTLE_OPTIMISED AND target MATCHES "${TWOHEADS_LITTLE_OPTIMISED}")
+  if(TWOHEADS_NOT_OPTIMISED AND target MATCHES "${TWOHEADS_NOT_OPTIMISED}")
+    target_compile_options(${target} PRIVATE -O0)
+  elseif(TWOHEADS_LITTLE_OPTIMISED AND target MATCHES "${TWOHEADS_LITTLE_OPTIMISED}")
     target_compile_options(${target} PRIVATE -O1)
   endif()
 endfunction()
