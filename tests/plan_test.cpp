@@ -154,7 +154,7 @@ TEST(Plan, PaperCallsAreTwoForEachTileOfThePaperOverTheInstancesOfACall) {
     request.heads = 3;
     EXPECT_EQ(calls(), treated ? 4 * ceil_of(6 * pairs, 8) : 0) << c;
   }
-  // The example of docs/paper.md, section 4: N = 4096, 129 rows, H = 8, L = 4, H' = 4, L' = 2.
+  // The example of docs/paper_map.md (Lemma 3.3): N = 4096, 129 rows, H = 8, L = 4, H' = 4, L' = 2.
   PlanRequest request = Case{MaskKind::full, OracleKind::plain, 4096, 4096, 129}.request();
   request.heads = 8;
   request.layers = 4;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <twoheads/attention/direct.hpp>
 #include <twoheads/attention/forward.hpp>
 #include <twoheads/attention/mlp.hpp>

@@ -36,7 +36,7 @@ struct AverageCaseFigures {
 ///            O(most_queries N) time for each head: an estimate. c is infinite where its logit is beyond 709. A query
 ///            whose values are all zero says nothing of D.
 ///   Throws   ShapeError if q, k, v do not fit the spec; SpecError for most_queries < 1
-///   Source   Yu & Alman, Theorem 4.1; docs/paper.md 7
+///   Source   Yu & Alman, Theorem 4.1; docs/paper_map.md
 template <RealScalar Scalar>
 [[nodiscard]] AverageCaseFigures measure_average_case(const AttentionInput<Scalar>& input, Index most_queries = 512,
                                                       std::uint64_t seed = 1) {

@@ -9,6 +9,7 @@
 #include <twoheads/base/matrix.hpp>
 #include <twoheads/model/mask.hpp>
 #include <twoheads/model/weights.hpp>
+#include <utility>
 
 namespace twoheads {
 

@@ -101,7 +101,7 @@ template <RealScalar Scalar>
 ///
 ///   Units    logits
 ///   Math     logit spread + ln(N / u)
-///   Source   Yu & Alman, Theorem 4.2, whose bound for an error of 2^-N is far larger; docs/paper.md 5
+///   Source   Yu & Alman, Theorem 4.2, whose bound for an error of 2^-N is far larger; docs/paper_map.md
 template <RealScalar Scalar>
 [[nodiscard]] double least_gap(double spread, Index rows) {
   return spread + std::log(2.0 * static_cast<double>(rows) / std::numeric_limits<Scalar>::epsilon());

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <string>
 #include <twoheads/base/errors.hpp>
 #include <twoheads/base/matrix.hpp>
 #include <twoheads/plan/limits.hpp>

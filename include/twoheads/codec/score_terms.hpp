@@ -7,6 +7,7 @@
 #include <twoheads/base/matrix.hpp>
 #include <twoheads/codec/slot_map.hpp>
 #include <twoheads/plan/tile.hpp>
+#include <utility>
 #include <vector>
 
 namespace twoheads {

@@ -199,7 +199,7 @@ namespace detail {
 ///   Corner   fewer heads than layout.instances(): the other instances are left empty, the columns are the same. An
 ///            MLP must keep the entries of a layer that others follow finite, since 0 * inf is NaN in all rows.
 ///   Throws   ShapeError if a head or the MLPs do not fit the layout
-///   Source   Yu & Alman, Lemma 3.3, with the instances carried past a layer as docs/paper.md 4 mends it
+///   Source   Yu & Alman, Lemma 3.3, with the instances carried past a layer as docs/paper_map.md mends it
 template <RealScalar Scalar>
 [[nodiscard]] SmallWeights<Scalar> stack(const StackLayout& layout, const std::vector<SmallHead<Scalar>>& heads,
                                          const std::vector<RowFunction>& mlps = {}) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <limits>
 #include <numeric>
 #include <twoheads/base/draws.hpp>
 #include <twoheads/base/errors.hpp>

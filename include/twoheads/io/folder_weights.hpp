@@ -12,6 +12,7 @@
 #include <twoheads/io/tensor_folder.hpp>
 #include <twoheads/io/tensor_reads.hpp>
 #include <twoheads/model/weights.hpp>
+#include <utility>
 #include <vector>
 
 namespace twoheads::detail {

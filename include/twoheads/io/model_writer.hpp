@@ -14,6 +14,7 @@
 #include <twoheads/io/safetensors_writer.hpp>
 #include <twoheads/io/tensor_reads.hpp>
 #include <twoheads/model/weights.hpp>
+#include <utility>
 #include <vector>
 
 namespace twoheads {

@@ -9,6 +9,7 @@
 #include <twoheads/merge/f_quantile.hpp>
 #include <twoheads/merge/merger.hpp>
 #include <twoheads/plan/plan.hpp>
+#include <utility>
 #include <vector>
 
 namespace twoheads {

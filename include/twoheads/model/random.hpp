@@ -6,6 +6,7 @@
 #include <random>
 #include <twoheads/base/matrix.hpp>
 #include <twoheads/model/weights.hpp>
+#include <utility>
 
 namespace twoheads {
 

@@ -2,6 +2,7 @@
 
 #include <memory>
 #include <twoheads/base/matrix.hpp>
+#include <utility>
 
 namespace twoheads {
 

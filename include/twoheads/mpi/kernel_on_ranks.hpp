@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <deque>
 #include <optional>
+#include <string>
 #include <thread>
 #include <twoheads/exec/executor.hpp>
 #include <twoheads/exec/kernel_attention.hpp>

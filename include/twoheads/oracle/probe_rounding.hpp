@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <limits>
 #include <optional>
 #include <twoheads/base/matrix.hpp>
 #include <twoheads/oracle/probe_session.hpp>

@@ -7,6 +7,7 @@
 #include <twoheads/base/matrix.hpp>
 #include <twoheads/base/sort.hpp>
 #include <twoheads/oracle/probe_session.hpp>
+#include <utility>
 #include <vector>
 
 namespace twoheads::detail {

@@ -5,6 +5,7 @@
 #include <optional>
 #include <twoheads/base/matrix.hpp>
 #include <twoheads/oracle/probe_session.hpp>
+#include <utility>
 #include <vector>
 
 namespace twoheads::detail {

@@ -7,6 +7,7 @@
 #include <twoheads/base/product.hpp>
 #include <twoheads/oracle/oracle.hpp>
 #include <twoheads/plan/precision.hpp>
+#include <utility>
 
 namespace twoheads {
 

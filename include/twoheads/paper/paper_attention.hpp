@@ -12,6 +12,7 @@
 #include <twoheads/paper/steps.hpp>
 #include <twoheads/paper/terms.hpp>
 #include <twoheads/plan/paper_counts.hpp>
+#include <utility>
 
 namespace twoheads {
 

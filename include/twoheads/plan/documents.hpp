@@ -10,6 +10,7 @@
 #include <twoheads/plan/limits.hpp>
 #include <twoheads/plan/tile.hpp>
 #include <twoheads/plan/window.hpp>
+#include <utility>
 #include <vector>
 
 namespace twoheads {

@@ -11,7 +11,7 @@ namespace twoheads {
 ///   residual   the oracle's residual stream keeps them; all H' heads of a layer run instances
 ///   identity   one head of each layer is made the identity and carries them, so that H' - 1 run instances
 ///   Source     Yu & Alman, Lemma 3.3, whose own way, through the value weights of the heads that run instances, mixes
-///              the rows; docs/paper.md 4
+///              the rows; docs/paper_map.md
 enum class Packing { residual, identity };
 
 /// The name as programs take it.

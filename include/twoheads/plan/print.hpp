@@ -9,6 +9,7 @@
 #include <twoheads/base/index.hpp>
 #include <twoheads/plan/plan.hpp>
 #include <twoheads/plan/visible.hpp>
+#include <utility>
 #include <vector>
 
 namespace twoheads {

@@ -55,7 +55,7 @@ struct Sampling {
 ///            stays unbiased, but neighbours that are alike make its error larger than that of as many scattered keys.
 ///            One far key that outweighs all others is found with probability S / F: no error bar sees what was not
 ///            drawn.
-///   Source   Yu & Alman, Theorem 4.1 (S = 1, full, no near field); the rest is not in the paper. docs/paper.md 7
+///   Source   Yu & Alman, Theorem 4.1 (S = 1, full, no near field); the rest is not in the paper. docs/paper_map.md
 struct SampledTiling {
   Index queries = 1;  ///< N
   Index keys = 1;

@@ -6,6 +6,7 @@
 #include <twoheads/base/errors.hpp>
 #include <twoheads/base/matrix.hpp>
 #include <twoheads/train/parameters.hpp>
+#include <utility>
 #include <vector>
 
 namespace twoheads {

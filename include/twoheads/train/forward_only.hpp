@@ -192,7 +192,7 @@ class TransposedAttention {
 ///            oracle must take them. Sinks and blocks are transposed as MaskKind::blocks
 ///   Throws   SpecError for raw tokens, error bars, precisions below float32, samples, a bias, a soft cap and queries that
 ///            stand after others; otherwise as GridAttention
-///   Source   docs/paper.md 11
+///   Source   docs/training.md
 template <Oracle O, Executor Exec = Serial>
 class ForwardOnlyGrid {
  public:
