@@ -4,7 +4,8 @@
 set(CMAKE_CXX_EXTENSIONS OFF)
 
 # Three ways to build sooner, for machines that build everything often.
-set(TWOHEADS_LITTLE_OPTIMISED "" CACHE STRING "Regular expression of our tests, benchmarks and programs that are built with -O1")
+set(TWOHEADS_LITTLE_OPTIMISED "" CACHE STRING
+    "Regular expression of our tests, benchmarks and programs that are built with -O1")
 set(TWOHEADS_NOT_OPTIMISED "" CACHE STRING "Regular expression of those that are built with -O0")
 option(TWOHEADS_PRECOMPILED_HEADERS "Build the tests with precompiled headers" OFF)
 

@@ -5,7 +5,6 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
-#include <twoheads/plan/one_query.hpp>
 
 #include "support/choose_arguments.hpp"
 #include "support/engine_word.hpp"
@@ -67,8 +66,8 @@ int main(int argc, char** argv) {
     const std::string cover = arguments.cover(plan);
     const auto figures = scaling.figures(plan, arguments.kv_heads(), head_dim);
     // Ranks share a query as it is.
-    const twoheads::Plan evaluated =
-        figures ? plan : programs::make_plan(twoheads::one_query_request(request, arguments.kv_heads()));
+    const auto one_query = figures ? std::nullopt : programs::one_query_plan(request, arguments.kv_heads());
+    const twoheads::Plan& evaluated = one_query ? *one_query : plan;
     const twoheads::Index calls = kernel ? 0 : evaluated.calls();
     const twoheads::Index rounds = kernel ? 0 : evaluated.rounds();
     arguments.draw(plan);
@@ -89,7 +88,7 @@ int main(int argc, char** argv) {
       if (figures) programs::ScalingArguments::add(result, *figures);
       std::cout << result.dump() << "\n";
     } else {
-      programs::print_evaluated(std::cout, plan, evaluated, arguments.grid_style());
+      programs::print_evaluated(std::cout, plan, one_query, arguments.grid_style());
       if (!cover.empty()) std::cout << "  cover      " << cover << "\n";
       if (choice) std::cout << "  rows       " << choice->reason() << "\n";
       if (chosen) programs::ChooseArguments::print(std::cout, *chosen);

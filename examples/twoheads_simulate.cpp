@@ -9,7 +9,6 @@
 #include <twoheads/base/digest.hpp>
 #include <twoheads/exec/kernel_attention.hpp>
 #include <twoheads/oracle/small_transformer.hpp>
-#include <twoheads/plan/one_query.hpp>
 #include <twoheads/simulate.hpp>
 #include <type_traits>
 #include <utility>
@@ -220,19 +219,15 @@ Outcome run(const Settings& settings, programs::Processes<Scalar>* processes, pr
   return outcome;
 }
 
-/// The plan that is evaluated: of one query, that of its heads as rows.
-twoheads::Plan evaluated_plan(const Settings& settings, bool on_ranks) {
-  const bool as_it_is =
-      settings.engine == EngineWord::kernel || settings.encoding == twoheads::TokenEncoding::raw || on_ranks;
-  return programs::make_plan(as_it_is ? settings.request
-                                      : twoheads::one_query_request(settings.request, settings.kv_heads));
-}
-
 void print(const Settings& settings, const Outcome& outcome, bool ranks, const twoheads::GridStyle& style, double unit,
            double least) {
   const double bound = 4 * outcome.direct_row_error + unit * outcome.max_logit + least;
+  const bool as_it_is =
+      settings.engine == EngineWord::kernel || settings.encoding == twoheads::TokenEncoding::raw || ranks;
   if (settings.method == programs::Method::stable)
-    programs::print_evaluated(std::cout, programs::make_plan(settings.request), evaluated_plan(settings, ranks), style);
+    programs::print_evaluated(std::cout, programs::make_plan(settings.request),
+                              as_it_is ? std::nullopt : programs::one_query_plan(settings.request, settings.kv_heads),
+                              style);
   else
     programs::print(std::cout, programs::paper_figures(settings.request, settings.method));
   std::cout << "\nsimulated\n  calls made     " << outcome.counts.calls;

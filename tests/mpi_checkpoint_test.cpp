@@ -172,7 +172,7 @@ std::string refusal(const Change& change) {
 
 TEST(CheckpointOnRanks, OfAnotherComputationIsRefused) {
   EXPECT_TRUE(contains(refusal([](Computation& c) { c.key = "three"; }), "it says 'two layers;', expected 'three;'"));
-  EXPECT_TRUE(contains(refusal([](Computation& c) { c.options.rows = 99; }), ", expected '"));
+  EXPECT_TRUE(contains(refusal([](Computation& c) { c.options.rows = 99; }), ", expected 'of 99'"));
   const std::string other = "computed from other queries, keys or values than layer 0, 80";
   EXPECT_TRUE(contains(refusal([](Computation& c) { c.x(800, 5) += 1; }), other + "1 queries of 6 columns"));
   EXPECT_TRUE(contains(refusal([](Computation& c) { c.x.row(0).swap(c.x.row(700)); }), other));

@@ -270,10 +270,6 @@ TEST_F(Stories, NamesWhatIsWrongWithItsFiles) {
 
 // --- the model that ships with the library ---------------------------------------------------------------------------
 
-std::filesystem::path shipped_model() {
-  return std::filesystem::path(TWOHEADS_SOURCE_DIR) / "examples" / "models" / "bible";
-}
-
 TEST(ShippedModel, IsSmallAndPredictsWhatItWasTrainedOn) {
   EXPECT_LE(std::filesystem::file_size(shipped_model() / "model.safetensors"), 3U << 20U);
   const TempFolder files;

@@ -22,7 +22,7 @@ struct Wrong {
 };
 
 TEST(WrongCommandLines, AreToldWithFlagValueAndWhatIsExpected) {
-  const std::string model = (fs::path(TWOHEADS_SOURCE_DIR) / "examples" / "models" / "bible").string();
+  const std::string model = shipped_model().string();
   const TempFolder folder;
   folder.write("empty", "");
   folder.write("broken", "hello");
@@ -87,7 +87,7 @@ TEST(WrongCommandLines, AreToldWithFlagValueAndWhatIsExpected) {
 }
 
 TEST(WrongCommandLines, OfTheTutorialAreNoAborts) {
-  const std::string model = (fs::path(TWOHEADS_SOURCE_DIR) / "examples" / "models" / "bible").string();
+  const std::string model = shipped_model().string();
   const TempFolder folder;
   const std::string empty = folder.write("empty", "").string();
   for (const std::string& text : {empty, (folder / "none").string(), (folder / ".").string()}) {
@@ -100,7 +100,7 @@ TEST(WrongCommandLines, OfTheTutorialAreNoAborts) {
 
 // What changes nothing is said to, and the run goes on.
 TEST(WrongCommandLines, ThatChangeNothingAreNoted) {
-  const std::string model = (fs::path(TWOHEADS_SOURCE_DIR) / "examples" / "models" / "bible").string();
+  const std::string model = shipped_model().string();
   const ProgramRun run = run_program("twoheads_lm", words("--model " + model + " --generate 1 --top-k 5"));
   EXPECT_EQ(run.exit_code, 0) << run.err;
   EXPECT_TRUE(contains(run.err, "--top-k changes nothing here: without --temperature nothing is drawn")) << run.err;
@@ -131,9 +131,8 @@ TEST(WrongCommandLines, OfAProcessSayWhatWasDeclared) {
   std::vector<std::string> blank = words(line);
   blank.emplace_back(" ");
   EXPECT_TRUE(contains(run_program("twoheads_simulate", blank).err, "it takes a shell command"));
-  const ProgramRun run =
-      run_program("twoheads_simulate", {"--mask", "full", "--tokens", "20", "--rows", "9", "--oracle-command",
-                                        (fs::path(TWOHEADS_PROGRAM_DIR) / "twoheads_oracle").string() + " --rows 9"});
+  const ProgramRun run = run_program("twoheads_simulate", {"--mask", "full", "--tokens", "20", "--rows", "9",
+                                                           "--oracle-command", oracle + " --rows 9"});
   EXPECT_EQ(run.exit_code, 1);
   EXPECT_TRUE(contains(run.err, "the score scale is 1, declared is 0.125; what is declared comes from")) << run.err;
   EXPECT_TRUE(contains(run.err, "--oracle-scale")) << run.err;

@@ -52,34 +52,38 @@ template <class Number>
   return parse_number(text, value) == std::errc{};
 }
 
-/// Reads a whole number of at least `least`.
-[[nodiscard]] inline Index read_count(const std::string& flag, const std::string& text, Index least) {
+/// Reads a whole number of at least `least` and at most `most`.
+[[nodiscard]] inline Index read_count(const std::string& flag, const std::string& text, Index least,
+                                      Index most = std::numeric_limits<Index>::max()) {
   Index value = 0;
   const std::errc fault = parse_number(text, value);
   const std::string expected = "a whole number of " + std::to_string(least) + " or more";
   if (fault == std::errc::result_out_of_range)
     throw ArgumentError(flag, text, expected + ", up to " + std::to_string(std::numeric_limits<Index>::max()));
   if (fault != std::errc{} || value < least) throw ArgumentError(flag, text, expected);
+  if (value > most) throw ArgumentError(flag, text, std::to_string(least) + " to " + std::to_string(most));
   return value;
 }
 
-/// Adds a flag for a whole number of at least `least`.
+/// Adds a flag for a whole number of at least `least` and at most `most`.
 inline CLI::Option* add_count(CLI::App& app, const std::string& flag, Index& target, Index least,
-                              const std::string& help) {
+                              const std::string& help, Index most = std::numeric_limits<Index>::max()) {
   return app
       .add_option_function<std::string>(
-          flag, [flag, &target, least](const std::string& text) { target = read_count(flag, text, least); }, help)
+          flag, [=, &target](const std::string& text) { target = read_count(flag, text, least, most); }, help)
       ->type_name("INT");
 }
+
+/// More threads or processes of one program than any machine has.
+inline constexpr Index most_workers = 4096;
 
 /// Adds --threads, the number that programs::Executor takes.
 inline CLI::Option* add_threads(CLI::App& app, Index& target) {
   const auto read = [&target](const std::string& text) {
-    target = read_count("--threads", text, 1);
 #ifdef TWOHEADS_WITH_THREADS
-    constexpr Index most = 4096;
-    if (target > most) throw ArgumentError("--threads", text, "1 to " + std::to_string(most));
+    target = read_count("--threads", text, 1, most_workers);
 #else
+    target = read_count("--threads", text, 1);
     if (target > 1)
       throw ArgumentError("--threads", text,
                           "1 in this build, which was made without oneTBB: install libtbb-dev (Debian), tbb-devel "

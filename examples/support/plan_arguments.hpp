@@ -3,11 +3,13 @@
 #include <cerrno>
 #include <fstream>
 #include <limits>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <system_error>
 #include <twoheads/base/errors.hpp>
 #include <twoheads/plan/cover.hpp>
+#include <twoheads/plan/one_query.hpp>
 #include <twoheads/plan/plan.hpp>
 #include <twoheads/plan/print.hpp>
 #include <twoheads/plan/svg.hpp>
@@ -259,18 +261,6 @@ class PlanArguments {
   GridWord grid_ = GridWord::chosen;
 };
 
-/// Prints a plan and, where one query is evaluated as another plan has it, what that one comes to.
-inline void print_evaluated(std::ostream& out, const twoheads::Plan& plan, const twoheads::Plan& evaluated,
-                            const twoheads::GridStyle& style) {
-  twoheads::print(out, plan, style);
-  const bool grouped = evaluated.tokens() != plan.tokens() || evaluated.keys() != plan.keys();
-  if (!grouped || evaluated.calls() == plan.calls()) return;
-  out << "  one query  as " << twoheads::detail::counted(evaluated.tokens(), "row") << " of each key/value head over "
-      << twoheads::detail::counted(evaluated.keys(), "key") << ": "
-      << twoheads::detail::counted(evaluated.calls(), "call") << " and "
-      << twoheads::detail::counted(evaluated.jobs(), "job") << " instead\n";
-}
-
 /// The plan of a request; what a plan refuses is a fault of the flags.
 [[nodiscard]] inline twoheads::Plan make_plan(const twoheads::PlanRequest& request) {
   try {
@@ -278,6 +268,24 @@ inline void print_evaluated(std::ostream& out, const twoheads::Plan& plan, const
   } catch (const twoheads::Error& error) {
     throw ArgumentError(error.what());
   }
+}
+
+/// The plan by which one query is evaluated in place of its own; none of several queries.
+[[nodiscard]] inline std::optional<twoheads::Plan> one_query_plan(const twoheads::PlanRequest& request,
+                                                                  Index kv_heads) {
+  if (request.tokens != 1) return std::nullopt;
+  return make_plan(twoheads::one_query_request(request, kv_heads));
+}
+
+/// Prints a plan and, where one query is evaluated by another, what that one comes to.
+inline void print_evaluated(std::ostream& out, const twoheads::Plan& plan,
+                            const std::optional<twoheads::Plan>& one_query, const twoheads::GridStyle& style) {
+  twoheads::print(out, plan, style);
+  if (!one_query || one_query->calls() == plan.calls()) return;
+  using twoheads::detail::counted;
+  out << "  one query  as " << counted(one_query->tokens(), "row") << " of each key/value head over "
+      << counted(one_query->keys(), "key") << ": " << counted(one_query->calls(), "call") << " and "
+      << counted(one_query->jobs(), "job") << " instead\n";
 }
 
 }  // namespace programs

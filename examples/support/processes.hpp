@@ -49,13 +49,7 @@ inline void add_processes(CLI::App& app, ProcessFlags& flags) {
                                            "--graph core; it says how many rows, heads and columns it takes")
           ->type_name("COMMAND");
   add_positive(app, "--oracle-scale", flags.score_scale, "what the oracle multiplies scores by (default: the model's)");
-  const auto read_processes = [&flags](const std::string& text) {
-    constexpr Index most = 4096;
-    flags.processes = read_count("--processes", text, 1);
-    if (flags.processes > most) throw ArgumentError("--processes", text, "1 to " + std::to_string(most));
-  };
-  app.add_option_function<std::string>("--processes", read_processes, "so many of them at once (default 1)")
-      ->type_name("INT")
+  add_count(app, "--processes", flags.processes, 1, "so many of them at once (default 1)", most_workers)
       ->needs(command);
   add_count(app, "--attempts", flags.attempts, 1, "runs of a call that fails, each on a fresh process (default 4)")
       ->needs(command);

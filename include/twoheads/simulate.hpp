@@ -17,6 +17,7 @@
 #include <twoheads/exec/oracle_engine.hpp>
 #include <twoheads/merge/error_bars.hpp>
 #include <twoheads/merge/merger.hpp>
+#include <twoheads/plan/one_query.hpp>
 #include <twoheads/plan/plan.hpp>
 #include <twoheads/plan/shares.hpp>
 #include <type_traits>
@@ -128,10 +129,9 @@ class GridAttention {
 
   void operator()(const AttentionInput<Scalar>& input, MatrixSpan<Scalar> out) {
     require_shapes(input, out);
-    // A sequence of one token is an input like others, planned as such.
-    const bool as_it_is = input.key_positions() == 1 || options_.encoding == TokenEncoding::raw ||
-                          options_.sampling.samples > 0 || options_.log_weights;
-    if (!as_it_is && options_.error_bar_level == 0 && GroupedQuery<Scalar>::fits(input))
+    if (heads_are_rows(input.queries(), input.key_positions(), options_.sampling, options_.log_weights) &&
+        options_.encoding == TokenEncoding::projected && options_.error_bar_level == 0 &&
+        GroupedQuery<Scalar>::fits(input))
       return evaluate_one(input, out);
     const bool log_weights = options_.log_weights || input.sink_logits.size() > 0;
     begin(input.spec, input.layer, input.query_positions(), input.key_positions(), log_weights);

@@ -22,6 +22,11 @@ struct ProgramRun {
   [[nodiscard]] nlohmann::json json() const { return nlohmann::json::parse(out, nullptr, false); }
 };
 
+/// The folder of the model that ships with the library.
+[[nodiscard]] inline std::filesystem::path shipped_model() {
+  return std::filesystem::path(TWOHEADS_SOURCE_DIR) / "examples" / "models" / "bible";
+}
+
 /// Runs a command of the shell without a terminal; what it writes goes through two files in a folder.
 [[nodiscard]] inline ProgramRun run_command(const std::string& command, const std::filesystem::path& folder) {
   const std::filesystem::path out = folder / "out";

@@ -202,8 +202,8 @@ struct PoolWork {
     found.notify_all();
   }
 
-  /// A failure of a call that was put down: it is the next to be made, unless a second worker is about it still. Where no
-  /// call comes back, the first one that was begun has soon used up its attempts, however many calls wait behind it.
+  /// A failure of a call that was put down: it is the next to be made, unless a second worker is about it still. Where
+  /// no call comes back, the first one that was begun has soon used up its attempts, however many wait behind it.
   void failed(Batch& of, std::size_t index, Fault kind, std::string cause) {
     ++(kind == Fault::threw   ? counts.threw
        : kind == Fault::late  ? counts.late

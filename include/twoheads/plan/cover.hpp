@@ -172,8 +172,8 @@ template <class Tell>
 ///
 ///   Laws   exact means: every visible pair lies in exactly one tile, no hidden pair in any; each slot fits a call
 ///          of the oracle; the plan's closed-form counts are what enumeration finds. No floating point. Extra memory
-///          O(block * tiles of a block). tell(block) is called for each query block that is done; where a sample is drawn,
-///          for those of each head.
+///          O(block * tiles of a block). tell(block) is called for each query block that is done; where a sample is
+///          drawn, for those of each head.
 template <class Tell>
 [[nodiscard]] std::string check_cover(const Plan& plan, const Tell& tell) {
   if (const SampledTiling* sampled = plan.sampled()) {
