@@ -257,18 +257,19 @@ TEST(Llama2c, DamagedHeadersAreAnErrorOrReadAsTheySay) {
   EXPECT_GT(read_well, 50) << "too few damaged headers still fit the file's length to say anything";
 }
 
-TEST(Llama2c, WhatIsNoFileIsAFormatErrorThatNamesThePath) {
+TEST(Llama2c, WhatIsNoFileIsAFileErrorThatNamesThePath) {
   const TempFolder folder;
   const auto message = [&](const std::filesystem::path& path) {
-    return message_of<FormatError>([&] { static_cast<void>(read_llama2c<float>(path)); });
+    return message_of<FileError>([&] { static_cast<void>(read_llama2c<float>(path)); });
   };
   EXPECT_EQ(message(folder / "absent.bin"), (folder / "absent.bin").string() + ": no such file");
   EXPECT_EQ(message(folder / ""), (folder / "").string() + ": a directory, expected a file");
-  EXPECT_EQ(message(folder.write("empty.bin", "")),
+  EXPECT_EQ(message_of<FormatError>([&] { static_cast<void>(read_llama2c<float>(folder.write("empty.bin", ""))); }),
             (folder / "empty.bin").string() + ": 0 bytes, expected at least the header's 28");
   const LanguageModel<float> model = read(counting_file(small, small_floats));
-  EXPECT_THROW(write_llama2c(folder / "", model, 6), FormatError);
-  EXPECT_THROW(write_llama2c(folder / "absent/model.bin", model, 6), FormatError);
+  EXPECT_THROW(write_llama2c(folder / "", model, 6), FileError);
+  EXPECT_TRUE(contains(message_of<FileError>([&] { write_llama2c(folder / "absent/model.bin", model, 6); }),
+                       "absent/model.bin: cannot be written: No such file or directory"));
 }
 
 TEST(Llama2c, TheWriterRefusesWhatTheFormatCannotHold) {
@@ -308,7 +309,7 @@ TEST(Llama2c, TheWriterRefusesWhatTheFormatCannotHold) {
 TEST(Llama2c, AWriterWhoseStreamIsFullSaysSo) {
   std::ostringstream out;
   out.setstate(std::ios::badbit);
-  EXPECT_THROW(write_llama2c(out, read(counting_file(small, small_floats)), 6), FormatError);
+  EXPECT_THROW(write_llama2c(out, read(counting_file(small, small_floats)), 6), FileError);
 }
 
 TEST(Llama2c, Stories260KReadsAsItsHeaderSays) {

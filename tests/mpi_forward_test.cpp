@@ -167,6 +167,39 @@ TEST(ForwardOnRanks, RanksThatKnowOtherSharesRefuseEachOther) {
   }
 }
 
+TEST(ForwardOnRanks, SharesOfOtherRanksThanThereAreAreRefused) {
+  Ranks ranks;
+  const Model<float> model = random_model<float>(plain_spec(Mask::full()), seed_or(3));
+  KernelOnRanks<float> attend(ranks);
+  const Matrix<float> rows = Matrix<float>::Zero(301, model.spec.width);
+  const std::string expected = detail::text("expected those of the run, ", ranks.size());
+  const auto refused = [&](const auto& run) {
+    const std::string message = message_of<SpecError>(run);
+    EXPECT_TRUE(ranks.all_failed());
+    EXPECT_NE(message.find(expected), std::string::npos) << message;
+  };
+  // One rank more; and one less, of which the last rank has no share at all.
+  for (const Index count : {ranks.size() + 1, std::max<Index>(ranks.size() - 1, 1)}) {
+    if (count == ranks.size()) continue;
+    const RowShares shares = share_evenly(301, count), sound = share_evenly(301, ranks.size());
+    const Matrix<float> own = rows.topRows(10), own_sound = twoheads::own_rows(sound, ranks.rank(), rows);
+    refused([&] { static_cast<void>(forward_on_ranks(model, own, shares, attend)); });
+    const RankMemory<float> memory{shares, own};
+    refused([&] { static_cast<void>(forward_on_ranks(model, own_sound, sound, attend, &memory)); });
+    refused([&] { static_cast<void>(gather_rows(ranks, shares, own)); });
+  }
+  const RowShares shares = share_evenly(301, ranks.size());
+  for (const Index rank : {Index{-1}, ranks.size()})
+    EXPECT_THROW(static_cast<void>(twoheads::own_rows(shares, rank, rows)), SpecError) << rank;
+  EXPECT_THROW(static_cast<void>(twoheads::own_rows(shares, 0, Matrix<float>(rows.topRows(300)))), ShapeError);
+  const RowShares other = ranks.rank() == 0 ? share_evenly(301, ranks.size()) : dealt_shares(301, ranks.size());
+  if (ranks.size() > 1)
+    EXPECT_NE(message_of<SpecError>([&] {
+                static_cast<void>(gather_rows(ranks, other, twoheads::own_rows(other, ranks.rank(), rows)));
+              }).find("ranks run different things"),
+              std::string::npos);
+}
+
 TEST(ForwardOnRanks, ARunAfterAFaultIsRight) {
   {
     Ranks ranks;

@@ -120,7 +120,8 @@ TEST(Export, NamesTheFileThatCannotBeWritten) {
   const TempFolder folder;
   const std::string path = folder / "no_folder/graph.onnx";
   const onnx::ModelProto model = twoheads::export_core(some_spec());
-  EXPECT_TRUE(contains(message_of<twoheads::Error>([&] { twoheads::write_onnx(path, model); }), path));
+  EXPECT_TRUE(contains(message_of<twoheads::FileError>([&] { twoheads::write_onnx(path, model); }),
+                       path + ": cannot be written"));
 }
 
 // --- ONNX Runtime answers --------------------------------------------------------------------------------------------

@@ -136,6 +136,20 @@ TEST(PlanErrors, TheLargestCountsThatFitAreExact) {
   EXPECT_EQ(Plan(request_of(MaskKind::full, OracleKind::plain, 100, most / 4)).calls(), 1);
 }
 
+TEST(PlanErrors, WindowsInCallsOfAnyNumberOfRowsAreCountedAtOnce) {
+  // Windows that share a call are held together: of 2^40 rows they would be more than memory holds.
+  constexpr Index tokens = Index{1} << 50;
+  for (const OracleKind kind : {OracleKind::plain, OracleKind::causal, OracleKind::kernel})
+    for (const Index window : {1, 3, 50}) {
+      PlanRequest request = request_of(MaskKind::window, kind, tokens, (Index{1} << 40) + 1);
+      request.mask.window = window;
+      const Plan plan(request);
+      EXPECT_GE(plan.tiles(), tokens / window) << window;
+      EXPECT_LE(plan.slots(), tokens / (Index{1} << 18) * 16) << window;
+      EXPECT_LE(plan.queries_of(1).size(), Index{1} << 18) << window;
+    }
+}
+
 TEST(PlanErrors, AnOracleOfAnyNumberOfHeadsAndLayersTakesOneCallALayer) {
   // 2^40 heads times 2^40 layers are more than 64 bits hold, but no call of the plan asks for so many.
   PlanRequest request = sound();

@@ -236,6 +236,28 @@ TEST(RemoteSession, TakesAnswersInAnyOrderAndGoesOnAfterAFailure) {
   EXPECT_THROW(session.submit(two_tensors), OracleError);
 }
 
+TEST(RemoteSession, KeepsTheRepliesToRunsOfTheCallerWhileOthersRun) {
+  const Speaker speaker({description_frame(two_in_two_out), answer(2, 3, 4), failure_frame(1, "too cold"),
+                         answer(3, 5, 6), failure_frame(5, "too hot"), answer(4, 7, 8)});
+  RemoteSession session(speaker.command());
+  EXPECT_EQ(session.submit(numbers(0, 0)), 1U);
+  const auto make = [](std::size_t) { return numbers(0, 0); };
+  std::vector<std::vector<Tensor>> taken;
+  const auto take = [&](std::size_t, std::vector<Tensor> outputs) { taken.push_back(std::move(outputs)); };
+  session.run(2, make, take);
+  EXPECT_EQ(taken, (std::vector{numbers(3, 4), numbers(5, 6)}));
+  EXPECT_EQ(session.submit(numbers(0, 0)), 4U);
+  EXPECT_PRED2(contains, message_of<OracleError>([&] { session.run(1, make, take); }), "a run failed: too hot");
+  EXPECT_EQ(session.in_flight(), 1) << "run 4 is the caller's";
+  const RemoteSession::Reply first = session.receive();
+  EXPECT_EQ(first.id, 1U);
+  EXPECT_EQ(first.failure, "too cold");
+  const RemoteSession::Reply second = session.receive();
+  EXPECT_EQ(second.id, 4U);
+  EXPECT_EQ(second.outputs, numbers(7, 8));
+  EXPECT_PRED2(contains, message_of<OracleError>([&] { static_cast<void>(session.receive()); }), "no run is in flight");
+}
+
 TEST(RemoteSession, SaysWhatAWrongAnswerWas) {
   EXPECT_PRED2(contains, said_to_a_run({answer(7, 1, 2)}), "it answered run 7, which is not in flight");
   EXPECT_PRED2(contains, said_to_a_run({failure_frame(0, "lost the device")}), "it failed: lost the device");

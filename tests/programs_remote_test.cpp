@@ -152,9 +152,10 @@ TEST(RemoteCore, FindsOutThatItsProcessWasKilledWhileAnotherLives) {
   RemoteCore<float> first(RemoteSession{oracle(small_core)}), second(RemoteSession{oracle(small_core)});
   const Heads<float> heads(2);
   const CoreAnswers before = ask(first, heads);
-  ASSERT_EQ(::kill(first.session().pid(), SIGKILL), 0);
+  ASSERT_EQ(::kill(first.session().pid().value(), SIGKILL), 0);
   EXPECT_PRED2(contains, message_of<OracleError>([&] { static_cast<void>(ask(first, heads)); }),
                "was ended by signal 9 (SIGKILL)");
+  EXPECT_EQ(first.session().pid(), std::nullopt) << "its number may be another's";
   EXPECT_THROW(static_cast<void>(ask(first, heads)), OracleError);
   EXPECT_EQ(ask(second, heads), before);
 }

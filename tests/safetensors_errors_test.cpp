@@ -128,10 +128,10 @@ TEST_F(SafetensorsFile, AMessageShowsNoMoreThanTheBeginningOfALongName) {
 }
 
 TEST_F(SafetensorsFile, OtherThanRegularFilesAreRefused) {
-  EXPECT_TRUE(contains(message_of<FormatError>([&] { std::ignore = Safetensors::open(files_ / "gone"); }),
-                       "gone: no such file"));
+  EXPECT_TRUE(
+      contains(message_of<FileError>([&] { std::ignore = Safetensors::open(files_ / "gone"); }), "gone: no such file"));
   fs::create_directory(files_ / "folder");
-  EXPECT_TRUE(contains(message_of<FormatError>([&] { std::ignore = Safetensors::open(files_ / "folder"); }),
+  EXPECT_TRUE(contains(message_of<FileError>([&] { std::ignore = Safetensors::open(files_ / "folder"); }),
                        "folder: a directory, expected a file"));
 }
 
@@ -167,7 +167,7 @@ TEST_F(SafetensorsFile, TheWriterRefusesWhatAFileCannotHold) {
                        "metadata 'k': the key or the value is not valid UTF-8"));
   EXPECT_TRUE(contains(message_of<SpecError>([&] { SafetensorsWriter().add("m", Matrix<float>(2, 2), Dtype::i32); }),
                        "tensor 'm': a matrix as I32, expected F64, F32, F16 or BF16"));
-  EXPECT_TRUE(contains(message_of<FormatError>([&] { write_safetensors(files_ / "no/folder", std::vector{good}); }),
+  EXPECT_TRUE(contains(message_of<FileError>([&] { write_safetensors(files_ / "no/folder", std::vector{good}); }),
                        "folder: cannot be written"));
   EXPECT_FALSE(fs::exists(files_ / "refused.safetensors"));
 }
@@ -176,7 +176,7 @@ TEST_F(SafetensorsFile, AFailedWriterLeavesNoHalfFile) {
   const TempFolder folder;
   fs::create_directories(folder / "taken/by");
   EXPECT_TRUE(contains(
-      message_of<FormatError>([&] { SafetensorsWriter().add("m", Matrix<float>::Ones(2, 2)).write(folder / "taken"); }),
+      message_of<FileError>([&] { SafetensorsWriter().add("m", Matrix<float>::Ones(2, 2)).write(folder / "taken"); }),
       "taken: cannot be written: "));
   SafetensorsWriter().add("m", Matrix<float>::Ones(2, 2)).write(folder / "m.safetensors");
   std::vector<std::string> left;
@@ -248,7 +248,8 @@ TEST(TensorFolder, OpensAShardWhenItIsAskedForAndNamesTheOneThatIsWrong) {
   for (const std::string& name : tensors.names()) {
     try {
       read += static_cast<int>(tensors.values<float>(name).size() > 0);
-    } catch (const FormatError& error) {
+    } catch (const Error& error) {
+      EXPECT_EQ(dynamic_cast<const FileError*>(&error) != nullptr, contains(error.what(), "no such file"));
       for (const char* words : {"model-00001-of-00004.safetensors: no such file", ".\"w\"' is not there",
                                 "model-00003-of-00004.safetensors: 7 bytes, expected the 8 bytes"})
         messages[words] += static_cast<int>(contains(error.what(), words));

@@ -301,6 +301,54 @@ TEST(ScoreTerms, ThatMakeNoSenseAreRefused) {
   EXPECT_TRUE(contains(fault(), "a causal mask over 4 queries after 1 tokens and 4 keys is undefined")) << fault();
 }
 
+// Views are read as they lie: rows that are not there would be read before the first one.
+TEST(HeldRows, ThatMakeNoSenseOrLackAKeyAreRefused) {
+  struct Held {
+    Mask mask;
+    HeldRows held;
+    const char* fault;
+  };
+  // Of 8 queries, and as many keys as end with the last of them.
+  const std::vector<Held> all{
+      {Mask::window_and_sinks(5, 2), {30, 2, 16}, ""},
+      {Mask::window_and_sinks(5, 2), {30, 3, 17}, ""},
+      {Mask::sliding_window(5), {30, 0, 25}, ""},
+      {Mask::sliding_window(5), {30, 0, 26}, "those from position 26 on, expected 0 or more and those from 25 on"},
+      {Mask::sliding_window(5), {100, 0, 90}, ""},
+      {Mask::window_and_sinks(5, 2), {30, 1, 15}, "the keys held are 1 sink and those"},
+      {Mask::window_and_sinks(5, 2), {30, 2, 1}, "begin at position 1, expected 2 or more"},
+      {Mask::window_and_sinks(5, 2), {30, 40, 42}, "40 of the keys held are sinks, expected 0 to 36"},
+      {Mask::window_and_sinks(5, 2), {30, -1, 16}, "-1 of the keys held are sinks"},
+      {Mask::sliding_window(5), {-1, 0, 0}, "position -1, expected 0 or more"},
+      {Mask::causal(), {16, 0, 0}, ""},
+      {Mask::causal(), {30, 0, 14}, "keys 0..13 are not held, and a causal mask may show any"},
+      {Mask::full(), {0, 0, 3}, "keys 0..2 are not held, and a full mask may show any"},
+  };
+  const Matrix<double> q = Matrix<double>::Ones(8, 4), k = Matrix<double>::Ones(64, 4), none;
+  const AttentionWeights<double> weights;
+  AttentionSpec spec;
+  spec.heads = spec.kv_heads = 1;
+  spec.head_dim = spec.value_dim = 4;
+  for (const Held& c : all) {
+    spec.mask = c.mask;
+    const HeldRows& held = c.held;
+    const Matrix<double> own = k.topRows(held.sinks + held.first_query + 8 - held.first_key);
+    Matrix<double> out = Matrix<double>::Zero(8, 4);
+    const AttentionInput<double> input{spec, 0, view(q), view(own), view(own), view(none), view(none), weights, held};
+    const auto run = [&](auto&& attend) { attend(input, span(out)); };
+    for (const bool kernel : {false, true}) {
+      std::string found;
+      try {
+        kernel ? run(KernelAttention<double>()) : run(DirectAttention<double>());
+      } catch (const SpecError& error) {
+        found = error.what();
+      }
+      EXPECT_TRUE(*c.fault == 0 ? found.empty() : contains(found, c.fault))
+          << held.first_query << " " << held.sinks << " " << held.first_key << ": " << found;
+    }
+  }
+}
+
 TEST(Alibi, HasTheSlopesOfItsAuthors) {
   EXPECT_EQ(alibi_slopes(1), (std::vector<double>{std::exp2(-8.0)}));
   EXPECT_EQ(alibi_slopes(4), (std::vector<double>{0.25, 0.0625, 0.015625, 0.00390625}));

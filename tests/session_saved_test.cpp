@@ -165,6 +165,17 @@ TEST(Session, RefusesFilesThatAreNotItsOwn) {
   EXPECT_TRUE(contains(fault(bytes, of_double), "its numbers have 4 bytes, expected 8"));
   Session<float, Kernel32> in_cache(model, kernel, {CachePositions::in_cache, 8});
   EXPECT_TRUE(contains(fault(bytes, in_cache), "its positions count otherwise"));
+  const auto with_byte = [&](std::size_t place, char byte) {
+    std::string other = bytes;
+    other[place] = byte;
+    return other;
+  };
+  EXPECT_TRUE(contains(fault(with_byte(7, '2'), session), "a session of version 2, expected 1"));
+  EXPECT_TRUE(contains(fault(with_byte(0, '3'), session), "not a session file"));
+  EXPECT_TRUE(contains(message_of<FileError>([&] { restore_session(std::filesystem::path("none/file"), session); }),
+                       "none/file: no such file"));
+  EXPECT_TRUE(contains(message_of<FileError>([&] { save_session(std::filesystem::path("none/file"), session); }),
+                       "none/file: cannot be written: No such file or directory"));
   // Any byte that is another, and any end that comes too soon or too late.
   std::mt19937_64 bits(seed_or(1));
   for (int repeat = 0; repeat < 400; ++repeat) {

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <limits>
 #include <set>
 #include <span>
 #include <twoheads/plan/scaling.hpp>
@@ -331,6 +332,42 @@ TEST(OtherSplits, MoveWhatTheirFormulasSay) {
   EXPECT_EQ(ulysses_cost(problem, 1)->bytes_moved, 0);
   EXPECT_THROW(static_cast<void>(ring_cost(problem, 0)), SpecError);
   EXPECT_THROW(static_cast<void>(ulysses_cost(problem, 0)), SpecError);
+}
+
+TEST(OtherSplits, RefuseCountsBelowOneAndBytesThatNoIntegerHolds) {
+  using twoheads::SplitCase;
+  const SplitCase sound{.tokens = 96, .keys = 96, .heads = 8, .kv_heads = 4, .head_dim = 64, .value_dim = 64};
+  using Field = Index SplitCase::*;
+  for (const Field field : {&SplitCase::tokens, &SplitCase::keys, &SplitCase::heads, &SplitCase::kv_heads,
+                            &SplitCase::head_dim, &SplitCase::value_dim, &SplitCase::scalar_bytes})
+    for (const Index value : {Index{0}, Index{-5}, Index{1} << 61, std::numeric_limits<Index>::max()}) {
+      SplitCase problem = sound;
+      problem.*field = value;
+      // Columns, bytes and tokens of 2^61 are too many bytes; so are as many heads.
+      EXPECT_THROW(static_cast<void>(ring_cost(problem, 4)), SpecError) << value;
+      EXPECT_THROW(static_cast<void>(ulysses_cost(problem, 4)), SpecError) << value;
+    }
+}
+
+TEST(ScaleModel, RefusesBytesThatNoIntegerHolds) {
+  PlanRequest request;
+  for (const OracleKind kind : {OracleKind::plain, OracleKind::kernel}) {
+    request.oracle.kind = kind;
+    request.tokens = Index{1} << 45;
+    request.oracle.rows = (Index{1} << 44) + 1;
+    ScaleRequest scale;
+    scale.ranks = 4;
+    scale.head_dim = scale.value_dim = ScaleRequest::most_columns;
+    scale.kv_heads = 1;
+    scale.piece = scale.work_bytes = scale.threads = std::numeric_limits<Index>::max();
+    EXPECT_THROW(static_cast<void>(predict_scale(Plan(request), scale)), SpecError);
+    request.tokens = 96;
+    request.oracle.rows = 17;
+    scale.ranks = std::numeric_limits<Index>::max();
+    EXPECT_THROW(static_cast<void>(predict_scale(Plan(request), scale)), SpecError);
+    scale.ranks = 4;
+    EXPECT_GT(predict_scale(Plan(request), scale).seconds, 0);
+  }
 }
 
 }  // namespace

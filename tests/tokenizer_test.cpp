@@ -331,10 +331,10 @@ TEST(Tokenizer, RandomlyDamagedFilesAreAnErrorOrRead) {
   EXPECT_GT(read_well, 100);
 }
 
-TEST(Tokenizer, WhatIsNoFileIsAFormatErrorThatNamesThePath) {
+TEST(Tokenizer, WhatIsNoFileIsAFileErrorThatNamesThePath) {
   const TempFolder folder;
   const auto message = [&](const std::filesystem::path& path) {
-    return message_of<FormatError>([&] { static_cast<void>(Tokenizer::read(path, 259)); });
+    return message_of<FileError>([&] { static_cast<void>(Tokenizer::read(path, 259)); });
   };
   EXPECT_EQ(message(folder / "absent.bin"), (folder / "absent.bin").string() + ": no such file");
   EXPECT_EQ(message(folder / ""), (folder / "").string() + ": a directory, expected a file");

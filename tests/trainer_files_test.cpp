@@ -129,7 +129,7 @@ TEST(AFileOfTraining, SaysWhatIsWrongWithIt) {
       message_of<FileError>([&] { static_cast<void>(read_training<float>(folder / "none", "key", 9)); }), "none: "));
   EXPECT_TRUE(contains(message_of<FileError>([&] { static_cast<void>(read_training<float>(folder / "", "key", 9)); }),
                        "not a regular"));
-  EXPECT_TRUE(contains(message_of<FormatError>([&] { save_training(folder / "none" / "run", "key", tiny_state()); }),
+  EXPECT_TRUE(contains(message_of<FileError>([&] { save_training(folder / "none" / "run", "key", tiny_state()); }),
                        "cannot be written"));
 }
 

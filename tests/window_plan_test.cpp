@@ -287,6 +287,29 @@ TEST(SlotFiller, ClosesASlotWhereTheNextTileDoesNotFitOrHasOtherSinks) {
   EXPECT_EQ(slots, expected) << "4 + 5 and the synthetic row fill a slot; tiles without rows are left out";
 }
 
+TEST(SlotFiller, CountsTheSameSlotsWithoutTheirTiles) {
+  const Tile lower{{3, 40}, {3, 40}, TileShape::lower};
+  const Tile upper{{3, 40}, {43, 79}, TileShape::strict_upper};
+  for (const Index rows : {3, 4, 17, 100}) {
+    TilingCounts held, counted;
+    std::vector<Index> rows_held, rows_counted;
+    const auto hold = [&](std::span<const Tile> slot) {
+      held.add_slot(slot);
+      rows_held.push_back(rows_of_slot(slot));
+    };
+    const auto count = [&](const SlotFill& slot) {
+      counted.add_slot(slot);
+      rows_counted.push_back(slot.rows);
+    };
+    const std::vector<Tile> both{lower, upper};
+    detail::visit_triangles(std::span<const Tile>(both), OracleKind::plain, rows, hold);
+    detail::visit_triangles(std::span<const Tile>(both), OracleKind::plain, rows, count);
+    EXPECT_EQ(held, counted) << rows << " rows";
+    EXPECT_EQ(rows_held, rows_counted) << rows << " rows";
+    EXPECT_GT(held.slots, 1);
+  }
+}
+
 // --- check_cover finds planted faults --------------------------------------------------------------------------------
 
 TEST(CheckCover, NamesTheFaultOfARowThatSeesSinks) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <optional>
 #include <span>
 #include <string>
 #include <twoheads/base/matrix.hpp>
@@ -184,7 +185,36 @@ void require_score_terms(const AttentionInput<Scalar>& input) {
 
 }  // namespace detail
 
-/// Checks that q, k, v and out have the shapes that the spec asks for; the views are read without further checks.
+namespace detail {
+
+/// Checks that the rows held are in order, and that every key is among them that a query asks for: engines ask for one
+/// key more before a window than it shows.
+template <RealScalar Scalar>
+void require_held(const AttentionInput<Scalar>& input) {
+  const HeldRows& held = input.held;
+  if (held.first_query < 0)
+    throw SpecError(text("the first query held stands at position ", held.first_query, ", expected 0 or more"));
+  if (held.sinks < 0 || held.sinks > input.keys())
+    throw SpecError(text(held.sinks, " of the keys held are sinks, expected 0 to ", input.keys()));
+  if (held.first_key < held.sinks)
+    throw SpecError(text("the keys held behind ", counted(held.sinks, "sink"), " begin at position ", held.first_key,
+                         ", expected ", held.sinks, " or more"));
+  if (held.first_key == held.sinks) return;  // all keys are held
+  const std::optional<MaskReach> reach = input.spec.mask.reach();
+  if (!reach)
+    throw SpecError(text("the keys ", held.sinks, "..", held.first_key - 1, " are not held, and a ",
+                         name(input.spec.mask.kind), " mask may show any: expected all of them"));
+  const Index before = std::max<Index>(held.first_query - reach->left - 1, 0);
+  if (held.first_key > before || held.sinks < reach->sinks)
+    throw SpecError(text("the keys held are ", counted(held.sinks, "sink"), " and those from position ", held.first_key,
+                         " on, expected ", reach->sinks, " or more and those from ", before, " on: query ",
+                         held.first_query, " sees ", reach->left, " keys before its own"));
+}
+
+}  // namespace detail
+
+/// Checks that q, k, v and out have the shapes that the spec asks for, and that rows are held which the mask shows; the
+/// views are read without further checks.
 ///
 ///   Throws   SpecError, or ShapeError that names the layer and the rows
 template <RealScalar Scalar>
@@ -200,6 +230,7 @@ void require_shapes(const AttentionInput<Scalar>& input, const MatrixSpan<Scalar
   detail::require_shape(name("k"), input.k, input.keys(), spec.kv_heads * spec.head_dim);
   detail::require_shape(name("v"), input.v, input.keys(), spec.kv_heads * spec.value_dim);
   detail::require_shape(name("the output"), out, input.queries(), spec.heads * spec.value_dim);
+  detail::require_held(input);
   detail::require_score_terms(input);
 }
 

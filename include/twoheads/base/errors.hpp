@@ -36,7 +36,7 @@ struct FormatError : Error {
   using Error::Error;
 };
 
-/// A file that cannot be opened, locked, read or written, for a reason that lies outside of it.
+/// A file that is not there, or cannot be opened, locked, read or written, for a reason that lies outside of it.
 struct FileError : Error {
   using Error::Error;
 };
@@ -133,6 +133,7 @@ template <class... Parts>
 }  // namespace detail
 }  // namespace twoheads
 
-/// States what the library itself guarantees; a failure is a defect of the library, never of its input.
+/// States what the library itself guarantees. Always on: where it fails, std::logic_error names the condition, and the
+/// defect is the library's, or that of a caller who broke a condition that a comment states.
 #define TWOHEADS_ASSERT(condition) \
   ((condition) ? static_cast<void>(0) : ::twoheads::detail::broken_invariant(#condition, __FILE__, __LINE__))

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cerrno>
 #include <filesystem>
 #include <fstream>
 #include <ios>
@@ -14,7 +15,7 @@ namespace twoheads::detail {
 ///
 ///   Corner   the bytes are left to the system to bring to the disk: a power failure may still lose them
 ///            What a symbolic link leads to is written, not the link.
-///   Throws   FormatError that names the path, where it cannot be written, or is something else than a file, such as a
+///   Throws   FileError that names the path, where it cannot be written, or is something else than a file, such as a
 ///            device; the half file is removed
 template <class Write>
 void write_file(const std::filesystem::path& given, const Write& write) {
@@ -22,17 +23,22 @@ void write_file(const std::filesystem::path& given, const Write& write) {
   std::filesystem::path path = given;
   if (std::filesystem::is_symlink(given, ignored)) path = std::filesystem::weakly_canonical(given, ignored);
   if (std::filesystem::exists(path, ignored) && !std::filesystem::is_regular_file(path, ignored))
-    throw FormatError(text(given.string(), ": cannot be written: it is no file that could be replaced"));
+    throw FileError(text(given.string(), ": cannot be written: it is no file that could be replaced"));
   std::filesystem::path partial = path;
   partial += text(".partial-", std::random_device{}());
   try {
     std::ofstream out(partial, std::ios::binary | std::ios::trunc);
-    write(out);
+    if (!out) throw FileError(text(path.string(), ": cannot be written: ", std::generic_category().message(errno)));
+    try {
+      write(out);
+    } catch (const FileError& error) {
+      throw FileError(text(path.string(), ": ", error.what()));  // whoever writes to a stream knows no path
+    }
     out.close();
-    if (!out) throw FormatError(text(path.string(), ": cannot be written"));
+    if (!out) throw FileError(text(path.string(), ": cannot be written"));
     std::error_code failed;
     std::filesystem::rename(partial, path, failed);
-    if (failed) throw FormatError(text(path.string(), ": cannot be written: ", failed.message()));
+    if (failed) throw FileError(text(path.string(), ": cannot be written: ", failed.message()));
   } catch (...) {
     std::filesystem::remove(partial, ignored);
     throw;

@@ -22,7 +22,7 @@
 namespace twoheads {
 namespace detail {
 
-/// The first bytes of a session file: "2heads-1".
+/// The first bytes of a session file: "2heads-1", whose last byte is the version of its form.
 constexpr std::uint64_t session_mark = 0x312d736461656832ULL;
 
 /// Writes numbers and rows, and hashes them on their way.
@@ -41,7 +41,7 @@ class SessionWriter {
   void finish() {
     const std::uint64_t hash = hash_.value();
     out_.write(reinterpret_cast<const char*>(&hash), sizeof(hash));
-    if (!out_.flush()) throw FormatError("writing a session failed: the stream takes no more bytes");
+    if (!out_.flush()) throw FileError("writing a session failed: the stream takes no more bytes");
   }
 
  private:
@@ -63,6 +63,15 @@ class SessionReader {
     const auto value = file_.read<std::uint64_t>();
     hash_.add(std::as_bytes(std::span(&value, 1)));
     return value;
+  }
+  /// The mark of a session file, of the version that is written here.
+  void expect_mark() {
+    const std::uint64_t found = number();
+    constexpr std::uint64_t version = std::uint64_t{0xff} << 56U;
+    if ((found & ~version) != (session_mark & ~version)) fail("not a session file");
+    if (found == session_mark) return;
+    const auto digit = [](std::uint64_t mark) { return static_cast<int>(mark >> 56U) - '0'; };
+    fail(text("a session of version ", digit(found), ", expected ", digit(session_mark)));
   }
   /// A number that must be this one.
   void expect(std::uint64_t value, const char* what) {
@@ -107,7 +116,7 @@ class SessionReader {
 /// Writes what a session holds.
 ///
 ///   Laws     restore_session() of it goes on with the same bits
-///   Throws   FormatError where the stream takes no more bytes
+///   Throws   FileError where the stream takes no more bytes
 template <RealScalar Scalar, class A>
 void save_session(std::ostream& out, const Session<Scalar, A>& session) {
   static_assert(!std::same_as<Scalar, long double>, "long double carries padding bytes without a meaning");
@@ -131,14 +140,14 @@ void save_session(std::ostream& out, const Session<Scalar, A>& session) {
   file.finish();
 }
 
-/// Makes a session what it was when it was saved; model, scalar and options must be the same.
+/// Makes a session what it was when it was saved; model, scalar and SessionOptions::positions must be the same.
 ///
 ///   Throws   FormatError that names the stream, what it holds and what was expected; the session is then as it was
 template <RealScalar Scalar, class A>
 void restore_session(std::istream& in, std::uint64_t size, Session<Scalar, A>& session,
                      std::string name = "session stream") {
   detail::SessionReader file(in, size, std::move(name));
-  file.expect(detail::session_mark, "the mark of a session file");
+  file.expect_mark();
   const std::uint64_t bytes = file.number();
   if (bytes != sizeof(Scalar))
     file.fail(detail::text("of another scalar: its numbers have ", bytes, " bytes, expected ", sizeof(Scalar)));
@@ -179,11 +188,15 @@ void restore_session(std::istream& in, std::uint64_t size, Session<Scalar, A>& s
 }
 
 /// The same by files. A file is written beside its place and moved there, so that none is left half written.
+///
+///   Throws   FileError where it cannot be written
 template <RealScalar Scalar, class A>
 void save_session(const std::filesystem::path& path, const Session<Scalar, A>& session) {
   detail::write_file(path, [&](std::ostream& out) { save_session(out, session); });
 }
 /// The same from a file.
+///
+///   Throws   FileError where it cannot be read, and what the stream's overload throws
 template <RealScalar Scalar, class A>
 void restore_session(const std::filesystem::path& path, Session<Scalar, A>& session) {
   detail::InputFile file = detail::open_input(path);

@@ -36,7 +36,7 @@ namespace twoheads::detail {
 ///
 ///   Corner   a file that another process cuts short while it is mapped ends ours with a bus error on most systems; no
 ///            check of ours can prevent that. Replace files by renaming a new one over them.
-///   Throws   FormatError that names the path, where there is no such file or it cannot be read
+///   Throws   FileError that names the path, where there is no such file or it cannot be read
 class MappedFile {
  public:
   explicit MappedFile(const std::filesystem::path& path) : name_(path.string()) {
@@ -44,8 +44,8 @@ class MappedFile {
     // Without O_NONBLOCK the open of a pipe would wait for a writer.
     const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (descriptor < 0) {
-      if (errno == ENOENT) throw FormatError(text(name_, ": no such file"));
-      throw FormatError(text(name_, ": cannot be opened for reading: ", std::generic_category().message(errno)));
+      if (errno == ENOENT) throw FileError(text(name_, ": no such file"));
+      throw FileError(text(name_, ": cannot be opened for reading: ", std::generic_category().message(errno)));
     }
     struct stat facts {};
     const bool known = ::fstat(descriptor, &facts) == 0;
@@ -55,10 +55,10 @@ class MappedFile {
     if (regular && size > 0) memory = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, descriptor, 0);
     const int reason = errno;
     ::close(descriptor);
-    if (known && S_ISDIR(facts.st_mode)) throw FormatError(text(name_, ": a directory, expected a file"));
-    if (!regular) throw FormatError(text(name_, ": not a regular file"));
+    if (known && S_ISDIR(facts.st_mode)) throw FileError(text(name_, ": a directory, expected a file"));
+    if (!regular) throw FileError(text(name_, ": not a regular file"));
     if (memory == MAP_FAILED)
-      throw FormatError(text(name_, ": cannot be mapped into memory: ", std::generic_category().message(reason)));
+      throw FileError(text(name_, ": cannot be mapped into memory: ", std::generic_category().message(reason)));
     bytes_ = {static_cast<const std::byte*>(memory), size};
 #else
     InputFile file = open_input(path);

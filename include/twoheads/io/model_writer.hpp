@@ -69,7 +69,7 @@ class FamilyWriter {
     config["torch_dtype"] = torch_name(dtype_);
     std::error_code failed;
     std::filesystem::create_directories(folder, failed);
-    if (failed) throw FormatError(text(folder.string(), ": no folder can be made: ", failed.message()));
+    if (failed) throw FileError(text(folder.string(), ": no folder can be made: ", failed.message()));
     writer_.write(folder / "model.safetensors");
     const std::string json = config.dump(2) + "\n";
     write_file(folder / "config.json",

@@ -24,7 +24,8 @@ namespace twoheads {
 ///   Corner   a tensor whose dtype is not in Dtype does not hinder the others; asking for it is the error. Refused, where
 ///            the reference implementation is silent: a name that appears twice, a field of a tensor other than dtype,
 ///            shape and data_offsets, more than 64 dimensions
-///   Throws   FormatError that names the file, the tensor, what was found and what was expected
+///   Throws   FileError that names a file which cannot be read; FormatError that names the file, the tensor, what was
+///            found and what was expected
 ///   Source   github.com/huggingface/safetensors, README.md, "Format", and the checks of its tensor.rs
 class Safetensors : public TensorReads<Safetensors> {
  public:

@@ -88,18 +88,18 @@ struct InputFile {
 
 /// Opens a regular file for reading.
 ///
-///   Throws   FormatError that names the path, where there is no such file or it cannot be read
+///   Throws   FileError that names the path, where there is no such file or it cannot be read
 [[nodiscard]] inline InputFile open_input(const std::filesystem::path& path) {
   std::error_code error;
   const std::filesystem::file_status status = std::filesystem::status(path, error);
-  if (!std::filesystem::exists(status)) throw FormatError(text(path.string(), ": no such file"));
-  if (std::filesystem::is_directory(status)) throw FormatError(text(path.string(), ": a directory, expected a file"));
-  if (!std::filesystem::is_regular_file(status)) throw FormatError(text(path.string(), ": not a regular file"));
+  if (!std::filesystem::exists(status)) throw FileError(text(path.string(), ": no such file"));
+  if (std::filesystem::is_directory(status)) throw FileError(text(path.string(), ": a directory, expected a file"));
+  if (!std::filesystem::is_regular_file(status)) throw FileError(text(path.string(), ": not a regular file"));
   InputFile file;
   file.size = std::filesystem::file_size(path, error);
-  if (error) throw FormatError(text(path.string(), ": its size is unknown: ", error.message()));
+  if (error) throw FileError(text(path.string(), ": its size is unknown: ", error.message()));
   file.stream.open(path, std::ios::binary);
-  if (!file.stream) throw FormatError(text(path.string(), ": cannot be opened for reading"));
+  if (!file.stream) throw FileError(text(path.string(), ": cannot be opened for reading"));
   return file;
 }
 

@@ -6,13 +6,13 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
-#include <fstream>
 #include <istream>
 #include <limits>
 #include <ostream>
 #include <string>
 #include <string_view>
 #include <twoheads/base/matrix.hpp>
+#include <twoheads/base/write_file.hpp>
 #include <twoheads/model/input_file.hpp>
 #include <twoheads/model/llama2c_layout.hpp>
 #include <twoheads/model/weights.hpp>
@@ -66,7 +66,7 @@ template <RealScalar Scalar>
 void write_llama2c(std::ostream& out, const LanguageModel<Scalar>& model, const Llama2cHeader& h) {
   const auto write = [&](const auto* values, Index count) {
     out.write(reinterpret_cast<const char*>(values), static_cast<std::streamsize>(sizeof(*values)) * count);
-    if (!out) throw FormatError("writing a llama2.c model failed: the stream takes no more bytes");
+    if (!out) throw FileError("writing a llama2.c model failed: the stream takes no more bytes");
   };
   std::array<std::int32_t, 7> field{};
   std::size_t next = 0;
@@ -143,7 +143,7 @@ template <RealScalar Scalar>
 ///   Math     RMS norm with epsilon 1e-5; interleaved RoPE with theta 10000; causal; score_scale = 1 / sqrt(head_dim);
 ///            MLP w2 (silu(w1 x) * w3 x), so w_gate = w1^T, w_in = w3^T, w_out = w2^T
 ///   Corner   the RoPE tables of the file are skipped: angles are computed
-///   Throws   FormatError that names the file, what it holds and what was expected, before any allocation;
+///   Throws   FileError where it cannot be read; FormatError that names the file, what it holds and what was expected, before any allocation;
 ///            InputError that names the file, tensor, layer and the file's row of a weight that is NaN or infinite
 ///   Source   karpathy/llama2.c, run.c (memory_map_weights) and export.py (legacy_export)
 template <RealScalar Scalar>
@@ -152,7 +152,7 @@ template <RealScalar Scalar>
   return read_llama2c<Scalar>(file.stream, file.size, path.string());
 }
 
-/// Reads the header of a llama2.c model file alone and holds it against the file's length. Throws FormatError.
+/// Reads the header of a llama2.c model file alone and holds it against the file's length. Throws FileError, FormatError.
 [[nodiscard]] inline Llama2cHeader read_llama2c_header(const std::filesystem::path& path) {
   detail::InputFile file = detail::open_input(path);
   detail::ByteReader reader(file.stream, file.size, path.string());
@@ -169,15 +169,11 @@ void write_llama2c(std::ostream& out, const LanguageModel<Scalar>& model, Index 
 ///
 ///   Laws     read_llama2c(write_llama2c(model)) has the same weights, each rounded to float32 once
 ///   Throws   SpecError, ShapeError or InputError before the file is touched, where the format cannot hold the model;
-///            FormatError where the file cannot be written, which may leave a part of it behind
+///            FileError where the file cannot be written, which leaves the old one as it was
 template <RealScalar Scalar>
 void write_llama2c(const std::filesystem::path& path, const LanguageModel<Scalar>& model, Index positions) {
   const Llama2cHeader header = detail::llama2c_header_of(model, positions);
-  std::ofstream out(path, std::ios::binary | std::ios::trunc);
-  if (!out) throw FormatError(detail::text(path.string(), ": cannot be opened for writing"));
-  detail::write_llama2c(out, model, header);
-  out.close();
-  if (!out) throw FormatError(detail::text(path.string(), ": writing failed"));
+  detail::write_file(path, [&](std::ostream& out) { detail::write_llama2c(out, model, header); });
 }
 
 }  // namespace twoheads

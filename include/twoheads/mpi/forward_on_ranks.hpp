@@ -81,6 +81,7 @@ template <RealScalar Scalar, class AttendFn>
   });
   ranks.require_same(words);
   ranks.together([&] {
+    for (const RowShares* known : {&shares, &key_shares}) detail::require_shares_of(ranks, *known);
     detail::require_shape("the rank's input", x, shares.size(rank), spec.width);
     if (memory != nullptr) {
       detail::require_shape("the rank's memory", memory->own, key_shares.size(rank), spec.width);

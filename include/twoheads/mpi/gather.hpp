@@ -1,6 +1,9 @@
 #pragma once
 
+#include <twoheads/base/errors.hpp>
+#include <twoheads/base/index.hpp>
 #include <twoheads/base/matrix.hpp>
+#include <twoheads/mpi/rank_input.hpp>
 #include <twoheads/mpi/ranks.hpp>
 #include <twoheads/mpi/shared_keys.hpp>
 #include <twoheads/plan/shares.hpp>
@@ -9,8 +12,15 @@
 namespace twoheads {
 
 /// A rank's own rows of a matrix that it has as a whole, in the order of the sequence.
+///
+///   Shapes   all (all rows of `shares`, any), result (own rows, the same columns)
+///   Throws   SpecError for a rank that the shares do not know, ShapeError where `all` has not as many rows as they
 template <class Scalar>
 [[nodiscard]] Matrix<Scalar> own_rows(const RowShares& shares, Index rank, const Matrix<Scalar>& all) {
+  if (rank < 0 || rank >= shares.ranks())
+    throw SpecError(
+        detail::text("rank ", rank, " of shares of ", shares.ranks(), " ranks, expected 0 to ", shares.ranks() - 1));
+  detail::require_shape("the rows that ranks share", all, shares.rows(), all.cols());
   Matrix<Scalar> own(shares.size(rank), all.cols());
   shares.for_each_own(rank, [&](const RowShare& share) {
     own.middleRows(share.place, share.rows.size()) = all.middleRows(share.rows.begin, share.rows.size());
@@ -22,15 +32,17 @@ template <class Scalar>
 ///
 ///   Shapes   own (own rows of `shares`, cols), cols the same on all ranks; result (all rows, cols) or (0, cols)
 ///   Throws   on every rank, as Ranks::together(): ShapeError where the rows do not fit the shares, SpecError where ranks
-///            differ in columns or goal
+///            differ in shares, columns or goal, or are not as many as share the rows
 template <RealScalar Scalar>
 [[nodiscard]] Matrix<Scalar> gather_rows(Ranks& ranks, const RowShares& shares, const Matrix<Scalar>& own,
                                          Index to = 0) {
-  ranks.require_same(detail::text("gathers ", shares.rows(), " rows of ", own.cols(), " columns, ", sizeof(Scalar),
+  ranks.require_same(detail::text("gathers ", shares.rows(), " rows of ", shares.ranks(), " ranks, shares ",
+                                  detail::digest_of(shares), ", ", own.cols(), " columns, ", sizeof(Scalar),
                                   " bytes each, on rank ", to));
   Matrix<Scalar> all;
   std::vector<MPI_Request> requests;
   ranks.together([&] {
+    detail::require_shares_of(ranks, shares);
     if (to < 0 || to >= ranks.size())
       throw SpecError(detail::text("rows are gathered on rank ", to, ", expected 0 to ", ranks.size() - 1));
     detail::require_shape("the rank's rows to be gathered", own, shares.size(ranks.rank()), own.cols());

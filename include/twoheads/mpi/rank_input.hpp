@@ -100,10 +100,7 @@ template <RealScalar Scalar>
 void require_rank_rows(const Ranks& ranks, const RankInput<Scalar>& input, const MatrixSpan<Scalar>& out) {
   const AttentionSpec& spec = input.spec;
   spec.require_valid();
-  for (const RowShares* shares : {&input.query_shares, &input.key_shares})
-    if (shares->ranks() != ranks.size())
-      throw SpecError(
-          text("rows are shared by ", shares->ranks(), " ranks, expected those of the run, ", ranks.size()));
+  for (const RowShares* shares : {&input.query_shares, &input.key_shares}) require_shares_of(ranks, *shares);
   spec.mask.require_defined(input.query_shares.rows(), input.key_shares.rows());
   const auto name = [&](const char* rows) { return text("layer ", input.layer, ": ", rows); };
   const Index own = input.query_shares.size(ranks.rank());

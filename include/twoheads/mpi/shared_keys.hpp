@@ -30,6 +30,12 @@ struct MovedBytes {
 
 namespace detail {
 
+/// Throws SpecError unless rows are shared by as many ranks as there are: before a rank asks for its own.
+inline void require_shares_of(const Ranks& ranks, const RowShares& shares) {
+  if (shares.ranks() != ranks.size())
+    throw SpecError(text("rows are shared by ", shares.ranks(), " ranks, expected those of the run, ", ranks.size()));
+}
+
 /// Ends requests before the memory goes that they write to, however it is left.
 class RequestsEnd {
  public:

@@ -8,6 +8,7 @@
 #include <twoheads/base/index.hpp>
 #include <twoheads/plan/limits.hpp>
 #include <twoheads/plan/tile.hpp>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -107,7 +108,8 @@ struct HalvedTriangle {
   }
 };
 
-/// Fills slots with tiles in the order in which they come; a slot is closed when the next tile does not fit.
+/// Fills slots with tiles in the order in which they come; a slot is closed when the next tile does not fit. Calls
+/// visit(tiles) for each, or visit(fill) where that is what it takes: a count holds no tiles.
 ///
 ///   Laws     a slot's rows are 1 for the synthetic key, its sinks, and the token rows of its tiles
 template <class Visit>
@@ -117,26 +119,33 @@ class SlotFiller {
 
   void add(const Tile& tile) {
     if (tile.queries.empty() || tile.keys.empty() || tile.token_rows() == 0) return;
-    const bool fits = !tiles_.empty() && tiles_.front().sinks == tile.sinks && used_ + tile.token_rows() <= rows_;
-    if (!fits) close();
-    if (tiles_.empty()) used_ = 1 + tile.sinks.size();
-    used_ += tile.token_rows();
-    tiles_.push_back(tile);
+    if (!fill_.takes(tile, rows_)) close();
+    fill_.add(tile);
+    if constexpr (holds_tiles) tiles_.push_back(tile);
   }
 
   void close() {
-    if (!tiles_.empty()) visit_(std::span<const Tile>(tiles_));
-    tiles_.clear();
+    if (fill_.tiles == 0) return;
+    if constexpr (holds_tiles) {
+      visit_(std::span<const Tile>(tiles_));
+      tiles_.clear();
+    } else {
+      visit_(std::as_const(fill_));
+    }
+    fill_ = {};
   }
 
  private:
+  static constexpr bool holds_tiles = std::is_invocable_v<Visit&, std::span<const Tile>>;
+
   Index rows_;
   Visit& visit_;
-  Index used_ = 0;
+  SlotFill fill_;
   std::vector<Tile> tiles_;
 };
 
-/// Longest triangle that is halved: its diagonal is a tile for each token, and all of them may be in one slot.
+/// Longest triangle that is halved: its diagonal is a tile for each token, and all of them may be in one slot, which
+/// holds them while it is evaluated.
 inline constexpr Index most_halved = Index{1} << 20;
 
 /// Triangles as an oracle can evaluate them, as many as fit in a slot: as they are on a causal oracle and in the tile
@@ -185,7 +194,7 @@ class TriangleRuns {
     }
     if (triangles != triangles_ || oracle != oracle_ || rows != rows_) {
       runs_.clear();
-      const auto add = [this](std::span<const Tile> slot) { runs_.push_back({rows_of_slot(slot)}); };
+      const auto add = [this](const SlotFill& slot) { runs_.push_back({slot.rows}); };
       visit_triangles(std::span<const Tile>(triangles), oracle, rows, add);
       triangles_ = std::move(triangles);
       oracle_ = oracle;

@@ -188,13 +188,13 @@ class Plan {
     return request_.heads == 1 && request_.layers == 1 ? "Lemma 3.1" : "Theorem 3.4";
   }
 
-  /// Calls of the paper's own construction for the same case, or none where it has no construction. Its packing over
-  /// layers is counted as printed, whether or not the oracle has the residual stream that it would need.
+  /// Calls of the paper's own construction for the same case, or none where it has none, as for a sample of more than
+  /// one key block a query block. Its packing over layers is counted as printed, also where there is no residual sum.
   [[nodiscard]] std::optional<Index> paper_calls() const {
-    if (request_.past > 0) return std::nullopt;
+    const Sampling& drawn = request_.sampling;
+    if (request_.past > 0 || (sampled() && (drawn.samples > 1 || drawn.near > 0 || drawn.sinks > 0))) return {};
     OracleLimits oracle = request_.oracle;
     oracle.residual = false;
-    // Of a sample the paper draws one key block a query block, whatever S is here.
     return twoheads::paper_calls(
         {request_.mask, request_.tokens, request_.keys, request_.heads, request_.layers, oracle, sampled() != nullptr});
   }

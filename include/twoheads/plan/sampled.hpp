@@ -257,7 +257,7 @@ struct SampledTiling {
 
   [[nodiscard]] TilingCounts count_diagonal(Index length) const {
     TilingCounts total;
-    const auto count = [&](std::span<const Tile> slot) { total.add_slot(slot); };
+    const auto count = [&](const SlotFill& slot) { total.add_slot(slot); };
     const Tile diagonal{{0, length}, {0, length}, TileShape::lower};
     detail::visit_triangles(std::span<const Tile>(&diagonal, 1), oracle, block + 1, count);
     return total;

@@ -16,19 +16,16 @@
 namespace twoheads {
 
 /// What a rank of a cluster can do; all ranks are alike.
-///
-///   Units    bytes a second that a rank receives, and as many that it sends; seconds a message costs, floating-point operations a second, seconds
-///            an oracle's call takes (0: its operations at `flops`)
 struct RankMachine {
-  double bandwidth = 1.25e9;  ///< bytes a second
-  double latency = 5e-6;      ///< seconds a message
-  double flops = 5e10;
-  double call_seconds = 0;  ///< seconds; 0: by its operations
+  double bandwidth = 1.25e9;  ///< bytes a second that a rank receives, and as many that it sends
+  double latency = 5e-6;      ///< seconds that a message costs
+  double flops = 5e10;        ///< floating-point operations a second
+  double call_seconds = 0;    ///< seconds of an oracle's call; 0: its operations at `flops`
 };
 
 /// How a plan is to be spread over ranks.
 struct ScaleRequest {
-  Index ranks = 1;
+  Index ranks = 1;                        ///< that share the rows
   Index head_dim = 64;                    ///< columns of q and k
   Index value_dim = 64;                   ///< columns of v
   Index kv_heads = 0;                     ///< 0: as many as the plan has heads
@@ -39,6 +36,9 @@ struct ScaleRequest {
   bool memory = false;                    ///< keys are another sequence's, also where they are as many as the queries
   RankMachine machine;                    ///< what a rank can do
   Index most_slots = Index{1} << 23;      ///< of an oracle's layer that are walked one by one, see predict_scale
+
+  static constexpr Index most_columns = Index{1} << 20;  ///< of a head
+  static constexpr Index most_scalar_bytes = 64;         ///< of a number
 
   /// Throws SpecError for what makes no sense.
   void require_valid(Index heads) const {
@@ -57,9 +57,10 @@ struct ScaleRequest {
     const auto at_most = [](const char* what, Index value, Index most) {
       if (value > most) throw SpecError(detail::text(what, " is ", value, ", expected ", most, " or less"));
     };
-    at_most("the head dim", head_dim, Index{1} << 20);
-    at_most("the value dim", value_dim, Index{1} << 20);
-    at_most("the bytes of a scalar", scalar_bytes, 64);
+    at_most("the number of ranks", ranks, Index{1} << 24);
+    at_most("the head dim", head_dim, most_columns);
+    at_most("the value dim", value_dim, most_columns);
+    at_most("the bytes of a scalar", scalar_bytes, most_scalar_bytes);
     if (kv_heads > 0 && heads % kv_heads != 0)
       throw SpecError(detail::text(heads, " heads share ", kv_heads, " key/value heads, expected a divisor"));
     const auto above_zero = [](const char* what, double value) {
@@ -90,16 +91,16 @@ struct RankScale {
 
 /// What a plan comes to on so many ranks: times, bytes and messages of all layers, memory of one.
 struct ScalePrediction {
-  Index ranks = 1;
+  Index ranks = 1;             ///< as asked for
   double seconds = 0;          ///< of the rank that takes longest, and of it:
   double compute_seconds = 0;  ///< it computes
   double hidden_seconds = 0;   ///< it communicates and computes
   double exposed_seconds = 0;  ///< it waits
   Index bytes_moved = 0;       ///< of all ranks
   Index most_received = 0;     ///< bytes of the rank that receives most
-  Index messages = 0;
-  Index rank_bytes = 0;    ///< memory of the rank that needs most
-  double excess_work = 0;  ///< of the rank that has most beyond the mean, as a share of it
+  Index messages = 0;          ///< of all ranks
+  Index rank_bytes = 0;        ///< memory of the rank that needs most
+  double excess_work = 0;      ///< of the rank that has most beyond the mean, as a share of it
   /// Where all ranks keep step and ask the same few owners at the same time: no less than seconds.
   double contended_seconds = 0;
   bool exact_bytes = true;  ///< false: an estimate
@@ -151,9 +152,19 @@ class ScaleModel {
   [[nodiscard]] Index columns() const { return request_.head_dim + request_.value_dim; }
   [[nodiscard]] RankScale& at(Index rank) { return ranks_[static_cast<std::size_t>(rank)]; }
 
+  /// Adds memory for so many rows.
+  static void add_bytes(RankScale& rank, Index rows, Index row_bytes) {
+    const char* what = "the bytes of a rank";
+    rank.rank_bytes = checked_sum(what, rank.rank_bytes, checked_product(what, rows, row_bytes));
+  }
+
   void count_kernel() {
     const Mask& mask = plan_.request().mask;
     const Index heads = plan_.request().heads;
+    // Of one query head 64 bits hold the bytes of any row.
+    static_cast<void>(checked_product(
+        "the bytes of a row of the kernel", heads / kv_heads_,
+        bytes_of_a_lane(ScaleRequest::most_columns, ScaleRequest::most_columns, 1, ScaleRequest::most_scalar_bytes)));
     const Index lane_bytes =
         bytes_of_a_lane(request_.head_dim, request_.value_dim, heads / kv_heads_, request_.scalar_bytes);
     const Index most_rows = rows_of_a_visit(request_.work_bytes, request_.threads, lane_bytes);
@@ -162,16 +173,17 @@ class ScaleModel {
         RankScale& rank = at(share.rank);
         fetched_[static_cast<std::size_t>(share.rank)] += fetched_of(plan_, counter_, share.rank, visit);
         // A product and a sum for each column of a key and of a value.
-        rank.operations +=
-            2 * visible_pairs(mask, visit.queries, plan_.keys()) * static_cast<double>(heads * columns());
-        rank.rank_bytes = std::max(rank.rank_bytes, visit.queries.size() * lane_bytes);
+        rank.operations += 2 * visible_pairs(mask, visit.queries, plan_.keys()) * static_cast<double>(heads) *
+                           static_cast<double>(columns());
+        rank.rank_bytes =
+            std::max(rank.rank_bytes, checked_product("the bytes of a rank", visit.queries.size(), lane_bytes));
       });
     for (std::size_t rank = 0; rank < ranks_.size(); ++rank) {
       Fetched& fetched = fetched_[rank];
       fetched = {checked_product("the rows fetched", fetched.rows, kv_heads_),
                  checked_product("the messages", fetched.ranges, kv_heads_)};
       if (fetched.rows > 0)
-        ranks_[rank].rank_bytes += 2 * std::min(request_.piece, plan_.keys()) * columns() * request_.scalar_bytes;
+        add_bytes(ranks_[rank], std::min(request_.piece, plan_.keys()), 2 * columns() * request_.scalar_bytes);
     }
   }
 
@@ -254,7 +266,10 @@ class ScaleModel {
     rank.operations = 2 * static_cast<double>(rank.calls * in_call) * rows * rows * static_cast<double>(columns());
     // Keys of two batches, and the rows of one with their answers.
     const Index batch = std::min(plan_.slots_per_batch(), calls.slots);
-    rank.rank_bytes = 2 * (calls.walked.most_rows + batch * call_rows) * columns() * request_.scalar_bytes;
+    const char* what = "the bytes of a rank";
+    const Index batch_rows =
+        checked_sum(what, calls.walked.most_rows, checked_product("the rows of a batch", batch, call_rows));
+    rank.rank_bytes = checked_product(what, batch_rows, 2 * columns() * request_.scalar_bytes);
   }
 
   /// Bytes, memory and times from what has been counted.
@@ -266,9 +281,9 @@ class ScaleModel {
     rank.key_rows = key_shares_.size(number);
     rank.bytes = checked_product("the bytes moved", fetched.rows, columns() * request_.scalar_bytes);
     rank.messages = checked_product("the messages", fetched.ranges, 2);
-    rank.rank_bytes +=
-        checked_product("the bytes of a rank", rank.rows * plan_.request().heads + rank.key_rows * kv_heads_,
-                        columns() * request_.scalar_bytes);
+    for (const Index head_rows : {checked_product("the rows of a rank", rank.rows, plan_.request().heads),
+                                  checked_product("the rows of a rank", rank.key_rows, kv_heads_)})
+      add_bytes(rank, head_rows, columns() * request_.scalar_bytes);
     rank.compute_seconds = machine.call_seconds > 0 && plan_.oracle().kind != OracleKind::kernel
                                ? machine.call_seconds * static_cast<double>(rank.calls)
                                : rank.operations / machine.flops;

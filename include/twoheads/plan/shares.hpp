@@ -58,8 +58,11 @@ class RowShares {
 
   [[nodiscard]] Index ranks() const { return static_cast<Index>(sizes_.size()); }  ///< how many there are
   [[nodiscard]] Index rows() const { return shares_.back().rows.end; }             ///< of the sequence
-  /// Rows of one rank.
-  [[nodiscard]] Index size(Index rank) const { return sizes_[static_cast<std::size_t>(rank)]; }
+  /// Rows of one rank, 0..ranks() - 1.
+  [[nodiscard]] Index size(Index rank) const {
+    TWOHEADS_ASSERT(rank >= 0 && rank < ranks());
+    return sizes_[static_cast<std::size_t>(rank)];
+  }
   /// All rows, in order; neighbours differ in rank.
   [[nodiscard]] const std::vector<RowShare>& shares() const& { return shares_; }
   void shares() const&& = delete;  // a loop over them would outlive them

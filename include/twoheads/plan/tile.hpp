@@ -91,6 +91,35 @@ inline std::ostream& operator<<(std::ostream& out, const Tile& tile) {
   return out;
 }
 
+/// How far a slot is filled.
+struct SlotFill {
+  Index tiles = 0;
+  Rows sinks;      ///< of all its tiles
+  Index rows = 0;  ///< that a call needs for it, the synthetic one included
+
+  /// Whether one more tile has a place in a slot of so many rows; an empty slot takes none until it is begun.
+  [[nodiscard]] constexpr bool takes(const Tile& tile, Index most_rows) const {
+    return tiles > 0 && sinks == tile.sinks && rows + tile.token_rows() <= most_rows;
+  }
+
+  /// Begins the slot or goes on with it.
+  constexpr void add(const Tile& tile) {
+    if (tiles == 0) {
+      sinks = tile.sinks;
+      rows = 1 + sinks.size();
+    }
+    ++tiles;
+    rows += tile.token_rows();
+  }
+};
+
+/// A slot of these tiles.
+[[nodiscard]] constexpr SlotFill filled(std::span<const Tile> slot) {
+  SlotFill fill;
+  for (const Tile& tile : slot) fill.add(tile);
+  return fill;
+}
+
 /// What a cut of a mask comes to, for one head of one layer.
 struct TilingCounts {
   Index tiles = 0;       ///< of a head and layer
@@ -107,13 +136,13 @@ struct TilingCounts {
   }
 
   /// Adds one slot.
-  constexpr void add_slot(std::span<const Tile> slot) {
+  constexpr void add_slot(const SlotFill& slot) {
     ++slots;
-    tiles += static_cast<Index>(slot.size());
-    token_rows += slot.front().sinks.size();
-    for (const Tile& tile : slot) token_rows += tile.token_rows();
-    most_tiles = std::max(most_tiles, static_cast<Index>(slot.size()));
+    tiles += slot.tiles;
+    token_rows += slot.rows - 1;
+    most_tiles = std::max(most_tiles, slot.tiles);
   }
+  constexpr void add_slot(std::span<const Tile> slot) { add_slot(filled(slot)); }
 
   friend constexpr bool operator==(const TilingCounts&, const TilingCounts&) = default;
 };
@@ -126,11 +155,7 @@ struct SlotRun {
 };
 
 /// Rows of a call that a slot needs, the synthetic one included.
-[[nodiscard]] constexpr Index rows_of_slot(std::span<const Tile> slot) {
-  Index rows = 1 + slot.front().sinks.size();
-  for (const Tile& tile : slot) rows += tile.token_rows();
-  return rows;
-}
+[[nodiscard]] constexpr Index rows_of_slot(std::span<const Tile> slot) { return filled(slot).rows; }
 
 namespace detail {
 struct AnyVisitor {

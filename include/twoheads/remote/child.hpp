@@ -18,6 +18,7 @@
 #include <cstddef>
 #include <cstring>
 #include <deque>
+#include <optional>
 #include <span>
 #include <string>
 #include <system_error>
@@ -173,7 +174,8 @@ class Child {
   Child(const Child&) = delete;
   Child& operator=(const Child&) = delete;
 
-  [[nodiscard]] pid_t pid() const { return pid_; }  ///< of the process
+  /// The number of the process; none when it has ended, for it may be another's by then.
+  [[nodiscard]] std::optional<pid_t> pid() const { return pid_ < 0 ? std::nullopt : std::optional(pid_); }
 
   /// Writes as much as fits now, the rest while read() waits. A process that takes no more is found by read().
   void write(std::vector<std::byte> bytes) {

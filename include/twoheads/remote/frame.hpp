@@ -69,6 +69,7 @@ struct FrameLimits {
   static constexpr std::uint32_t name_bytes = 256;             ///< of a tensor's name
   static constexpr std::uint64_t description_bytes = 1 << 16;  ///< of a description
   static constexpr std::uint64_t failure_bytes = 1 << 16;      ///< of a failure's words
+  static constexpr std::uint64_t body_bytes = 1ULL << 30;      ///< of a run or an answer, unless asked for otherwise
 };
 
 namespace detail {

@@ -5,10 +5,12 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <exception>
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <span>
 #include <string>
@@ -25,8 +27,9 @@ struct RemoteSessionOptions {
   std::chrono::milliseconds start = std::chrono::seconds(60);  ///< until the process has described its graph
   /// For the next answer, whichever run it answers; what is still to be sent is sent meanwhile.
   std::chrono::milliseconds call = std::chrono::seconds(60);
-  Index in_flight = 8;                      ///< runs sent before the first one is answered
-  std::uint64_t largest_body = 1ULL << 30;  ///< bytes of an answer whose graph leaves its size open
+  Index in_flight = 8;  ///< runs sent before the first one is answered
+  /// Most bytes of an answer; of a graph that fixes its sizes, what they come to where that is less.
+  std::uint64_t largest_body = FrameLimits::body_bytes;
 };
 
 /// A process that runs a graph: tensors go in and come out, several runs at once.
@@ -63,8 +66,8 @@ class RemoteSession {
   [[nodiscard]] Index in_flight() const { return static_cast<Index>(in_flight_.size()); }
   /// Whether the session can still be used.
   [[nodiscard]] bool alive() const { return gone_.empty(); }
-  /// The number of the process, for who watches it.
-  [[nodiscard]] pid_t pid() const { return child_->pid(); }
+  /// The number of the process, for who watches it; none when it has ended.
+  [[nodiscard]] std::optional<pid_t> pid() const { return child_->pid(); }
 
   /// Sends a run and returns its id.
   std::uint64_t submit(std::span<const Tensor> inputs) {
@@ -84,8 +87,67 @@ class RemoteSession {
     std::string failure;          ///< why the graph refused the run
   };
 
-  /// Waits for the next reply to any of the runs in flight.
+  /// The next reply to any of the runs submitted; waits for it where none has come.
   [[nodiscard]] Reply receive() {
+    require_alive();
+    if (set_aside_.empty()) return next_reply();
+    Reply reply = std::move(set_aside_.front());
+    set_aside_.pop_front();
+    return reply;
+  }
+
+  /// Runs `count` times, as many at once as may be in flight: make(index) gives a run's inputs, take(index, outputs) is
+  /// handed what came of them, in the order in which the answers come.
+  ///
+  ///   Throws   OracleError for the first run that fails; what `make` and `take` throw passes through. No run of these
+  ///            is in flight afterwards.
+  ///   Corner   replies to runs that were submitted before are kept for receive()
+  void run(std::size_t count, const std::function<std::vector<Tensor>(std::size_t)>& make,
+           const std::function<void(std::size_t, std::vector<Tensor>)>& take) {
+    std::map<std::uint64_t, std::size_t> sent;
+    std::size_t next = 0;
+    try {
+      while (next < count || !sent.empty()) {
+        while (next < count && in_flight() < options_.in_flight) {
+          const std::uint64_t id = submit(make(next));
+          sent.emplace(id, next++);
+        }
+        Reply reply = next_reply();
+        const auto found = sent.find(reply.id);
+        if (found == sent.end()) {
+          set_aside_.push_back(std::move(reply));
+          continue;
+        }
+        const std::size_t index = found->second;
+        sent.erase(found);
+        if (reply.failed) throw OracleError(about(text("a run failed: ", reply.failure)));
+        take(index, std::move(reply.outputs));
+      }
+    } catch (...) {
+      drain(sent);
+      throw;
+    }
+  }
+
+ private:
+  using Clock = Child::Clock;
+
+  template <class... Parts>
+  [[nodiscard]] static std::string text(const Parts&... parts) {
+    return detail::text(parts...);
+  }
+
+  /// A clock cannot be set to any time.
+  [[nodiscard]] static Clock::time_point after(std::chrono::milliseconds patience) {
+    return Clock::now() + std::min<std::chrono::milliseconds>(patience, std::chrono::hours(24 * 365));
+  }
+
+  void require_alive() const {
+    if (!alive()) throw OracleError(gone_);
+  }
+
+  /// Waits for what comes back next.
+  [[nodiscard]] Reply next_reply() {
     require_alive();
     if (in_flight_.empty()) throw OracleError("a session was asked for a reply, and no run is in flight");
     return guarded([&] {
@@ -112,56 +174,13 @@ class RemoteSession {
     });
   }
 
-  /// Runs `count` times, as many at once as may be in flight: make(index) gives a run's inputs, take(index, outputs) is
-  /// handed what came of them, in the order in which the answers come.
-  ///
-  ///   Throws   OracleError for the first run that fails; what `make` and `take` throw passes through. No run of these
-  ///            is in flight afterwards.
-  void run(std::size_t count, const std::function<std::vector<Tensor>(std::size_t)>& make,
-           const std::function<void(std::size_t, std::vector<Tensor>)>& take) {
-    std::map<std::uint64_t, std::size_t> sent;
-    std::size_t next = 0;
+  /// Takes the replies to these runs, which nobody waits for any more.
+  void drain(std::map<std::uint64_t, std::size_t>& sent) noexcept {
     try {
-      while (next < count || !sent.empty()) {
-        while (next < count && in_flight() < options_.in_flight) {
-          const std::uint64_t id = submit(make(next));
-          sent.emplace(id, next++);
-        }
-        Reply reply = receive();
-        const auto found = sent.find(reply.id);
-        if (found == sent.end()) continue;  // of a run that the caller submitted
-        const std::size_t index = found->second;
-        sent.erase(found);
-        if (reply.failed) throw OracleError(about(text("a run failed: ", reply.failure)));
-        take(index, std::move(reply.outputs));
+      while (alive() && !sent.empty()) {
+        Reply reply = next_reply();
+        if (sent.erase(reply.id) == 0) set_aside_.push_back(std::move(reply));
       }
-    } catch (...) {
-      drain();
-      throw;
-    }
-  }
-
- private:
-  using Clock = Child::Clock;
-
-  template <class... Parts>
-  [[nodiscard]] static std::string text(const Parts&... parts) {
-    return detail::text(parts...);
-  }
-
-  /// A clock cannot be set to any time.
-  [[nodiscard]] static Clock::time_point after(std::chrono::milliseconds patience) {
-    return Clock::now() + std::min<std::chrono::milliseconds>(patience, std::chrono::hours(24 * 365));
-  }
-
-  void require_alive() const {
-    if (!alive()) throw OracleError(gone_);
-  }
-
-  /// Replies that nobody waits for any more.
-  void drain() noexcept {
-    try {
-      while (alive() && !in_flight_.empty()) static_cast<void>(receive());
     } catch (const std::exception&) {
       // The session is of no more use then, and says so when it is next asked.
     }
@@ -229,7 +248,8 @@ class RemoteSession {
   std::uint64_t largest_answer_ = 0;
   std::uint64_t last_id_ = 0;
   std::set<std::uint64_t> in_flight_;
-  std::string gone_;  ///< why the session is of no more use; empty while it is
+  std::deque<Reply> set_aside_;  ///< to runs of the caller, found while run() waited for its own
+  std::string gone_;             ///< why the session is of no more use; empty while it is
 };
 
 }  // namespace twoheads

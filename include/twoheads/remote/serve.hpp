@@ -1,11 +1,11 @@
 #pragma once
 
 #include <unistd.h>
-#include <cstdint>
 
 #include <array>
 #include <cerrno>
 #include <cstddef>
+#include <cstdint>
 #include <exception>
 #include <functional>
 #include <memory>
@@ -55,11 +55,14 @@ inline void write_all(int file, std::span<const std::byte> bytes) {
 
 /// Answers frames until the input ends: what makes an oracle of a program's standard input and output.
 ///
-/// What `run` throws is sent as a failure of that run. Nothing else may write to `output`.
+/// What `run` throws is sent as a failure of that run. Nothing else may write to `output`. A run has `largest_run` bytes
+/// at most; of a graph that fixes its sizes, what they come to where that is less.
 ///
 ///   Throws   OracleError for a damaged frame, or one that the other side may not send
-inline void serve(int input, int output, const Description& description, const GraphRun& run) {
-  const std::uint64_t most = largest_body(description.inputs, 1ULL << 30);
+///   Corner   a program that does not ignore SIGPIPE is ended by it where it answers and nobody reads any more
+inline void serve(int input, int output, const Description& description, const GraphRun& run,
+                  std::uint64_t largest_run = FrameLimits::body_bytes) {
+  const std::uint64_t most = largest_body(description.inputs, largest_run);
   std::array<std::byte, FrameHeader::bytes> head;
   std::vector<std::byte> body;
   while (detail::read_all(input, head)) {
@@ -82,6 +85,8 @@ inline void serve(int input, int output, const Description& description, const G
       if (outputs) reply = tensors_frame(FrameKind::answer, header.id, *outputs);
     } catch (const std::exception& error) {
       reply = failure_frame(header.id, error.what());
+    } catch (...) {
+      reply = failure_frame(header.id, "it threw something that is no std::exception");
     }
     detail::write_all(output, reply);
   }

@@ -200,7 +200,7 @@ class DocumentBuilder : public nlohmann::json_sax<nlohmann::json> {
 /// Longest file that is read for a text, in bytes: the largest tokenizer.json in use has a few ten millions.
 inline constexpr std::uint64_t most_text_bytes = std::uint64_t{1} << 30;
 
-/// All bytes of a file. Throws FormatError where it cannot be read, or is longer than any text of ours.
+/// All bytes of a file. Throws FileError where it cannot be read, FormatError where it is longer than any text of ours.
 [[nodiscard]] inline std::string read_text_file(const std::filesystem::path& path) {
   InputFile file = open_input(path);
   if (file.size > most_text_bytes)
@@ -210,7 +210,8 @@ inline constexpr std::uint64_t most_text_bytes = std::uint64_t{1} << 30;
   return bytes;
 }
 
-/// Reads a JSON file; see DocumentBuilder for the paths. Throws FormatError as it says.
+/// Reads a JSON file; see DocumentBuilder for the paths. Throws FileError where it cannot be read, FormatError as it
+/// says.
 [[nodiscard]] inline TextDocument read_document(const std::filesystem::path& path, std::string vocabulary,
                                                 std::string merges) {
   TextDocument document;

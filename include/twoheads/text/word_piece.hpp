@@ -46,7 +46,7 @@ class WordPiece : public TextParts {
  public:
   /// Reads a vocab.txt, one piece a line in the order of ids.
   ///
-  ///   Throws   FormatError that names file and piece: an empty line, no UTF-8, a piece that stands twice, more pieces
+  ///   Throws   FileError where the file cannot be read; FormatError that names file and piece: an empty line, no UTF-8, a piece that stands twice, more pieces
   ///            than the vocabulary, or none for [UNK], [CLS] or [SEP]
   [[nodiscard]] static WordPiece read_lines(const std::filesystem::path& path, Index vocabulary,
                                             const WordPieceOptions& options = {}) {
@@ -92,7 +92,7 @@ class WordPiece : public TextParts {
 
   /// Reads a tokenizer.json; `vocabulary` is the model's.
   ///
-  ///   Throws   FormatError that names file and field, as ByteLevelBpe::read; SpecError if vocabulary < 1
+  ///   Throws   FileError, FormatError that names file and field, as ByteLevelBpe::read; SpecError if vocabulary < 1
   [[nodiscard]] static WordPiece read(const std::filesystem::path& path, Index vocabulary) {
     return WordPiece(detail::read_document(path, "/model/vocab", "/model/merges"), vocabulary);
   }

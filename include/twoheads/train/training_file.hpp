@@ -146,7 +146,7 @@ template <RealScalar Scalar>
 /// Writes the state of a run, so that a run that is killed, also while it writes, leaves the old file or the new one.
 ///
 ///   Corner   what a killed writer had written stays as path.partial-<number>
-///   Throws   FormatError that names the path, where it cannot be written
+///   Throws   FileError that names the path, where it cannot be written
 template <RealScalar Scalar>
 void save_training(const std::filesystem::path& path, const std::string& key, const TrainingState<Scalar>& state) {
   std::string bytes(detail::training_magic);
