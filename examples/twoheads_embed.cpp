@@ -204,7 +204,7 @@ int main(int argc, char** argv) {
       app, "--pooling", pooling, {{"mean", Pooling::mean}, {"cls", Pooling::cls}, {"pooler", Pooling::pooler}},
       "how a sentence's rows become one vector: their mean, the first one, or the first one through BERT's pooler "
       "(default: as the folder says, else mean)");
-  CLI::Option* rows = programs::add_rows(app, settings.rows);
+  CLI::Option* rows = programs::add_rows(app, settings.rows, "default 64; of the kernel, what it chooses");
   programs::add_engine(app, settings.engine);
   programs::add_choice<twoheads::OracleKind>(
       app, "--oracle", settings.oracle,

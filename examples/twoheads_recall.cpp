@@ -1,6 +1,6 @@
-// A task that needs long range, multi-query associative recall, learned through calls of a small transformer, and beside
-// it attention that cannot: a short window, and linear attention. Two layers as in the source: the first sees few tokens,
-// the same for all, and the second is what is compared.
+// A task that needs long range, multi-query associative recall, learned through calls of a small transformer, and
+// beside it attention that cannot: a short window, and linear attention. Two layers as in the source: the first sees
+// few tokens, the same for all, and the second is what is compared.
 
 #include <cmath>
 #include <fstream>

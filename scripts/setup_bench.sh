@@ -11,7 +11,9 @@ wanted=()
 for package in "${packages[@]}"; do
   dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep 'ok installed' >/dev/null || wanted+=("$package")
 done
-if [ "${#wanted[@]}" -gt 0 ]; then
+if [ "${#wanted[@]}" -gt 0 ] && ! command -v apt-get >/dev/null; then
+  echo "no apt-get here, not installed: ${wanted[*]} (names of Debian's packages)" >&2
+elif [ "${#wanted[@]}" -gt 0 ]; then
   as_root=()
   if [ "$(id -u)" -ne 0 ]; then as_root=(sudo); fi
   apt=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get)

@@ -123,8 +123,8 @@ std::vector<Format> formats(const TempFolder& folder) {
   return all;
 }
 
-/// Writes a file where there may be one of that name. Some file systems bring one that is overwritten to the disk at once,
-/// and not a new one.
+/// Writes a file where there may be one of that name. Some file systems bring one that is overwritten to the disk at
+/// once, and not a new one.
 fs::path write_new(const TempFolder& folder, const std::string& name, const std::string& bytes) {
   fs::remove(folder / name);
   return folder.write(name, bytes);

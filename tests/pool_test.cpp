@@ -30,7 +30,7 @@ using namespace twoheads;
 using std::chrono::milliseconds;
 using namespace pool_oracles;
 
-// --- a simulation through oracles that fail ---------------------------------------------------------------------------
+// --- a simulation through oracles that fail --------------------------------------------------------------------------
 
 OracleLimits small_limits() {
   OracleLimits limits;
@@ -118,7 +118,7 @@ TEST_P(FailingCalls, LeaveTheBitsOfACleanRun) {
 INSTANTIATE_TEST_SUITE_P(All, FailingCalls, testing::ValuesIn(cases()),
                          [](const auto& found) { return std::string(found.param.name); });
 
-// --- batches of small calls -------------------------------------------------------------------------------------------
+// --- batches of small calls ------------------------------------------------------------------------------------------
 
 PoolOptions quick(Index workers, Index attempts = 4) {
   PoolOptions options;

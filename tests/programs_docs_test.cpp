@@ -81,7 +81,7 @@ TEST(Docs, LinksAndPathsNameFilesThatThereAre) {
     for (const std::string& missing : missing_paths(page)) ADD_FAILURE() << page.name << " names " << missing;
 }
 
-// --- and that each of these can fail ----------------------------------------------------------------------------------
+// --- and that each of these can fail ---------------------------------------------------------------------------------
 
 TEST(Docs, OutputThatDiffersIsAFault) {
   EXPECT_EQ(fault_of_output({"$ hello", "calls:  512", "error:  <= 1e-5"}, "calls:  512\nerror:  3.5e-06\n"), "");

@@ -142,7 +142,7 @@ TEST_F(Embed, ReadsTextWhereThereAreTokenizers) {
 }
 
 TEST(YourOwnModel, PrintsCallsAndASmallDifference) {
-  const ProgramRun run = run_line("05_your_own_model", "");
+  const ProgramRun run = run_line("04_your_own_model", "");
   ASSERT_EQ(run.exit_code, 0) << run.err;
   const std::string label = "largest difference:";
   const std::size_t at = run.out.find(label);

@@ -8,7 +8,7 @@
 namespace {
 
 TEST(HardCasesProgram, SaysThatEveryAnswerIsExact) {
-  const ProgramRun run = run_line("03_hard_cases", sanitized ? "300" : "2000");
+  const ProgramRun run = run_line("02_hard_cases", sanitized ? "300" : "2000");
   ASSERT_EQ(run.exit_code, 0) << run.err;
   std::size_t cases = 0;
   for (std::size_t found = run.out.find("wrong answers    0 of "); found != std::string::npos;
@@ -20,7 +20,7 @@ TEST(HardCasesProgram, SaysThatEveryAnswerIsExact) {
 
 TEST(HardCasesProgram, NamesALengthThatItCannotTake) {
   for (const char* tokens : {"0", "abc"}) {
-    const ProgramRun run = run_line("03_hard_cases", tokens);
+    const ProgramRun run = run_line("02_hard_cases", tokens);
     EXPECT_EQ(run.exit_code, 2) << tokens;
     EXPECT_NE(run.err.find("tokens"), std::string::npos) << run.err;
     EXPECT_NE(run.err.find(tokens), std::string::npos) << run.err;

@@ -300,13 +300,13 @@ TEST(ShippedModel, GoesOnThroughCallsAsItDoesDirectly) {
 
 TEST(ShippedModel, ItsDemoSaysWhatApproximationsCost) {
   const ProgramRun run =
-      run_program("07_shipped_model",
+      run_program("06_shipped_model",
                   {shipped_model().string(), (std::filesystem::path(TWOHEADS_SOURCE_DIR) / "README.md").string()});
   EXPECT_EQ(run.exit_code, 0) << run.err;
   for (const char* words : {"all before it (exact)", "the first 4 (exact)", "4 of the blocks", "bits/byte"})
     EXPECT_NE(run.out.find(words), std::string::npos) << run.out;
-  EXPECT_EQ(run_program("07_shipped_model", {"nowhere", "nothing"}).exit_code, 1);
-  EXPECT_EQ(run_program("07_shipped_model", {}).exit_code, 2);
+  EXPECT_EQ(run_program("06_shipped_model", {"nowhere", "nothing"}).exit_code, 1);
+  EXPECT_EQ(run_program("06_shipped_model", {}).exit_code, 2);
 }
 
 }  // namespace

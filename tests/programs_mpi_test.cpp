@@ -78,7 +78,7 @@ TEST(ProgramsOnRanks, WhatNoRankCanReadIsSaidOnce) {
 }
 
 TEST(ProgramsOnRanks, TheExampleHasTheBitsOfOneRank) {
-  const MpiRun run = run_on_ranks(3, "06_on_ranks", {});
+  const MpiRun run = run_on_ranks(3, "05_on_ranks", {});
   EXPECT_EQ(run.exit_code, 0) << run.err;
   EXPECT_EQ(run.out, "ranks:                 3\nthe bits of one rank:  yes\n");
 }

@@ -107,9 +107,9 @@ TEST_F(SafetensorsFile, WhatTheFormatForbidsIsRefusedWithAReason) {
        "tensor 'b': its data begin at byte 2, expected 4, where those before it end: they overlap"},
       {file_of("{" + tensor("F32", "[1]", "[0,4]") + "," + tensor("F32", "[1]", "[4,8]") + "}", numbers(8)),
        "tensor 'a' appears twice"},
-      {file_of(
-           R"({"a":{"dtype":"U8","shape":[],"data_offsets":[0,1]},"\u0061":{"dtype":"U8","shape":[],"data_offsets":[1,2]}})",
-           "xy"),
+      {file_of(R"({"a":{"dtype":"U8","shape":[],"data_offsets":[0,1]},)"
+               R"("\u0061":{"dtype":"U8","shape":[],"data_offsets":[1,2]}})",
+               "xy"),
        "appears twice"},
   };
   for (const Case& c : cases) {
@@ -196,7 +196,7 @@ TEST_F(SafetensorsFile, AHeaderIsAMultipleOf8BytesLong) {
   }
 }
 
-// --- folders ------------------------------------------------------------------------------------------------------------
+// --- folders ---------------------------------------------------------------------------------------------------------
 
 SafetensorsWriter five_tensors() {
   SafetensorsWriter writer;

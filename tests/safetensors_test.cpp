@@ -245,7 +245,7 @@ TEST_F(SafetensorsFile, ATensorOfAnUnknownDtypeHindersNoOther) {
                        "made.safetensors: tensor 'c' is not there"));
 }
 
-// --- files of other writers ---------------------------------------------------------------------------------------------
+// --- files of other writers ------------------------------------------------------------------------------------------
 
 TEST(SafetensorsData, ReferenceLogitsAreRead) {
   const auto path = shared_data("stories260K/reference_logits.safetensors");

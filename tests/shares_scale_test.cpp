@@ -310,7 +310,7 @@ TEST(ScaleModel, RefusesWhatMakesNoSense) {
   EXPECT_THROW(static_cast<void>(predict_scale(Plan(sampled), {})), SpecError);
 }
 
-// --- what others would move -------------------------------------------------------------------------------------------
+// --- what others would move ------------------------------------------------------------------------------------------
 
 TEST(OtherSplits, MoveWhatTheirFormulasSay) {
   twoheads::SplitCase problem{96, 96, 8, 4, 3, 5, 2};

@@ -34,7 +34,7 @@ using twoheads::Tile;
 using twoheads::Visit;
 using namespace shared_plans;
 
-// --- shares -----------------------------------------------------------------------------------------------------------
+// --- shares ----------------------------------------------------------------------------------------------------------
 
 TEST(RowShares, GiveEveryRowToOneRankAndPlacesAreDense) {
   for_each_case([](const Plan& plan) {
@@ -206,7 +206,7 @@ TEST(RowShares, ShareAMemoryEvenlyAlsoAmongMoreRanksThanRows) {
   EXPECT_EQ(few.size(4), 0);
 }
 
-// --- what is fetched --------------------------------------------------------------------------------------------------
+// --- what is fetched -------------------------------------------------------------------------------------------------
 
 TEST(Visits, AreTheOwnRowsOfEachQueryBlockInOrder) {
   for_each_case([](const Plan& plan) {

@@ -87,7 +87,8 @@ TEST(PreTokenizer, SplitsByEveryBehavior) {
 
 TEST(PreTokenizer, TakesThePatternOfLlama3) {
   const std::string pattern =
-      R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+      R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+)"
+      R"(|\s+(?!\S)|\s+)";
   EXPECT_EQ(split_at(pattern, "Isolated", "I'M 12345 ok!\n\n  x"),
             (Words{"I", "'M", " ", "123", "45", " ok", "!\n\n", " ", " x"}));
   EXPECT_EQ(split_at(pattern, "Isolated", "(a) \n b"), (Words{"(a", ")", " \n", " b"}));

@@ -201,14 +201,16 @@ int run(CLI::App& app, int argc, char** argv, const Body& body) {
 /// What --rows auto leaves for a number of rows: the program chooses, see rows_choice.hpp.
 inline constexpr Index auto_rows = 0;
 
-inline CLI::Option* add_rows(CLI::App& app, Index& rows) {
+/// The flag; `otherwise` says what holds where it is not given, if the program can do without.
+inline CLI::Option* add_rows(CLI::App& app, Index& rows, const std::string& otherwise = "") {
   const auto read = [&rows](const std::string& text) {
     rows = text == "auto" ? auto_rows : read_count("--rows", text, 2);
   };
   return app
       .add_option_function<std::string>("--rows", read,
                                         "all rows that a call may have, the synthetic one included; auto: as many as "
-                                        "a short calibration finds fastest")
+                                        "a short calibration finds fastest" +
+                                            (otherwise.empty() ? "" : " (" + otherwise + ")"))
       ->type_name("INT|auto");
 }
 

@@ -32,8 +32,8 @@ template <class Job>
 
 }  // namespace detail
 
-/// What --threads n asks for: Serial for 1, else Threads(n). One type for both, so that what runs on it is compiled once.
-/// Progress, where there is one, is told of each piece that is done; it must outlive the executor.
+/// What --threads n asks for: Serial for 1, else Threads(n). One type for both, so that what runs on it is compiled
+/// once. Progress, where there is one, is told of each piece that is done; it must outlive the executor.
 class Executor {
  public:
 #ifdef TWOHEADS_WITH_THREADS

@@ -18,10 +18,12 @@ class LanguageArguments {
  public:
   explicit LanguageArguments(CLI::App& app) : app_(app) {
     add_file(app, "--model", settings_.model, "llama2.c model file, or a folder with config.json and model.safetensors")
+        ->type_name("FILE|FOLDER")
         ->required();
     add_file(app, "--tokenizer", settings_.tokenizer,
-             "llama2.c tokenizer file, or a folder with a tokenizer (default: the model's folder)");
-    rows_ = add_rows(app, settings_.rows);
+             "llama2.c tokenizer file, or a folder with a tokenizer (default: the model's folder)")
+        ->type_name("FILE|FOLDER");
+    rows_ = add_rows(app, settings_.rows, "default 64; of the kernel, what it chooses");
     add_engine(app, settings_.engine);
     add_anchor(app, settings_.anchor);
     add_count(app, "--oracle-heads", settings_.oracle_heads, 1, "heads of the oracle, H' (default 1)");

@@ -13,8 +13,8 @@ namespace programs {
 template <class Scalar>
 [[nodiscard]] twoheads::LanguageModel<Scalar> read_language_model(const std::string& path);
 
-/// Text to token ids and back, by the tokenizer of a llama2.c model or of a folder; a folder of 256 ids and no tokenizer
-/// is one of a model of bytes.
+/// Text to token ids and back, by the tokenizer of a llama2.c model or of a folder; a folder of 256 ids and no
+/// tokenizer is one of a model of bytes.
 class LanguageText {
  public:
   /// `path`: a llama2.c tokenizer file, or a folder. `vocabulary` is the model's.

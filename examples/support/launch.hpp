@@ -92,8 +92,8 @@ class Launch {
     std::streamsize xsputn(const char*, std::streamsize count) override { return count; }
   };
 
-  /// Launchers of Open MPI, MPICH, Slurm and others tell their ranks so; a program that is started by hand joins nobody,
-  /// and does not wait for MPI to begin.
+  /// Launchers of Open MPI, MPICH, Slurm and others tell their ranks so; a program that is started by hand joins
+  /// nobody, and does not wait for MPI to begin.
   [[nodiscard]] static bool launched() {
     for (const char* name : {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMI_RANK", "PMIX_RANK", "MPI_LOCALNRANKS"})
       if (std::getenv(name) != nullptr) return true;

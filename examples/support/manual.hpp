@@ -9,8 +9,8 @@ namespace programs {
 /// Gives --help and the manual page some command lines, one a text.
 void add_examples(CLI::App& app, const std::vector<std::string>& lines);
 
-/// Completion of a program's flags, of the words that they take, and of files: a script for bash, which zsh reads behind
-/// bashcompinit.
+/// Completion of a program's flags, of the words that they take, and of files: a script for bash, which zsh reads
+/// behind bashcompinit.
 [[nodiscard]] std::string bash_completion(const CLI::App& app);
 
 /// A program's manual page in the macros of man(7).

@@ -19,11 +19,12 @@ using twoheads::Index;
 /// Multi-query associative recall: pairs of a key and a value, and later in the sequence each key once more, where its
 /// value is asked for.
 ///
-///   Shapes   a sequence has `tokens` ids: 2 `pairs` of the pairs, then places for queries, every second one. A third of
-///            the vocabulary are keys, a third values, and with the others all places that are left are filled: where
-///            any id may fill them, as in the source, a small vocabulary would contradict its pairs.
+///   Shapes   a sequence has `tokens` ids: 2 `pairs` of the pairs, then places for queries, every second one. A third
+///            of the vocabulary are keys, a third values, and with the others all places that are left are filled:
+///            where any id may fill them, as in the source, a small vocabulary would contradict its pairs.
 ///   Math     query places have probability proportional to g^(power - 1), g = 1, 2, ... from the pairs on, none twice
-///   Source   Arora et al., "Zoology: Measuring and Improving Recall in Efficient Language Models" (ICLR 2024), appendix
+///   Source   Arora et al., "Zoology: Measuring and Improving Recall in Efficient Language Models" (ICLR 2024),
+///            appendix
 struct RecallTask {
   Index tokens = 1024;
   Index pairs = 64;

@@ -30,8 +30,8 @@ namespace programs {
   return {std::istreambuf_iterator<char>(in), {}};
 }
 
-/// Throws std::runtime_error that names flag and file where a run's result could not be written there in the end. Writes
-/// nothing itself; no path, no file.
+/// Throws std::runtime_error that names flag and file where a run's result could not be written there in the end.
+/// Writes nothing itself; no path, no file.
 inline void require_writable(const std::string& flag, const std::string& path) {
   if (path.empty()) return;
   const std::string folder = std::filesystem::path(path).parent_path().string();

@@ -150,6 +150,8 @@ class TrainingRun {
   void require_places() const {
     require_writable("--checkpoint", settings_.checkpoint);
     require_writable("--plot", settings_.plot);
+    if (settings_.out.empty() && settings_.checkpoint.empty())
+      std::cerr << "twoheads_train: without --out and --checkpoint the model is gone in the end\n";
     if (settings_.out.empty()) return;
     std::error_code failed;
     std::filesystem::create_directories(settings_.out, failed);

@@ -57,7 +57,8 @@ struct TrainingSettings {
     add_number(app, "--held-out-share", held_out_share, 0, true, "0 (none) to below 1",
                "share at the end of --text that is only predicted (default 0.05)")
         ->excludes(file);
-    add_file(app, "--out", out, "folder for config.json and model.safetensors, as Hugging Face lays out a Llama");
+    add_file(app, "--out", out, "folder for config.json and model.safetensors, as Hugging Face lays out a Llama")
+        ->type_name("FOLDER");
     using twoheads::Dtype;
     add_choice<Dtype>(app, "--dtype", dtype, {{"float16", Dtype::f16}, {"float32", Dtype::f32}},
                       "numbers of the folder (default float32)");

@@ -12,9 +12,9 @@
 #include <twoheads/oracle/small_transformer.hpp>
 #include <twoheads/simulate.hpp>
 
-// What takes a compiler long, compiled once: Eigen's product kernels and the whole path over SmallTransformer, for float
-// and double. The headers alone need none of this. Where TWOHEADS_COMPILED is defined, as twoheads::compiled does for
-// those that link it, these instances are left to that library; its one source defines TWOHEADS_COMPILED_HERE.
+// What takes a compiler long, compiled once: Eigen's product kernels and the whole path over SmallTransformer, for
+// float and double. The headers alone need none of this. Where TWOHEADS_COMPILED is defined, as twoheads::compiled does
+// for those that link it, these instances are left to that library; its one source defines TWOHEADS_COMPILED_HERE.
 
 #define TWOHEADS_COMPILE_PRODUCTS(prefix, Scalar)                                                                  \
   prefix template void detail::multiply(MatrixSpan<Scalar>, const MatrixView<Scalar>&, const MatrixView<Scalar>&); \

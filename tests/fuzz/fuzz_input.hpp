@@ -16,8 +16,8 @@
 
 #include "support/temp_folder.hpp"
 
-// What all fuzz targets share. A target takes any bytes; what a reader may do with them is to give what is there, or one
-// of the library's own exceptions. Everything else leaves the target: another exception, a broken law
+// What all fuzz targets share. A target takes any bytes; what a reader may do with them is to give what is there, or
+// one of the library's own exceptions. Everything else leaves the target: another exception, a broken law
 // (std::logic_error), a sanitizer's finding.
 
 namespace fuzz {

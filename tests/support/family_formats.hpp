@@ -13,8 +13,8 @@
 #include "support/shared_data.hpp"
 #include "support/temp_folder.hpp"
 
-/// Adds the readers of models from folders to a list of formats: config.json of all families by itself, and both files of
-/// a decoder with sliding windows, of one with ALiBi, and of an encoder with its pooling.
+/// Adds the readers of models from folders to a list of formats: config.json of all families by itself, and both files
+/// of a decoder with sliding windows, of one with ALiBi, and of an encoder with its pooling.
 template <class Format>
 void add_family_formats(const TempFolder& folder, std::vector<Format>& all) {
   namespace fs = std::filesystem;

@@ -1,5 +1,5 @@
-// A run on ranks in which one of them fails: mpi_fault_program FAULT RANK PIECE. Tests start it under mpirun and look at
-// how all ranks end.
+// A run on ranks in which one of them fails: mpi_fault_program FAULT RANK PIECE. Tests start it under mpirun and look
+// at how all ranks end.
 
 #include <unistd.h>
 

@@ -24,7 +24,7 @@ namespace fs = std::filesystem;
 
 inline const fs::path project = TWOHEADS_SOURCE_DIR;
 
-// --- output -----------------------------------------------------------------------------------------------------------
+// --- output ----------------------------------------------------------------------------------------------------------
 
 /// A number, if the whole word is one.
 inline std::optional<double> number(const std::string& word) {
@@ -88,7 +88,7 @@ inline std::string fault_of_output(const std::vector<std::string>& page, const s
   return skip || at == found.size() ? "" : "\"" + found[at] + "\" printed, nothing more on the page";
 }
 
-// --- code -------------------------------------------------------------------------------------------------------------
+// --- code ------------------------------------------------------------------------------------------------------------
 
 /// Whether the lines follow each other in a file, literally.
 inline bool lies_in(const FencedBlock& block, const std::string& file) {
@@ -156,7 +156,7 @@ inline bool compiles(const std::string& code, std::string& said) {
   return good;
 }
 
-// --- commands ---------------------------------------------------------------------------------------------------------
+// --- commands --------------------------------------------------------------------------------------------------------
 
 inline bool is_program(const std::string& word) {
   return word.rfind("twoheads_", 0) == 0 || (word.size() > 3 && std::isdigit(static_cast<unsigned char>(word[0])) &&
@@ -243,7 +243,7 @@ inline std::vector<std::string> commands_of(const Page& page) {
   return commands;
 }
 
-// --- paths ------------------------------------------------------------------------------------------------------------
+// --- paths -----------------------------------------------------------------------------------------------------------
 
 /// Whether a header is one of the library's or of the tests': by its path, or by its name alone.
 inline bool is_header(const std::string& code) {

@@ -10,8 +10,8 @@
 #include "support/temp_folder.hpp"
 #include "support/tokenizer_documents.hpp"
 
-/// Adds the readers of tokenizers to a list of formats: tokenizer.json of three kinds, and the files that stand for one.
-/// What is read must encode and decode, or say why it cannot.
+/// Adds the readers of tokenizers to a list of formats: tokenizer.json of three kinds, and the files that stand for
+/// one. What is read must encode and decode, or say why it cannot.
 template <class Format>
 void add_tokenizer_formats(const TempFolder& folder, std::vector<Format>& all) {
   namespace fs = std::filesystem;

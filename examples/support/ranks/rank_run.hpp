@@ -21,9 +21,9 @@ struct RankRun {
   double fetch_seconds = 0;  ///< for keys of others, of the rank that took longest
 };
 
-/// The forward pass on the ranks of a launch: by the kernel, by the small transformer on Eigen, or by any oracle, of which
-/// each rank has one. Every rank passes all rows and keeps its own. With a checkpoint the run goes on from what its
-/// files hold, of any number of ranks.
+/// The forward pass on the ranks of a launch: by the kernel, by the small transformer on Eigen, or by any oracle, of
+/// which each rank has one. Every rank passes all rows and keeps its own. With a checkpoint the run goes on from what
+/// its files hold, of any number of ranks.
 template <class Scalar>
 [[nodiscard]] RankRun<Scalar> kernel_on_ranks(twoheads::Ranks& ranks, const twoheads::Model<Scalar>& model,
                                               twoheads::Matrix<Scalar> x, const twoheads::KernelOptions& options,

@@ -21,8 +21,8 @@ struct BackwardLoops {
   /// Columns that a matrix of `dim` of them takes in panels: whole vectors.
   [[nodiscard]] static constexpr Index padded(Index dim) { return ceil_div(dim, Index{lanes}) * lanes; }
 
-  /// Scores become weights 2^((score - largest) * unit) * correction, and products (d_out v^T) the derivatives by scores
-  /// weight * (product - mean).
+  /// Scores become weights 2^((score - largest) * unit) * correction, and products (d_out v^T) the derivatives by
+  /// scores weight * (product - mean).
   ///
   ///   Shapes   scores, products (count, panel); largest, corrections, means (panel)
   TWOHEADS_NOINLINE static void weigh(Scalar* scores, Scalar* products, const Scalar* largest,

@@ -44,8 +44,8 @@ void mlp_in_place(const ModelSpec& spec, const LayerWeights<Scalar>& layer, Matr
   });
 }
 
-/// The rest of a layer for rows from a position on: output projection, residual sums, norms and MLP, given what attention
-/// mixed.
+/// The rest of a layer for rows from a position on: output projection, residual sums, norms and MLP, given what
+/// attention mixed.
 template <RealScalar Scalar>
 void finish_rows(const ModelSpec& spec, const LayerWeights<Scalar>& layer, Matrix<Scalar> mixed, Index first_position,
                  MatrixSpan<Scalar> x) {
@@ -125,9 +125,9 @@ void layer_in_parts(const ModelSpec& spec, const AttentionSpec& a, const LayerWe
 
 /// One attention over token rows, from their projection to its own: a block to build models of.
 ///
-///   Shapes   tokens (N, d) normed as the model likes; memory (NK, d') or none: where keys and values come from in place
-///            of the tokens (cross-attention), positions from 0 on; result (N, width of wo), or (N, heads * value_dim)
-///            where the spec has no output projection
+///   Shapes   tokens (N, d) normed as the model likes; memory (NK, d') or none: where keys and values come from in
+///            place of the tokens (cross-attention), positions from 0 on; result (N, width of wo), or (N, heads *
+///            value_dim) where the spec has no output projection
 ///   Throws   SpecError, ShapeError if spec, weights and rows do not fit together, and whatever `attend` throws
 template <RealScalar Scalar, Attend<Scalar> AttendFn>
 [[nodiscard]] Matrix<Scalar> attention(const AttentionSpec& spec, const AttentionWeights<Scalar>& weights,
@@ -149,8 +149,8 @@ template <RealScalar Scalar, Attend<Scalar> AttendFn>
 /// Runs the large transformer over rows; how attention is evaluated is the caller's choice.
 ///
 ///   Shapes   x, result (N, width); memory (NK, width): keys and values come from it where it is given
-///            (cross-attention), as it is: neither the input MLP nor a norm is applied to it; bias: added to the scores of
-///            all layers, see ScoreBias
+///            (cross-attention), as it is: neither the input MLP nor a norm is applied to it; bias: added to the scores
+///            of all layers, see ScoreBias
 ///   Math     see ModelSpec
 ///   Throws   SpecError, ShapeError if spec, weights, x or memory do not fit together, and whatever `attend` throws
 ///   Source   Yu & Alman, Definition 2.2 and the usual pre-norm transformer

@@ -9,14 +9,14 @@
 
 namespace twoheads {
 
-/// Attention of a few queries that see the same keys, as in decoding: the heads of a key/value head, say. The tile kernel
-/// has a lane for each query; here columns are the lanes, so that one query is no waste.
+/// Attention of a few queries that see the same keys, as in decoding: the heads of a key/value head, say. The tile
+/// kernel has a lane for each query; here columns are the lanes, so that one query is no waste.
 ///
 ///   Shapes   queries (G, head_dim), keys (n, head_dim), values (n, value_dim); result: G rows
 ///   Laws     bits depend on the queries, and on the keys that one add() is given, alone. Keys are read in blocks that
 ///            stay in the nearest cache for all G queries, and blocks are joined in SumScalar.
-///   Corner   as TileKernel's partials: NaN and infinity as IEEE evaluation gives them, but a row that has found nothing
-///            but scores of -infinity is zero with log weight -inf, as one that has seen no key
+///   Corner   as TileKernel's partials: NaN and infinity as IEEE evaluation gives them, but a row that has found
+///            nothing but scores of -infinity is zero with log weight -inf, as one that has seen no key
 ///   Source   Yu & Alman, Lemma 3.1 joins blocks
 template <RealScalar S>
 class RowKernel {

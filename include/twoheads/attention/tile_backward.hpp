@@ -15,8 +15,8 @@
 
 namespace twoheads {
 
-/// The derivative of TileKernel: what one block of queries asks of tiles of keys, from the log weights of its rows. Scores
-/// are computed once more, 128 keys at a time; there is room for the block and these alone.
+/// The derivative of TileKernel: what one block of queries asks of tiles of keys, from the log weights of its rows.
+/// Scores are computed once more, 128 keys at a time; there is room for the block and these alone.
 ///
 ///   Shapes   queries (n, head_dim), d_out (n, value_dim), log_weights and means (n), keys (m, head_dim), values
 ///            (m, value_dim); d_keys, d_values: shapes of keys and values, added to; d_queries (n, head_dim)
@@ -24,8 +24,8 @@ namespace twoheads {
 ///            out_i; d_queries = scale d_score k, d_keys += scale d_score^T q. Capped scores: d_score times
 ///            1 - (score / cap)^2. Terms of scores are constants.
 ///   Laws     bits depend on the block, the tiles and their order alone
-///   Corner   a log weight of -infinity: the row sees no key, and has no derivative. What the scalar cannot hold of a log
-///            weight corrects the weights of its row, so that they keep their digits at any size of logits. NaN and
+///   Corner   a log weight of -infinity: the row sees no key, and has no derivative. What the scalar cannot hold of a
+///            log weight corrects the weights of its row, so that they keep their digits at any size of logits. NaN and
 ///            infinity are not lost, but may reach neighbours that do not see them: a step of training has no use for
 ///            either.
 ///   Source   Dao et al., FlashAttention (2022), algorithm 4

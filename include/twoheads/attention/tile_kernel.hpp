@@ -65,8 +65,8 @@ class TileKernel {
   /// Takes the next block of queries; nothing has been seen yet.
   void begin(const MatrixView<Scalar>& queries) { begin(queries, 0, queries.rows()); }
 
-  /// Takes some queries of a block of `block_rows`, from row `first` of it on: the others are somebody else's. Tiles are
-  /// those of the whole block, and keys that none of these queries sees are not touched.
+  /// Takes some queries of a block of `block_rows`, from row `first` of it on: the others are somebody else's. Tiles
+  /// are those of the whole block, and keys that none of these queries sees are not touched.
   ///
   ///   Laws     the bits of a query are those that it has in the whole block
   void begin(const MatrixView<Scalar>& queries, Index first, Index block_rows) {

@@ -43,8 +43,8 @@ struct TileTerms {
 
 namespace detail {
 
-// Loops of the tile kernel for what few tiles have: away from the loop that counts. Scores are (keys, panel), those of a
-// panel's queries side by side.
+// Loops of the tile kernel for what few tiles have: away from the loop that counts. Scores are (keys, panel), those of
+// a panel's queries side by side.
 
 /// Where the lanes of a panel stand in a tile: lane 0 is row `first` of the tile, which has `rows` of them.
 struct PanelPlace {

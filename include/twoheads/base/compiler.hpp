@@ -1,7 +1,7 @@
 #pragma once
 
-// What the library asks of a compiler: a language, flags that it can work with, and hints for loops that must be unrolled
-// or kept apart. Every header includes this one.
+// What the library asks of a compiler: a language, flags that it can work with, and hints for loops that must be
+// unrolled or kept apart. Every header includes this one.
 
 #if (defined(_MSVC_LANG) ? _MSVC_LANG : __cplusplus) < 202002L
 #error "twoheads: needs C++20: build with -std=c++20, or with CMAKE_CXX_STANDARD 20 or above"

@@ -95,8 +95,8 @@ void require_shape(std::string_view name, const Eigen::EigenBase<Derived>& dense
     throw ShapeError(text(name, " is ", dense.rows(), " x ", dense.cols(), ", expected ", rows, " x ", cols));
 }
 
-/// Written so that no vectorised maximum can hide a NaN: x - x is 0 for a finite x and NaN otherwise, and NaN survives a
-/// sum.
+/// Written so that no vectorised maximum can hide a NaN: x - x is 0 for a finite x and NaN otherwise, and NaN survives
+/// a sum.
 template <class Scalar>
 [[nodiscard]] bool are_finite(const Scalar* values, Index count) {
   const Eigen::Map<const Eigen::Array<Scalar, Eigen::Dynamic, 1>> all(values, count);

@@ -42,8 +42,8 @@ struct CallNumber {
 };
 
 /// Writes the checks of one row, whose other answer columns are there: the number of the call, and the mean of all
-/// columns before it. Attention mixes rows alike in all columns, so the mean of an answer's columns is the answer of the
-/// means, whatever the weights.
+/// columns before it. Attention mixes rows alike in all columns, so the mean of an answer's columns is the answer of
+/// the means, whatever the weights.
 template <RealScalar Scalar>
 void write_checks(Scalar* answer, const InstanceLayout& layout, const CallNumber<Scalar>& number) {
   const Index at = layout.checks_at();

@@ -16,8 +16,8 @@
 
 namespace twoheads {
 
-/// Throws LimitError where tokens of 16 bits would round queries once more: by what the model's score scale is beside the
-/// oracle's, unless that is a power of two. The error of a weight would grow with the size of its logit.
+/// Throws LimitError where tokens of 16 bits would round queries once more: by what the model's score scale is beside
+/// the oracle's, unless that is a power of two. The error of a weight would grow with the size of its logit.
 template <RealScalar Scalar>
 void require_exact_queries(double factor, const OraclePrecision& precision) {
   int exponent = 0;

@@ -14,8 +14,8 @@ namespace twoheads {
 ///
 ///   Shapes   queries (rows, m), keys (n, m) of a slot
 ///   Units    of the oracle's products q . k, before its own scale
-///   Math     `silence` nats and twice the scores' own bound: m max |q_c| max |k_c| over entries, or, where the range is
-///            tight, max ||q|| max ||k|| over rows
+///   Math     `silence` nats and twice the scores' own bound: m max |q_c| max |k_c| over entries, or, where the range
+///            is tight, max ||q|| max ||k|| over rows
 class ScoreBound {
  public:
   explicit ScoreBound(bool tight = false) : tight_(tight) {}

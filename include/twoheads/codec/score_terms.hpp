@@ -17,8 +17,8 @@ namespace twoheads {
 ///   Math     t_ij = slope (j - ref) + bias_ij of the query at i and the key at j; the query has 1 in a column of its
 ///            own, the key t_ij there. Where no bias differs by query, one column serves all queries.
 ///            slope (ref - i) is left out: shift(), which its row's log weight gets back.
-///   Laws     ref is the last key of a tile, so that the digits of terms do not depend on positions; of tiles that share
-///            sinks, the last key of all
+///   Laws     ref is the last key of a tile, so that the digits of terms do not depend on positions; of tiles that
+///            share sinks, the last key of all
 ///   Corner   a bias of -infinity hides the pair: what a key has there is the caller's
 ///   Source   Press, Smith & Lewis, ICLR 2022 (ALiBi)
 template <RealScalar Scalar>

@@ -118,8 +118,8 @@ class StackLayout {
   std::optional<Codes> codes_;
 };
 
-/// What of an oracle is too small for calls of such instances, or an empty text: its width, the columns of a head, of an
-/// identity head too, or the range of scores that identity heads take.
+/// What of an oracle is too small for calls of such instances, or an empty text: its width, the columns of a head, of
+/// an identity head too, or the range of scores that identity heads take.
 [[nodiscard]] inline std::string call_fault(const InstanceLayout& instance, const StackLayout& stacked,
                                             const OracleLimits& limits) {
   std::string fault;

@@ -64,10 +64,12 @@ enum class CheckpointAccess {
   return text("layer ", part.layer, ", queries ", part.first, " to ", part.end, " of ", part.cols, " columns");
 }
 
-/// A log of finished parts: read from the front while it lasts, then written at its end. `rows` of 0: of a run on ranks.
+/// A log of finished parts: read from the front while it lasts, then written at its end. `rows` of 0: of a run on
+/// ranks.
 ///
-///   Laws     a last record that is not whole or not sound is cut off; bytes are appended only after all before them were read and found
-///            sound. Each checksum starts from the one before, so that no record can be left out or exchanged.
+///   Laws     a last record that is not whole or not sound is cut off; bytes are appended only after all before them
+///            were read and found sound. Each checksum starts from the one before, so that no record can be left out or
+///            exchanged.
 ///   Throws   FormatError that names the file and the byte, for anything else that is wrong with it; FileError with the
 ///            system's reason, or where another process has it open
 class CheckpointFile {

@@ -118,8 +118,8 @@ namespace detail {
 
 }  // namespace detail
 
-/// Chooses oracle, block length, anchor, packing, heads and layers for a problem: the least price, then the fewest rows,
-/// then the fewest bytes.
+/// Chooses oracle, block length, anchor, packing, heads and layers for a problem: the least price, then the fewest
+/// rows, then the fewest bytes.
 ///
 ///   Laws     no block length, anchor, packing, number of heads or layers, on any oracle at hand, has a lower price,
 ///            where BlockLengths looks at all blocks. calls, rows and bytes are those that OracleEngine makes, repeats

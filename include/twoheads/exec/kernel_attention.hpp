@@ -17,8 +17,8 @@
 namespace twoheads {
 
 /// In which scalar the kernel reads keys and values: as they are given, or rounded once to 16 bits and widened again as
-/// they are read: at 8 (bfloat16) or 11 (half) bits of precision, and keys or values above 65504 become infinite as half.
-/// Less memory is read, but the rounded rows are a copy beside those given.
+/// they are read: at 8 (bfloat16) or 11 (half) bits of precision, and keys or values above 65504 become infinite as
+/// half. Less memory is read, but the rounded rows are a copy beside those given.
 enum class KeyStorage { as_given, bfloat16, half };
 
 /// How the kernel's attention is evaluated.
@@ -31,9 +31,9 @@ struct KernelOptions {
   std::optional<OracleKind> plan_for = {};
 };
 
-/// Queries of a block for a problem, whatever the number of threads, since bits depend on it. Long blocks read keys less
-/// often (a page of memory holds few rows of many heads, and finding it costs as much as reading it); some 16 blocks
-/// and heads together keep several threads busy; a block's own numbers stay at 2^18. Whole panels of any vector
+/// Queries of a block for a problem, whatever the number of threads, since bits depend on it. Long blocks read keys
+/// less often (a page of memory holds few rows of many heads, and finding it costs as much as reading it); some 16
+/// blocks and heads together keep several threads busy; a block's own numbers stay at 2^18. Whole panels of any vector
 /// divide 128.
 [[nodiscard]] inline Index kernel_rows(Index queries, const AttentionSpec& spec) {
   constexpr Index step = 128;
@@ -135,7 +135,8 @@ class KernelAttention {
   [[nodiscard]] const Matrix<double>& log_weights() const { return log_weights_; }
 
  private:
-  /// Whether an input is one query that any mask shows a range of keys or two: a plan and lanes for more would be waste.
+  /// Whether an input is one query that any mask shows a range of keys or two: a plan and lanes for more would be
+  /// waste.
   [[nodiscard]] bool one_row(const AttentionInput<Scalar>& input) const {
     const AttentionSpec& spec = input.spec;
     return input.queries() == 1 && spec.mask.kind != MaskKind::blocks && spec.soft_cap == 0 && spec.alibi.empty() &&

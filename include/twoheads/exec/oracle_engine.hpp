@@ -29,9 +29,9 @@ namespace twoheads {
 ///            bits nor the number of calls change with the batch. The oracle is touched through limits(), run() and
 ///            run_batch() only.
 ///   Throws   LimitError if the instances of a call are together wider than the oracle, a head is wider than its, the
-///            products of codes would leave the range of the scalar, or scores may exceed the oracle's largest; SpecError
-///            if raw tokens cannot express the model, its scores or checksums, or a sample is drawn of scores that are
-///            more than products; OracleError, AnchorError that name layer, head, tile and row
+///            products of codes would leave the range of the scalar, or scores may exceed the oracle's largest;
+///            SpecError if raw tokens cannot express the model, its scores or checksums, or a sample is drawn of scores
+///            that are more than products; OracleError, AnchorError that name layer, head, tile and row
 template <Oracle O>
 class OracleEngine {
  public:

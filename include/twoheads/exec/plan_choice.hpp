@@ -87,8 +87,9 @@ struct PlanChoice {
 
 /// The error of a row that is to be expected, relative to the row's largest value.
 ///
-///   Math     scores and sums in a scalar of unit roundoff u: (8 + L / 2) u, L the largest logit (where it is not known,
-///            as of small ones). Tokens, weights or answers rounded to half or bfloat16 of unit roundoff v: 4 v more.
+///   Math     scores and sums in a scalar of unit roundoff u: (8 + L / 2) u, L the largest logit (where it is not
+///            known, as of small ones). Tokens, weights or answers rounded to half or bfloat16 of unit roundoff v: 4 v
+///            more.
 ///   Corner   an expectation, no bound: the first term is about the error of direct evaluation in the same scalar, as
 ///            measured on random transformers; the second holds for Gibbs anchors, or small logits. Of the error of a
 ///            sample nothing is known beforehand.
@@ -120,10 +121,10 @@ namespace detail {
 
 /// Anchors that are safe on an oracle, or those that the problem accepts.
 ///
-///   Math     mean_key where the largest logit L is known and exp(-2 L) / 2 is a normal number of the coarsest precision
-///            that weights pass, 16 times over: up to about 2.6 in half, 42 in bfloat16 and float, 352 in float64;
-///            gibbs always; adaptive unless weights, tokens or answers are half or bfloat16, where weights lose their
-///            digits before they are found to underflow. Never zero, unless the problem accepts it.
+///   Math     mean_key where the largest logit L is known and exp(-2 L) / 2 is a normal number of the coarsest
+///            precision that weights pass, 16 times over: up to about 2.6 in half, 42 in bfloat16 and float, 352 in
+///            float64; gibbs always; adaptive unless weights, tokens or answers are half or bfloat16, where weights
+///            lose their digits before they are found to underflow. Never zero, unless the problem accepts it.
 [[nodiscard]] inline std::vector<Anchor> anchors_at_hand(const PlanProblem& problem, const OracleLimits& oracle) {
   if (!problem.anchors.empty()) return problem.anchors;
   const Precision coarsest = detail::coarsest(oracle.precision, problem.scalar);

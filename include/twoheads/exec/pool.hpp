@@ -34,14 +34,14 @@ struct MadeOracle<Make> : std::invoke_result<const Make&, Index> {
 /// call that fails is made again before all that wait, by any worker, while its worker waits and makes a fresh oracle.
 ///
 /// `make(worker)` or `make()` returns an oracle: another process, another session. It is called once here, and whenever
-/// a worker is to run calls and has no oracle; several threads may call it at once. A call fails when the oracle throws,
-/// when its answer does not come before the deadline (a late one is dropped), when the answer has another shape, holds
-/// NaN or infinity, or OracleCall::fault speaks against it, and when no oracle can be made for it. OracleCall::fault is
-/// asked by the workers; oracles work on copies of the calls, without it.
+/// a worker is to run calls and has no oracle; several threads may call it at once. A call fails when the oracle
+/// throws, when its answer does not come before the deadline (a late one is dropped), when the answer has another
+/// shape, holds NaN or infinity, or OracleCall::fault speaks against it, and when no oracle can be made for it.
+/// OracleCall::fault is asked by the workers; oracles work on copies of the calls, without it.
 ///
 /// A worker that is inside its oracle at the deadline is replaced at once, for a thread cannot be ended from outside.
-/// Where its oracle returns, its answer is dropped and the thread ends; where it never does, thread and oracle stay. The
-/// destructor waits for such workers for a time of grace, then leaves them to themselves with what they hold; what
+/// Where its oracle returns, its answer is dropped and the thread ends; where it never does, thread and oracle stay.
+/// The destructor waits for such workers for a time of grace, then leaves them to themselves with what they hold; what
 /// make() and the oracles refer to must outlive them. Without a deadline the pool waits for its oracles.
 ///
 ///   Laws     each call is answered exactly once, by the thread that called run_batch; bits depend neither on the

@@ -22,10 +22,10 @@ struct SamplerOptions {
 
 /// Draws the next token from its scores.
 ///
-///   Math     p_i ~ exp(score_i / temperature) over the top_k largest scores; of these, in falling order, the first whose
-///            sum reaches top_p, drawn in proportion to p_i
-///   Laws     the same tokens for the same scores and seed, on every platform up to the rounding of exp. Of equal scores
-///            the lower token comes first.
+///   Math     p_i ~ exp(score_i / temperature) over the top_k largest scores; of these, in falling order, the first
+///            whose sum reaches top_p, drawn in proportion to p_i
+///   Laws     the same tokens for the same scores and seed, on every platform up to the rounding of exp. Of equal
+///            scores the lower token comes first.
 ///   Throws   SpecError for options that make no sense; InputError for a score that is NaN or +infinity, or where all
 ///            are -infinity
 class Sampler {

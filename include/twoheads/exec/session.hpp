@@ -31,15 +31,15 @@ struct SessionOptions {
 /// A language model that is given its text piece by piece: keys and values of what came before are held.
 ///
 ///   Shapes   append(ids) yields the last layer's rows of these tokens, final norm applied: (n, width)
-///   Laws     rows are those of one pass over the whole text up to rounding, whatever the pieces. With KernelAttention of
-///            a fixed number of rows and a causal mask the bits are the same for pieces of multiples of these rows
+///   Laws     rows are those of one pass over the whole text up to rounding, whatever the pieces. With KernelAttention
+///            of a fixed number of rows and a causal mask the bits are the same for pieces of multiples of these rows
 ///            and of 128. Of a window and sinks, memory stays as it is however long the text is.
 ///   Corner   positions in_cache: the window's keys keep their distances, a sink stands as far before the window as it
 ///            would in a text of nothing but what is held; for rotary positions alone. From the first dropped key on
 ///            tokens pass one by one. An exception of append() leaves the session as it was; where a window has dropped
 ///            keys since, after the last whole chunk.
-///   Throws   SpecError for a mask under which a token sees later ones, more tokens than the model has positions, and as
-///            embed() says; whatever `attend` throws
+///   Throws   SpecError for a mask under which a token sees later ones, more tokens than the model has positions, and
+///            as embed() says; whatever `attend` throws
 ///   Source   Xiao et al., "Efficient Streaming Language Models with Attention Sinks" (ICLR 2024)
 template <RealScalar S, Attend<S> A>
 class Session {

@@ -148,8 +148,8 @@ class Threads {
       Given given;
       std::optional<Result> result;
     };
-    // Items leave in the order in which they come, so those in flight have places of their own in a ring. Items that the
-    // pipeline owned itself would be lost, not destroyed, when something throws.
+    // Items leave in the order in which they come, so those in flight have places of their own in a ring. Items that
+    // the pipeline owned itself would be lost, not destroyed, when something throws.
     std::vector<std::optional<Piece>> ring(static_cast<std::size_t>(2 * threads()));
     std::size_t count = 0;
     using Token = std::optional<Piece>*;

@@ -10,8 +10,8 @@
 
 namespace twoheads::detail {
 
-/// Fields of any family that change nothing of what a trained model computes: training, output formats, names, token ids
-/// and what generation takes for defaults.
+/// Fields of any family that change nothing of what a trained model computes: training, output formats, names, token
+/// ids and what generation takes for defaults.
 inline void pass_common_fields(ConfigFields& fields) {
   fields.pass({"architectures",
                "model_type",

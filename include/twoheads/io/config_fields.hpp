@@ -25,8 +25,8 @@ namespace twoheads::detail {
 /// The fields of a JSON object, each of which has to be asked for: what nobody asks for may change the result.
 ///
 ///   Corner   null stands for absent where a default is given; a null that nobody asks for is no fault
-///   Throws   FormatError that names the file and the field, what was found and what was expected; a field that is there
-///            twice is one of these faults
+///   Throws   FormatError that names the file and the field, what was found and what was expected; a field that is
+///            there twice is one of these faults
 class ConfigFields {
  public:
   /// `json` has to outlive the fields; `where` stands in error messages.

@@ -21,11 +21,11 @@ struct JsonString {
   [[nodiscard]] std::string decoded() const;
 };
 
-/// Reads JSON of a known form in place and takes no memory but for errors, whatever the text says. A tree would take many
-/// times the size of a damaged text, and so do the buffers of a parser by events where one string is most of it.
+/// Reads JSON of a known form in place and takes no memory but for errors, whatever the text says. A tree would take
+/// many times the size of a damaged text, and so do the buffers of a parser by events where one string is most of it.
 ///
-///   Corner   numbers other than whole ones from 0 to 2^63 - 1, and everything else that the caller does not ask for, can
-///            only be skipped; nesting deeper than 64 is refused
+///   Corner   numbers other than whole ones from 0 to 2^63 - 1, and everything else that the caller does not ask for,
+///            can only be skipped; nesting deeper than 64 is refused
 ///   Throws   FormatError that names the file and the byte of the text, what was found there and what was expected
 class JsonScanner {
  public:

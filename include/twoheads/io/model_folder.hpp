@@ -133,8 +133,8 @@ template <RealScalar Scalar>
 ///   Shapes   the file keeps linear weights as (out, in), but for GPT-2's; the model keeps them as (in, out)
 ///   Corner   all weights of the folder are used, or known buffers; what is left over is an error. Numbers of 16 bits
 ///            become the scalar's exactly. Encoders are read by read_encoder().
-///   Throws   FileError, FormatError, SpecError or InputError that names the file, the field or tensor, what was found and what was
-///            expected; no size is believed that the weights' file does not bear out
+///   Throws   FileError, FormatError, SpecError or InputError that names the file, the field or tensor, what was found
+///            and what was expected; no size is believed that the weights' file does not bear out
 ///   Source   huggingface/transformers, the modelling file of each family
 template <RealScalar Scalar>
 [[nodiscard]] LanguageModel<Scalar> read_model(const std::filesystem::path& folder) {

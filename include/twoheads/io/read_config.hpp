@@ -15,8 +15,8 @@ namespace twoheads {
 /// Reads the config.json of a model's folder. Every field of it is used, known to change nothing, or an error.
 ///
 ///   Corner   absent fields have the values that transformers gives them, but for sizes, which have to be there
-///   Throws   FileError for a file that cannot be read; FormatError for what is no such file; SpecError for a family, a field or a value that is not read, with the
-///            reason
+///   Throws   FileError for a file that cannot be read; FormatError for what is no such file; SpecError for a family, a
+///            field or a value that is not read, with the reason
 ///   Source   the configuration and modelling files of each family in huggingface/transformers
 [[nodiscard]] inline ModelConfig read_model_config(const std::filesystem::path& path) {
   const detail::MappedFile file(path);

@@ -19,11 +19,11 @@ namespace twoheads {
 
 /// A safetensors file, mapped into memory; its numbers are copied only when asked for.
 ///
-///   Laws     opening takes no more memory than the file is long, whatever it holds, but for an error's message; all that
-///            the format promises of offsets and sizes is checked before it returns
-///   Corner   a tensor whose dtype is not in Dtype does not hinder the others; asking for it is the error. Refused, where
-///            the reference implementation is silent: a name that appears twice, a field of a tensor other than dtype,
-///            shape and data_offsets, more than 64 dimensions
+///   Laws     opening takes no more memory than the file is long, whatever it holds, but for an error's message; all
+///            that the format promises of offsets and sizes is checked before it returns
+///   Corner   a tensor whose dtype is not in Dtype does not hinder the others; asking for it is the error. Refused,
+///            where the reference implementation is silent: a name that appears twice, a field of a tensor other than
+///            dtype, shape and data_offsets, more than 64 dimensions
 ///   Throws   FileError that names a file which cannot be read; FormatError that names the file, the tensor, what was
 ///            found and what was expected
 ///   Source   github.com/huggingface/safetensors, README.md, "Format", and the checks of its tensor.rs

@@ -121,8 +121,8 @@ inline void require_writable(std::span<const TensorView> tensors) {
 
 /// Writes tensors as one safetensors file, bit by bit as they are.
 ///
-///   Throws   SpecError for a name that is given twice or kept for the format, or text that is not UTF-8; ShapeError where
-///            bytes and shape do not fit; FileError that names the path if it cannot be written
+///   Throws   SpecError for a name that is given twice or kept for the format, or text that is not UTF-8; ShapeError
+///            where bytes and shape do not fit; FileError that names the path if it cannot be written
 inline void write_safetensors(const std::filesystem::path& path, std::span<const TensorView> tensors,
                               const std::map<std::string, std::string>& metadata = {}) {
   detail::require_writable(tensors);

@@ -58,8 +58,8 @@ namespace detail {
 
 /// Reads modules.json and the folder of its pooling, where they are there; else rows are pooled by their mean.
 ///
-///   Throws   FileError for a file that cannot be read; FormatError for what is no such file; SpecError for modules other than an encoder, a pooling by mean or first
-///            token, and a division by the length
+///   Throws   FileError for a file that cannot be read; FormatError for what is no such file; SpecError for modules
+///            other than an encoder, a pooling by mean or first token, and a division by the length
 ///   Source   UKPLab/sentence-transformers, modules.json and 1_Pooling/config.json
 [[nodiscard]] inline SentenceConfig read_sentence_config(const std::filesystem::path& folder) {
   SentenceConfig config;

@@ -18,8 +18,8 @@ namespace detail {
 /// A shard index, model.safetensors.index.json: which file of the folder holds which tensor.
 ///
 ///   Laws     takes no more memory than the file is long
-///   Throws   FileError where it cannot be read; FormatError that names the file, where it is no such index, names a tensor twice, or names a file that does
-///            not lie in the folder
+///   Throws   FileError where it cannot be read; FormatError that names the file, where it is no such index, names a
+///            tensor twice, or names a file that does not lie in the folder
 class ShardIndex {
  public:
   explicit ShardIndex(const std::filesystem::path& path) : file_(path) {

@@ -143,8 +143,9 @@ template <RealScalar Scalar>
 ///   Math     RMS norm with epsilon 1e-5; interleaved RoPE with theta 10000; causal; score_scale = 1 / sqrt(head_dim);
 ///            MLP w2 (silu(w1 x) * w3 x), so w_gate = w1^T, w_in = w3^T, w_out = w2^T
 ///   Corner   the RoPE tables of the file are skipped: angles are computed
-///   Throws   FileError where it cannot be read; FormatError that names the file, what it holds and what was expected, before any allocation;
-///            InputError that names the file, tensor, layer and the file's row of a weight that is NaN or infinite
+///   Throws   FileError where it cannot be read; FormatError that names the file, what it holds and what was expected,
+///            before any allocation; InputError that names the file, tensor, layer and the file's row of a weight that
+///            is NaN or infinite
 ///   Source   karpathy/llama2.c, run.c (memory_map_weights) and export.py (legacy_export)
 template <RealScalar Scalar>
 [[nodiscard]] LanguageModel<Scalar> read_llama2c(const std::filesystem::path& path) {
@@ -152,7 +153,8 @@ template <RealScalar Scalar>
   return read_llama2c<Scalar>(file.stream, file.size, path.string());
 }
 
-/// Reads the header of a llama2.c model file alone and holds it against the file's length. Throws FileError, FormatError.
+/// Reads the header of a llama2.c model file alone and holds it against the file's length. Throws FileError,
+/// FormatError.
 [[nodiscard]] inline Llama2cHeader read_llama2c_header(const std::filesystem::path& path) {
   detail::InputFile file = detail::open_input(path);
   detail::ByteReader reader(file.stream, file.size, path.string());

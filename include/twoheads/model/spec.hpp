@@ -13,8 +13,8 @@ namespace twoheads {
 
 /// No norm, RMSNorm, or LayerNorm.
 enum class NormKind { none, rms, layer };
-/// Where a layer's norms stand: before what they feed, after the residual sum (as in the first transformer and BERT), or
-/// before and once more on what is to be added (as in Gemma 2).
+/// Where a layer's norms stand: before what they feed, after the residual sum (as in the first transformer and BERT),
+/// or before and once more on what is to be added (as in Gemma 2).
 enum class NormPlace { before, after, both };
 /// swiglu and geglu multiply by a gate of another projection: by its SiLU, or by its GELU in the tanh form.
 enum class MlpKind { none, relu, gelu, gelu_tanh, swiglu, geglu, custom };
@@ -36,8 +36,8 @@ inline void require_positive(const char* what, Index value) {
 
 }  // namespace detail
 
-/// Llama 3's stretch of slow rotations: a pair whose wavelength is longer than positions / low_factor turns `factor` times
-/// slower, one shorter than positions / high_factor as before, between the two by degrees.
+/// Llama 3's stretch of slow rotations: a pair whose wavelength is longer than positions / low_factor turns `factor`
+/// times slower, one shorter than positions / high_factor as before, between the two by degrees.
 struct RopeStretch {
   double factor = 8.0;
   double low_factor = 1.0;
@@ -48,7 +48,8 @@ struct RopeStretch {
 
 /// Rotary positions: pair i of a row at position t turns by the angle t f_i.
 ///
-///   Math     f_i = theta'^(-2 i / d) / linear_factor, d = rotated_dim or head_dim, theta' = theta ntk_factor^(d / (d - 2))
+///   Math     f_i = theta'^(-2 i / d) / linear_factor, d = rotated_dim or head_dim, theta' = theta ntk_factor^(d / (d -
+///            2))
 struct RopeSpec {
   double theta = 10000.0;
   RopePairing pairing = RopePairing::interleaved;  ///< which columns make a pair
@@ -189,8 +190,8 @@ struct ModelSpec {
   }
 };
 
-/// The slopes of ALiBi as its authors choose them: 2^(-8 h / H) for head h = 1 .. H where H is a power of two; else those
-/// of the power below, and then every second one of the power above.
+/// The slopes of ALiBi as its authors choose them: 2^(-8 h / H) for head h = 1 .. H where H is a power of two; else
+/// those of the power below, and then every second one of the power above.
 ///
 ///   Source   Press, Smith, Lewis, "Train Short, Test Long" (ICLR 2022)
 [[nodiscard]] inline std::vector<double> alibi_slopes(Index heads) {

@@ -52,8 +52,9 @@ class Tokenizer {
 
   /// Reads a tokenizer.bin; `vocabulary` is the model's, since the file does not say how many tokens it holds.
   ///
-  ///   Throws   FileError where the file cannot be read; FormatError that names the file and token, where a length is negative, beyond the file's largest or
-  ///            beyond its end, or where tokens are missing or left over; SpecError if vocabulary < 2
+  ///   Throws   FileError where the file cannot be read; FormatError that names the file and token, where a length is
+  ///            negative, beyond the file's largest or beyond its end, or where tokens are missing or left over;
+  ///            SpecError if vocabulary < 2
   [[nodiscard]] static Tokenizer read(const std::filesystem::path& path, Index vocabulary) {
     detail::InputFile file = detail::open_input(path);
     return read(file.stream, file.size, vocabulary, path.string());

@@ -20,8 +20,8 @@ struct NormWeights {
 ///
 ///   Shapes   wq (head input width, heads * head_dim), wk (head input width, kv_heads * head_dim),
 ///            wv (head input width, kv_heads * value_dim), wo (heads * value_dim, width) or empty; bq, bk, bv, bo: a
-///            number for each column of these, or empty; q_norm, k_norm (head_dim): gains, where the spec has head_norm;
-///            sinks (heads): learned sinks, or empty
+///            number for each column of these, or empty; q_norm, k_norm (head_dim): gains, where the spec has
+///            head_norm; sinks (heads): learned sinks, or empty
 ///   Math     a learned sink is a logit of a head that takes its share of attention and has no value
 template <RealScalar Scalar>
 struct AttentionWeights {

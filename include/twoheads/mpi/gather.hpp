@@ -31,8 +31,8 @@ template <class Scalar>
 /// All rows in one place: on rank `to`, in the order of the sequence; on the others none.
 ///
 ///   Shapes   own (own rows of `shares`, cols), cols the same on all ranks; result (all rows, cols) or (0, cols)
-///   Throws   on every rank, as Ranks::together(): ShapeError where the rows do not fit the shares, SpecError where ranks
-///            differ in shares, columns or goal, or are not as many as share the rows
+///   Throws   on every rank, as Ranks::together(): ShapeError where the rows do not fit the shares, SpecError where
+///            ranks differ in shares, columns or goal, or are not as many as share the rows
 template <RealScalar Scalar>
 [[nodiscard]] Matrix<Scalar> gather_rows(Ranks& ranks, const RowShares& shares, const Matrix<Scalar>& own,
                                          Index to = 0) {

@@ -95,8 +95,8 @@ class GridOnRanks {
     (*this)(input, out, RankWork::all(input.query_shares, ranks_.rank()));
   }
 
-  /// The same for some of the rank's rows, cut where no call is; the others stay as they are. `work.finished` must leave
-  /// MPI alone.
+  /// The same for some of the rank's rows, cut where no call is; the others stay as they are. `work.finished` must
+  /// leave MPI alone.
   void operator()(const RankInput<Scalar>& input, MatrixSpan<Scalar> out, const RankWork& work) {
     std::optional<Plan> plan;
     detail::NotFinite fault;

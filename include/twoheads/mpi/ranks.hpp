@@ -1,6 +1,7 @@
 #pragma once
 
-// The C interface alone: the C++ bindings that some headers bring are not in MPI any more, and need a library of their own.
+// The C interface alone: the C++ bindings that some headers bring are not in MPI any more, and need a library of their
+// own.
 #if !defined(OMPI_SKIP_MPICXX)
 #define OMPI_SKIP_MPICXX 1
 #endif
@@ -19,6 +20,7 @@
 #include <string>
 #include <thread>
 #include <twoheads/base/byte_hash.hpp>
+#include <twoheads/base/difference.hpp>
 #include <twoheads/base/errors.hpp>
 #include <twoheads/base/index.hpp>
 #include <twoheads/mpi/fault.hpp>
@@ -123,7 +125,8 @@ class Ranks {
     meet(fault);
   }
 
-  /// To be called often while a rank works: throws where another rank has failed, and lets MPI get on with its messages.
+  /// To be called often while a rank works: throws where another rank has failed, and lets MPI get on with its
+  /// messages.
   void poll() {
     if (size_ == 1) return;
     int there = 0;
@@ -145,7 +148,7 @@ class Ranks {
 
   /// Throws SpecError on every rank unless all pass the same words: what they run, and how.
   void require_same(const std::string& words) {
-    constexpr std::size_t length = 512;
+    constexpr std::size_t length = 1024;
     std::array<char, length> own{};
     own.back() = 1;  // the form of this record
     all_failed_ = false;
@@ -162,7 +165,11 @@ class Ranks {
     for (int rank = 1; rank < size_; ++rank) {
       if (std::memcmp(of(0), of(rank), length) == 0) continue;
       all_failed_ = true;
-      throw SpecError(detail::text("ranks run different things: rank 0 ", of(0), "; rank ", rank, " ", of(rank)));
+      const std::string first = of(0), other = of(rank);
+      const std::string where = first == other
+                                    ? "what they say differs behind its first bytes, which are '" + first + "'"
+                                    : detail::difference_of(other, first);
+      throw SpecError(detail::text("ranks run different things: rank ", rank, ", beside rank 0: ", where));
     }
   }
 

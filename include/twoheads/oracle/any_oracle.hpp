@@ -9,8 +9,8 @@
 
 namespace twoheads {
 
-/// An oracle of any type behind one type, so that what uses it is compiled once. It is made by a function, and a copy is
-/// another oracle from the same function: another process, another session, never one that two threads share.
+/// An oracle of any type behind one type, so that what uses it is compiled once. It is made by a function, and a copy
+/// is another oracle from the same function: another process, another session, never one that two threads share.
 template <RealScalar S>
 class AnyOracle {
  public:

@@ -9,8 +9,8 @@ namespace twoheads {
 /// An oracle that can be differentiated: a vector-Jacobian product of one call.
 ///
 ///   Shapes   d_answer (n, output width of the call's weights), result (n, width of its rows)
-///   Math     of a loss whose derivatives by run(call) are d_answer, the derivatives by call.rows. The weights of a call
-///            are constants.
+///   Math     of a loss whose derivatives by run(call) are d_answer, the derivatives by call.rows. The weights of a
+///            call are constants.
 ///   Laws     linear in d_answer; as run(), the call is evaluated by itself: nothing is kept from a call of run()
 template <class O>
 concept HasVjp = HasScalar<O> &&

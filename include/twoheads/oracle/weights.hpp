@@ -19,7 +19,8 @@ enum class SumOrder { blocked, by_key };
 /// A linear map from some columns of a token row: x[begin .. begin + rows of the matrix) times the matrix.
 ///
 ///   Shapes   x (n, width), result (n, cols)
-///   Math     the matrix of a selector is the identity; it is kept as such, so that its product is a view of the columns
+///   Math     the matrix of a selector is the identity; it is kept as such, so that its product is a view of the
+///            columns
 template <RealScalar Scalar>
 class Projection {
  public:

@@ -49,8 +49,8 @@ namespace detail {
 /// other. Keys that all its groups see are rectangles for the whole block; what is left is asked of either half of the
 /// groups, and so on down to one. Tiles of a query block share slots.
 ///
-///   Laws     each pair lies in the tile of the largest part that sees its key as a whole, and in no other; a query block
-///            has at most the rows of a call; counts are sums over the tiles
+///   Laws     each pair lies in the tile of the largest part that sees its key as a whole, and in no other; a query
+///            block has at most the rows of a call; counts are sums over the tiles
 ///   Corner   a query block that sees no key has no tile. On a causal oracle a rectangle is one tile where its queries
 ///            fit after its keys, else two triangles. The mask is shared with copies of the tiling, not copied.
 ///   Source   Yu & Alman, Lemma 3.1 on the blocks that are there; Theorem 4.2's codes for tiles that share a slot

@@ -329,8 +329,8 @@ inline void require_scalable(const Plan& plan, const ScaleRequest& request) {
 /// Predicts time, bytes moved and memory of a plan whose queries, keys and values are shared among ranks.
 ///
 /// Queries are shared by share_rows(), keys and values by the same shares, those of a memory evenly. In the tile kernel
-/// a rank fetches for each visit and each key/value head the keys that its rows see and others hold, tile by tile; with an
-/// oracle for each portion of batches of calls, of a piece of keys or more, the keys of their tiles, once.
+/// a rank fetches for each visit and each key/value head the keys that its rows see and others hold, tile by tile; with
+/// an oracle for each portion of batches of calls, of a piece of keys or more, the keys of their tiles, once.
 ///
 ///   Math     kernel: 2 pairs heads (head_dim + value_dim) operations. Oracle: calls, each of call_seconds, or of 2
 ///            rows^2 (head_dim + value_dim) operations a slot. Communication: bytes / bandwidth + messages * latency,
@@ -338,11 +338,11 @@ inline void require_scalable(const Plan& plan, const ScaleRequest& request) {
 ///            waited for, the others are hidden as far as there is something to compute.
 ///            seconds = layers * max over ranks of (compute + exposed); contended_seconds takes all bytes over what
 ///            the owners of two pieces send, where that is more
-///   Laws     bytes are exact for one thread a rank; under masks other than full and causal, the kernel may fetch keys that
-///            tiles of a visit share once instead of twice, and moves less. They are not for oracles with more than most_slots slots a layer: there some
-///            of the query blocks that need others' keys are walked, a run of them as if it were a share, and a rank has their
-///            bytes a slot (those of all ranks where it has none of them): exact_bytes tells. Bytes and messages do not
-///            depend on the machine.
+///   Laws     bytes are exact for one thread a rank; under masks other than full and causal, the kernel may fetch keys
+///            that tiles of a visit share once instead of twice, and moves less. They are not for oracles with more
+///            than most_slots slots a layer: there some of the query blocks that need others' keys are walked, a run of
+///            them as if it were a share, and a rank has their bytes a slot (those of all ranks where it has none of
+///            them): exact_bytes tells. Bytes and messages do not depend on the machine.
 ///   Corner   attention alone: projections, norms and MLPs are local and not counted. One rank moves nothing
 ///   Throws   SpecError for ranks, columns or a machine that make no sense, for a plan of a chunk or of a sample, or
 ///            counts beyond 64 bits

@@ -235,8 +235,8 @@ struct Excess {
   return owners;
 }
 
-/// Forth and back over the ranks, unit by unit: where work grows steadily, so does what each turn leaves uneven, and the
-/// next turn evens it out.
+/// Forth and back over the ranks, unit by unit: where work grows steadily, so does what each turn leaves uneven, and
+/// the next turn evens it out.
 [[nodiscard]] inline std::vector<Index> deal_back_and_forth(const DealtUnits& units, Index ranks) {
   std::vector<Index> owners;
   for (Index unit = 0; unit < units.size(); ++unit) {
@@ -270,8 +270,8 @@ struct Excess {
 
 }  // namespace detail
 
-/// Where the queries of a plan may be cut without a change of any bit or call: the ends of the least parts that one rank
-/// evaluates. In the tile kernel rows are lanes that know nothing of each other; calls are not cut.
+/// Where the queries of a plan may be cut without a change of any bit or call: the ends of the least parts that one
+/// rank evaluates. In the tile kernel rows are lanes that know nothing of each other; calls are not cut.
 [[nodiscard]] inline std::vector<Index> atoms_of(const Plan& plan) {
   std::vector<Index> ends;
   if (plan.oracle().kind == OracleKind::kernel) {

@@ -160,8 +160,8 @@ struct ShapeCounts {
   }
 };
 
-/// Calls visit(tile, slot) for the tiles of the first head that have queries and keys in the frame, which begins at the first query;
-/// `slot` counts those of all heads, in the order in which calls take them.
+/// Calls visit(tile, slot) for the tiles of the first head that have queries and keys in the frame, which begins at the
+/// first query; `slot` counts those of all heads, in the order in which calls take them.
 template <class Visit>
 void for_each_framed_tile(const Plan& plan, const Rows& queries, const Rows& keys, Visit&& visit) {
   Index slot = 0;

@@ -38,8 +38,8 @@ struct Tile {
   /// A tile drawn at random is one of `drawn` that stand for `stands_for`: its weight counts stands_for / drawn times.
   Index drawn = 1;
   Index stands_for = 1;  ///< far blocks that the drawn ones stand for
-  /// A rectangle for a causal oracle: its first query stands on the row of its last key, the others on rows of their own
-  /// that follow.
+  /// A rectangle for a causal oracle: its first query stands on the row of its last key, the others on rows of their
+  /// own that follow.
   bool queries_last = false;
 
   /// Of the tile's keys, those that query number i of the tile sees, as positions in the sequence; sinks apart.

@@ -10,7 +10,8 @@ namespace twoheads {
 /// What a mask shows of a rectangle of pairs.
 enum class Sight { hidden, partly, wholly };
 
-/// What the mask shows of queries x keys, among `total` keys, in constant time (documents: a binary search; blocks: the groups of the rectangle).
+/// What the mask shows of queries x keys, among `total` keys, in constant time (documents: a binary search; blocks: the
+/// groups of the rectangle).
 ///
 ///   Laws     the ranges of visible keys neither begin nor end earlier for a later query, and those of neighbours leave
 ///            no gap between them; so the first and the last query of a rectangle tell all

@@ -14,7 +14,8 @@
 
 namespace twoheads {
 
-/// What ranks work with unless they are told otherwise: keys that are fetched at a time, and memory for queries in work.
+/// What ranks work with unless they are told otherwise: keys that are fetched at a time, and memory for queries in
+/// work.
 constexpr Index default_piece_keys = 4096;
 /// Memory for queries that the kernel works on, for each thread, unless told otherwise: bytes.
 constexpr Index default_work_bytes = Index{3} << 20;
@@ -32,8 +33,8 @@ constexpr Index default_work_bytes = Index{3} << 20;
   return std::max<Index>(work / lane_bytes / detail::rows_of_a_kernel_atom, 1) * detail::rows_of_a_kernel_atom;
 }
 
-/// What a rank evaluates at a time: rows that follow each other and are its own, of one query block; in the tile kernel,
-/// where all blocks read the keys in their order, of several.
+/// What a rank evaluates at a time: rows that follow each other and are its own, of one query block; in the tile
+/// kernel, where all blocks read the keys in their order, of several.
 struct Visit {
   Index query_block = 0;  ///< the first of them
   Rows queries;           ///< positions
@@ -43,8 +44,8 @@ struct Visit {
 
 namespace detail {
 
-/// Whether the tiles of every query block come in the order of their keys, no key twice, and begin where the kernel cuts
-/// keys: blocks that are evaluated together then read the same keys at the same time.
+/// Whether the tiles of every query block come in the order of their keys, no key twice, and begin where the kernel
+/// cuts keys: blocks that are evaluated together then read the same keys at the same time.
 [[nodiscard]] inline bool blocks_read_in_order(const Plan& plan) {
   const MaskKind kind = plan.request().mask.simplified(plan.tokens()).kind;
   return plan.oracle().kind == OracleKind::kernel && plan.sampled() == nullptr &&
@@ -126,8 +127,8 @@ inline void join_ranges(std::vector<Rows>& ranges) {
     for (std::size_t group = mask.group_of(queries.begin); group <= last; ++group)
       seen.insert(seen.end(), mask.shown[group].begin(), mask.shown[group].end());
   } else {
-    // Neither end of what a query sees lies before that of the query before it, and nothing lies between them. Where the
-    // first query has no sinks apart, it sees keys from 0 on, or there are none.
+    // Neither end of what a query sees lies before that of the query before it, and nothing lies between them. Where
+    // the first query has no sinks apart, it sees keys from 0 on, or there are none.
     const VisibleKeys first = mask.visible_keys(queries.begin, keys);
     const VisibleKeys last = mask.visible_keys(queries.end - 1, keys);
     seen = {first.sinks, {first.keys.begin, last.keys.end}};

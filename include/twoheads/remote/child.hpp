@@ -143,8 +143,8 @@ struct SocketPair {
 
 /// A process whose standard input and output are channels of bytes to us; gone when the object is.
 ///
-///   Laws     no SIGPIPE reaches the caller, whatever the process does; writing goes on while reading waits, so that two
-///            that both write never wait for each other
+///   Laws     no SIGPIPE reaches the caller, whatever the process does; writing goes on while reading waits, so that
+///            two that both write never wait for each other
 ///   Throws   OracleError where the process cannot be started
 ///   Corner   its own children outlive it where they do not mind that their input has ended
 class Child {

@@ -15,8 +15,8 @@
 
 namespace twoheads {
 
-/// An attention core in another process: the heads of all calls fill the places of the graph's runs one after the other.
-/// `Runs` is a RemoteSession, or what has its description(), options() and run().
+/// An attention core in another process: the heads of all calls fill the places of the graph's runs one after the
+/// other. `Runs` is a RemoteSession, or what has its description(), options() and run().
 ///
 ///   Shapes   of the graph: CoreGraph
 ///   Corner   places that no head takes hold zeros, and what comes back for them is dropped

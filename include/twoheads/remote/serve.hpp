@@ -55,8 +55,8 @@ inline void write_all(int file, std::span<const std::byte> bytes) {
 
 /// Answers frames until the input ends: what makes an oracle of a program's standard input and output.
 ///
-/// What `run` throws is sent as a failure of that run. Nothing else may write to `output`. A run has `largest_run` bytes
-/// at most; of a graph that fixes its sizes, what they come to where that is less.
+/// What `run` throws is sent as a failure of that run. Nothing else may write to `output`. A run has `largest_run`
+/// bytes at most; of a graph that fixes its sizes, what they come to where that is less.
 ///
 ///   Throws   OracleError for a damaged frame, or one that the other side may not send
 ///   Corner   a program that does not ignore SIGPIPE is ended by it where it answers and nobody reads any more

@@ -196,9 +196,9 @@ class ByteLevelBpe : public TextParts {
  public:
   /// Reads a tokenizer.json; `vocabulary` is the model's.
   ///
-  ///   Throws   FileError where a file cannot be read; FormatError that names file and field: no JSON, another type than BPE, a field or type not known here,
-  ///            a piece or id that stands twice, an id outside the vocabulary, a merge of unknown pieces;
-  ///            SpecError if vocabulary < 1
+  ///   Throws   FileError where a file cannot be read; FormatError that names file and field: no JSON, another type
+  ///            than BPE, a field or type not known here, a piece or id that stands twice, an id outside the
+  ///            vocabulary, a merge of unknown pieces; SpecError if vocabulary < 1
   [[nodiscard]] static ByteLevelBpe read(const std::filesystem::path& path, Index vocabulary) {
     return ByteLevelBpe(detail::read_document(path, "/model/vocab", "/model/merges"), vocabulary);
   }

@@ -46,8 +46,8 @@ class WordPiece : public TextParts {
  public:
   /// Reads a vocab.txt, one piece a line in the order of ids.
   ///
-  ///   Throws   FileError where the file cannot be read; FormatError that names file and piece: an empty line, no UTF-8, a piece that stands twice, more pieces
-  ///            than the vocabulary, or none for [UNK], [CLS] or [SEP]
+  ///   Throws   FileError where the file cannot be read; FormatError that names file and piece: an empty line, no
+  ///            UTF-8, a piece that stands twice, more pieces than the vocabulary, or none for [UNK], [CLS] or [SEP]
   [[nodiscard]] static WordPiece read_lines(const std::filesystem::path& path, Index vocabulary,
                                             const WordPieceOptions& options = {}) {
     WordPiece tokenizer{detail::PieceTable(vocabulary)};

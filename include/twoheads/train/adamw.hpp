@@ -56,8 +56,8 @@ template <RealScalar Scalar>
 ///            p <- (1 - rate decay) p - rate (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + epsilon)
 ///   Laws     entries are updated each by itself, in the model's scalar; factors are computed in float64. The two
 ///            moments take twice the memory of the model.
-///   Source   Loshchilov, Hutter, "Decoupled Weight Decay Regularization" (ICLR 2019), Algorithm 2, with the decay times
-///            the whole rate, as PyTorch has it; the paper's is times the schedule alone
+///   Source   Loshchilov, Hutter, "Decoupled Weight Decay Regularization" (ICLR 2019), Algorithm 2, with the decay
+///            times the whole rate, as PyTorch has it; the paper's is times the schedule alone
 template <RealScalar Scalar>
 class AdamW {
  public:

@@ -52,8 +52,8 @@ template <RealScalar Scalar>
   return sum;
 }
 
-/// The rows of the model scored against targets: the sum of the cross-entropies in nats. With a gradient, `rows` becomes
-/// `scale` times the derivatives by them, and the output's are added.
+/// The rows of the model scored against targets: the sum of the cross-entropies in nats. With a gradient, `rows`
+/// becomes `scale` times the derivatives by them, and the output's are added.
 template <RealScalar Scalar>
 [[nodiscard]] double score_rows(const LanguageModel<Scalar>& model, std::span<const int> targets, Matrix<Scalar>& rows,
                                 LanguageModel<Scalar>* gradient, double scale) {

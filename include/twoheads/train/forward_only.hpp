@@ -17,9 +17,9 @@ namespace twoheads {
 
 /// How derivatives are taken by differences.
 struct DifferenceOptions {
-  /// Largest change h of a score, in nats, that a difference is taken over; 0: 8 eps^(1/3) of the scalar, and 8 eps^(1/5)
-  /// where extrapolated. The 8, found by trial: rows seldom reach the bound of their change, and what rounds is the row,
-  /// several times its derivative.
+  /// Largest change h of a score, in nats, that a difference is taken over; 0: 8 eps^(1/3) of the scalar, and 8
+  /// eps^(1/5) where extrapolated. The 8, found by trial: rows seldom reach the bound of their change, and what rounds
+  /// is the row, several times its derivative.
   double step = 0;
   /// Richardson: two steps, h and h / 2, as (4 d(h / 2) - d(h)) / 3: twice the calls.
   bool extrapolate = false;
@@ -38,13 +38,14 @@ template <RealScalar Scalar>
   return row.template cast<double>().stableNorm();
 }
 
-/// The transposed attention of a layer: its queries are the keys, its keys the queries with their log weights, each query
-/// head with keys of its own, so that the weights of a row sum to the column sums of the shares P.
+/// The transposed attention of a layer: its queries are the keys, its keys the queries with their log weights, each
+/// query head with keys of its own, so that the weights of a row sum to the column sums of the shares P.
 ///
-///   Shapes   q (NK, heads * dim), k (N, heads * dim), d_out (N, heads * value_dim), dim = m + 1, or with tilts m + m_v + 2
+///   Shapes   q (NK, heads * dim), k (N, heads * dim), d_out (N, heads * value_dim), dim = m + 1, or with tilts m + m_v
+///            + 2
 ///   Math     score of key j and query i: scale q_i . k_j - W_i, and with tilts + t (g_i . v_j - D_i) / bound_j, where
-///            bound_j = largest |g| |v_j| + largest |D| >= |g_i . v_j - D_i|. ALiBi's slope (j - i) is slope j in the log
-///            weights, slope i in W.
+///            bound_j = largest |g| |v_j| + largest |D| >= |g_i . v_j - D_i|. ALiBi's slope (j - i) is slope j in the
+///            log weights, slope i in W.
 ///   Corner   rows in the order of the transposed mask. A query that sees no key is hidden from all: its W counts as 0
 template <RealScalar Scalar>
 class TransposedAttention {
@@ -174,24 +175,25 @@ class TransposedAttention {
 
 }  // namespace detail
 
-/// Attention by a grid of oracle calls, with gradients by calls of run() alone: for oracles that cannot be differentiated.
+/// Attention by a grid of oracle calls, with gradients by calls of run() alone: for oracles that cannot be
+/// differentiated.
 ///
 ///   Math     g = d_out, D = g . out, P = exp(score - W), W the log weights
-///            d_v_j = sum_i P_ij g_i: attention with queries k_j, keys (q_i, -W_i) and values g_i, times its own weight:
-///            exact. d_q_i = scale d/dt of attention with scores + t g_i . v_j and values k_j; d_k_j = scale d/dt of the
-///            transposed sum of exp(score - W_i + t (g_i . v_j - D_i)) q_i. Both by central differences, of a step for
-///            each row that changes no score by more than h (DifferenceOptions::step), whatever the units of g and v.
-///            Learned sinks: from log weights and D, without a call.
-///            Error of d_q and d_k, relative to their largest terms: at most h^2 / 6 and about eps (1 + largest logit) / h;
-///            extrapolated h^4 / 480 in place of h^2 / 6. Found with 300 tokens and logits up to 7: 2e-10 in double and
-///            6e-5 in float, extrapolated 4e-12 and 1e-5. Of d_v: eps (1 + largest logit).
-///   Laws     the same bits and calls for any batch and executor. Each layer of a backward pass takes 3 transposed and 2
-///            tilted evaluations of its attention (5 and 4 where extrapolated) with what the anchor repeats: GridAttention
-///            with the same options. Memory: copies of the rows, nothing of the size of N x NK.
+///            d_v_j = sum_i P_ij g_i: attention with queries k_j, keys (q_i, -W_i) and values g_i, times its own
+///            weight: exact. d_q_i = scale d/dt of attention with scores + t g_i . v_j and values k_j; d_k_j = scale
+///            d/dt of the transposed sum of exp(score - W_i + t (g_i . v_j - D_i)) q_i. Both by central differences, of
+///            a step for each row that changes no score by more than h (DifferenceOptions::step), whatever the units of
+///            g and v. Learned sinks: from log weights and D, without a call.
+///            Error of d_q and d_k, relative to their largest terms: at most h^2 / 6 and about eps (1 + largest logit)
+///            / h; extrapolated h^4 / 480 in place of h^2 / 6. Found with 300 tokens and logits up to 7: 2e-10 in
+///            double and 6e-5 in float, extrapolated 4e-12 and 1e-5. Of d_v: eps (1 + largest logit).
+///   Laws     the same bits and calls for any batch and executor. Each layer of a backward pass takes 3 transposed and
+///            2 tilted evaluations of its attention (5 and 4 where extrapolated) with what the anchor repeats:
+///            GridAttention with the same options. Memory: copies of the rows, nothing of the size of N x NK.
 ///   Corner   a tilted call is wider by value_dim columns of queries and keys, a transposed one by value_dim + 2: the
 ///            oracle must take them. Sinks and blocks are transposed as MaskKind::blocks
-///   Throws   SpecError for raw tokens, error bars, precisions below float32, samples, a bias, a soft cap and queries that
-///            stand after others; otherwise as GridAttention
+///   Throws   SpecError for raw tokens, error bars, precisions below float32, samples, a bias, a soft cap and queries
+///            that stand after others; otherwise as GridAttention
 ///   Source   docs/training.md
 template <Oracle O, Executor Exec = Serial>
 class ForwardOnlyGrid {

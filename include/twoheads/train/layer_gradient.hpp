@@ -29,8 +29,8 @@ template <RealScalar Scalar>
 
 /// The derivative of finish_rows() for a few rows: adds that by the layer's weights to `gradient`.
 ///
-///   Shapes   rows (n, width): x before it; mixed (n, heads * value_dim); d_rows (n, width): by x after it, becomes that
-///            by `rows`; d_mixed (n, heads * value_dim): by `mixed`
+///   Shapes   rows (n, width): x before it; mixed (n, heads * value_dim); d_rows (n, width): by x after it, becomes
+///            that by `rows`; d_mixed (n, heads * value_dim): by `mixed`
 template <RealScalar Scalar>
 void add_finish_gradient(const ModelSpec& spec, const LayerWeights<Scalar>& layer, const Matrix<Scalar>& rows,
                          const MatrixView<Scalar>& mixed, Matrix<Scalar>& d_rows, MatrixSpan<Scalar> d_mixed,

@@ -18,14 +18,14 @@ struct AttentionGradient {
 
 /// Attention that can be differentiated.
 ///
-///   Shapes   forward(input, out, log_weights): out (N, heads * value_dim); log_weights (N, heads) in nats, learned sinks
-///            included, -infinity where a query sees no key; it takes its shape there.
+///   Shapes   forward(input, out, log_weights): out (N, heads * value_dim); log_weights (N, heads) in nats, learned
+///            sinks included, -infinity where a query sees no key; it takes its shape there.
 ///            backward(input, out, log_weights, d_out): what forward() was given and found, and the derivatives of the
 ///            loss by out, (N, heads * value_dim)
 ///   Math     P = exp(score - log weight); d_v = P^T d_out; d_score = P * (d_out v^T - D), D_i = d_out_i . out_i;
 ///            d_q = scale d_score k, d_k = scale d_score^T q; d_sink = - sum_i exp(sink - log weight_i) D_i
-///   Corner   log weights of forward() are for backward() of the same evaluation; TrainableGrid leaves NaN where it needs
-///            none
+///   Corner   log weights of forward() are for backward() of the same evaluation; TrainableGrid leaves NaN where it
+///            needs none
 ///   Laws     nothing of the size of N x NK is held. Keys and values of the input are all held, as rows of the sequence
 ///            (HeldRows as it begins); not by head.
 template <class A, class Scalar>

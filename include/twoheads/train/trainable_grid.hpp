@@ -29,8 +29,8 @@ struct GridTrainingCounts {
   Index planned = 0;         ///< calls of either kind that backward passes were planned to take
 };
 
-/// Attention by a grid of oracle calls that can be differentiated: forward() is GridAttention, backward() asks the oracle
-/// for run() and vjp() and for nothing else.
+/// Attention by a grid of oracle calls that can be differentiated: forward() is GridAttention, backward() asks the
+/// oracle for run() and vjp() and for nothing else.
 ///
 ///   Math     see detail::GridBackwardEngine. With S slots a layer, backward() takes 2 ceil(S / (H' L')) calls, one of
 ///            run() and one of vjp() for each call of a plan of one round, and no repeats at any logit size; where all

@@ -149,7 +149,7 @@ int run(const std::string& folder, const std::string& path) {
 int main(int argc, char** argv) {
   if (argc != 3) {
     std::cerr
-        << "usage: 07_shipped_model FOLDER TEXT\nFOLDER: a model of bytes, such as examples/models/bible; TEXT: a "
+        << "usage: 06_shipped_model FOLDER TEXT\nFOLDER: a model of bytes, such as examples/models/bible; TEXT: a "
            "file to read and predict\n";
     return 2;
   }

@@ -1,6 +1,6 @@
 // Hand-built transformers whose answers are known exactly, over 65536 tokens through calls of 256 rows.
 //
-//   03_hard_cases [tokens]
+//   02_hard_cases [tokens]
 
 #include <iomanip>
 #include <iostream>
@@ -79,7 +79,7 @@ Index run(const Question& question, Index tokens) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  CLI::App app{"Hand-built transformers with exact answers, through calls of 256 rows", "03_hard_cases"};
+  CLI::App app{"Hand-built transformers with exact answers, through calls of 256 rows", "02_hard_cases"};
   Index tokens = 65536;
   programs::add_count(app, "tokens", tokens, 1, "tokens (default 65536)");
   return programs::run(app, argc, argv, [&] {

@@ -1,4 +1,4 @@
-// A model over rows that lie on several ranks of MPI: mpirun -n 4 06_on_ranks
+// A model over rows that lie on several ranks of MPI: mpirun -n 4 05_on_ranks
 
 #include <mpi.h>
 

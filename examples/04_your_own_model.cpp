@@ -1,5 +1,5 @@
-// The blocks compose: a model that no ModelSpec describes, whose layers have widths and heads of their own, with queries,
-// keys and values from one matrix, and sines for positions. Whatever evaluates attention, it is written once.
+// The blocks compose: a model that no ModelSpec describes, whose layers have widths and heads of their own, with
+// queries, keys and values from one matrix, and sines for positions. Whatever evaluates attention, it is written once.
 
 #include <cmath>
 #include <iostream>

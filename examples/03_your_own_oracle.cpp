@@ -17,7 +17,7 @@ int main() {
     return Matrix<double>(weights.rowwise().sum().cwiseInverse().asDiagonal() * weights * v);
   };
   CoreOracle oracle = core_oracle<double>(limits, attend);
-  require_honest(oracle);  // a few calls that find a scale, a mask or a row limit other than declared
+  require_honest(oracle);  // about 15 calls that find a scale, a mask or a row limit other than declared
 
   const ModelSpec spec = paper_layer(1, 32, 4, Mask{MaskKind::causal}, MlpKind::none, 0);
   const Model<double> model = random_model<double>(spec, /*seed=*/1);
