@@ -306,6 +306,9 @@ TEST(ShippedModel, ItsDemoSaysWhatApproximationsCost) {
   for (const char* words : {"all before it (exact)", "the first 4 (exact)", "4 of the blocks", "bits/byte"})
     EXPECT_NE(run.out.find(words), std::string::npos) << run.out;
   EXPECT_EQ(run_program("06_shipped_model", {"nowhere", "nothing"}).exit_code, 1);
+  const ProgramRun no_text = run_program("06_shipped_model", {shipped_model().string(), "nothing"});
+  EXPECT_EQ(no_text.exit_code, 1);
+  EXPECT_TRUE(contains(no_text.err, "nothing")) << no_text.err;
   EXPECT_EQ(run_program("06_shipped_model", {}).exit_code, 2);
 }
 

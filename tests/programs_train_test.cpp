@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cmath>
 #include <csignal>
 #include <filesystem>
@@ -114,6 +115,27 @@ TEST(TrainingProgram, SaysWhyItCannotTrain) {
   expect(one.add_file("--held-out", "one"), "1 bytes, expected 2 or more");
   SmallRun unwritable;
   expect(unwritable.add_file("--log", "none/log.csv"), "log.csv: cannot be written");
+}
+
+TEST(TrainingProgram, FindsPlacesThatCannotBeWrittenBeforeItTrains) {
+  for (const auto& [flag, place, message] :
+       {std::array{"--plot", "none/loss.svg", "loss.svg: cannot be written"},
+        std::array{"--checkpoint", "none/run", "none/run: cannot be written"},
+        std::array{"--out", "text/model", "text/model: no folder can be made there"}}) {
+    SmallRun small("--steps 1000000");  // hours, where it trains first
+    const ProgramRun run = small.add_file(flag, place).run();
+    EXPECT_EQ(run.exit_code, 1) << flag;
+    EXPECT_TRUE(contains(run.err, message)) << run.err;
+    EXPECT_FALSE(contains(run.err, "the model is gone in the end")) << run.err;
+  }
+}
+
+TEST(TrainingProgram, SaysThatItsModelIsNotKept) {
+  const auto says = [](SmallRun& run) { return contains(run.run().err, "without --out and --checkpoint"); };
+  SmallRun none("--steps 1"), folder("--steps 1"), checkpoint("--steps 1");
+  EXPECT_TRUE(says(none));
+  EXPECT_FALSE(says(folder.add_file("--out", "model")));
+  EXPECT_FALSE(says(checkpoint.add_file("--checkpoint", "run")));
 }
 
 TEST(TrainingProgram, EvaluatesAFileOfItsOwnOrNone) {

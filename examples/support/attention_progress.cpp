@@ -1,6 +1,7 @@
 #include "support/attention_progress.hpp"
 
 #include <algorithm>
+#include <twoheads/plan/one_query.hpp>
 #include <twoheads/plan/plan.hpp>
 #include <utility>
 
@@ -20,8 +21,10 @@ double sum_of_plans(const twoheads::ModelSpec& spec, Index tokens, Index keys, c
                     const twoheads::SimulationOptions& options, Index (twoheads::Plan::*count)() const) {
   double sum = 0;
   for (Index layer = 0; layer < spec.layers; ++layer) {
-    const twoheads::Plan plan(twoheads::detail::grid_request(options, limits, spec.attention_of(layer), layer,
-                                                             Rows{0, tokens}, keys, options.log_weights));
+    const AttentionSpec attention = spec.attention_of(layer);
+    const twoheads::Plan plan(twoheads::one_query_request(
+        twoheads::detail::grid_request(options, limits, attention, layer, Rows{0, tokens}, keys, options.log_weights),
+        attention.kv_heads));
     sum += static_cast<double>((plan.*count)());
   }
   return sum;

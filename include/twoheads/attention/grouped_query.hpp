@@ -9,9 +9,9 @@ namespace twoheads {
 
 /// One query as full attention over the keys that it sees: the query heads that read one key/value head are its rows.
 ///
-///   Shapes   of a query (1, heads * head_dim) over NK keys: q (heads / kv_heads, kv_heads * head_dim), k (n, kv_heads
-///            * head_dim), v (n, kv_heads * value_dim), n the keys that it sees; out (heads / kv_heads, kv_heads *
-///            value_dim)
+///   Shapes   of a query (1, heads * head_dim) over NK keys: q (heads / kv_heads, kv_heads * head_dim),
+///            k (n, kv_heads * head_dim), v (n, kv_heads * value_dim), n the keys that it sees;
+///            out (heads / kv_heads, kv_heads * value_dim)
 ///   Laws     attention of input() into out(), then write(): the query's own attention
 ///   Corner   the input's rows and weights must outlive it. Memory: a copy of the keys and values that are seen, where
 ///            they do not stand in one piece. Of a query that sees no key there is no input.

@@ -37,12 +37,7 @@ class TileBackward {
   static constexpr Index key_step = 128;                           ///< keys whose scores are held at once
 
   TileBackward(Index head_dim, Index value_dim, const ScoreRule& rule)
-      : head_dim_(head_dim), value_dim_(value_dim), rule_(rule) {
-    const double scale = std::abs(rule.score_scale);
-    sign_ = static_cast<Scalar>(rule.score_scale > 0 ? 1 : rule.score_scale < 0 ? -1 : 0);
-    unit_ = changes_scores() || scale == 0 ? 1.0 : scale;
-    factor_ = static_cast<Scalar>(
-        std::clamp<double>(unit_ * log2_e, std::numeric_limits<Scalar>::min(), std::numeric_limits<Scalar>::max()));
+      : head_dim_(head_dim), value_dim_(value_dim), rule_(rule), unit_(rule) {
     head_cols_ = Backward::padded(head_dim);
     value_cols_ = Backward::padded(value_dim);
     scores_ = detail::AlignedBuffer<Scalar>(key_step * panel);
@@ -73,15 +68,15 @@ class TileBackward {
         const Index row = p * panel + lane;
         // NaN is carried on.
         const bool there = row < rows_ && log_weights[row] != -std::numeric_limits<double>::infinity();
-        lay(there ? queries.data() + row * queries.outerStride() : nullptr, sign_, head_dim_, head_cols_, lane,
+        lay(there ? queries.data() + row * queries.outerStride() : nullptr, unit_.sign, head_dim_, head_cols_, lane,
             queries_across(p), queries_along(p));
         lay(there ? d_out.data() + row * d_out.outerStride() : nullptr, Scalar(1), value_dim_, value_cols_, lane,
             d_out_across(p), d_out_along(p));
         Scalar* const own = rows_of_.data() + p * panel * 3 + lane;
         // A row without derivative has zeros for rows, and weights of 0.
-        own[0] = there && holds_log_weights() ? static_cast<Scalar>(log_weights[row] / unit_) : Scalar(0);
-        own[panel] =
-            there ? static_cast<Scalar>(std::exp(static_cast<double>(own[0]) * unit_ - log_weights[row])) : Scalar(0);
+        own[0] = there && holds_log_weights() ? static_cast<Scalar>(log_weights[row] / unit_.nats) : Scalar(0);
+        own[panel] = there ? static_cast<Scalar>(std::exp(static_cast<double>(own[0]) * unit_.nats - log_weights[row]))
+                           : Scalar(0);
         own[2 * panel] = there ? static_cast<Scalar>(means[row]) : Scalar(0);
       }
     }
@@ -120,12 +115,10 @@ class TileBackward {
   using V = typename Simd::Vector;
   static constexpr int vectors = Loops::vectors;
   static constexpr int lanes = Loops::lanes;
-  static constexpr double log2_e = 1.4426950408889634074;
 
-  [[nodiscard]] bool changes_scores() const { return rule_.soft_cap > 0 || rule_.terms; }
   /// Whether a log weight in units of held scores is within the scalar's range; where it is not, all held scores are
   /// next to nothing, and the corrections alone make the weights.
-  [[nodiscard]] bool holds_log_weights() const { return unit_ > 1e6 * std::numeric_limits<Scalar>::min(); }
+  [[nodiscard]] bool holds_log_weights() const { return unit_.nats > 1e6 * std::numeric_limits<Scalar>::min(); }
 
   // Of each panel the rows lie twice: across, a column's numbers side by side, for products over columns; and along, a
   // row's numbers side by side, for products over rows.
@@ -188,7 +181,7 @@ class TileBackward {
       Loops::hide(scores, seen_bounds_.data(), all);
     }
     const Scalar* const own = rows_of_.data() + p * panel * 3;
-    Backward::weigh(scores, products, own, own + panel, own + 2 * panel, factor_, count);
+    Backward::weigh(scores, products, own, own + panel, own + 2 * panel, unit_.powers, count);
     if (tile_factor_ != Scalar(1))
       for (Index at = 0; at < count * panel; ++at) {
         scores[at] *= tile_factor_;
@@ -209,9 +202,7 @@ class TileBackward {
   Index head_cols_ = 0;
   Index value_cols_ = 0;
   ScoreRule rule_;
-  Scalar sign_ = 1;
-  double unit_ = 1;  ///< nats of a held score
-  Scalar factor_ = 1;
+  detail::ScoreUnit<Scalar> unit_;
   Scalar tile_factor_ = 1;
   Index rows_ = 0;
   Index panels_ = 0;

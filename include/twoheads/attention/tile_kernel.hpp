@@ -43,7 +43,7 @@ class TileKernel {
   static constexpr Index key_step = 128;
 
   TileKernel(Index head_dim, Index value_dim, const ScoreRule& rule)
-      : head_dim_(head_dim), value_dim_(value_dim), rule_(rule) {
+      : head_dim_(head_dim), value_dim_(value_dim), rule_(rule), unit_(rule) {
     if (head_dim < 1 || value_dim < 1)
       throw SpecError(detail::text("a tile kernel for head dim ", head_dim, " and value dim ", value_dim,
                                    ": expected 1 or more of each"));
@@ -51,12 +51,6 @@ class TileKernel {
       throw SpecError(detail::text("score_scale is ", rule.score_scale, ", expected a finite number"));
     if (!(rule.soft_cap >= 0) || !std::isfinite(rule.soft_cap))
       throw SpecError(detail::text("soft_cap is ", rule.soft_cap, ", expected 0 (none) or a finite number above 0"));
-    // Scores are held unscaled, so that queries are not rounded; their order must be that of the scaled ones.
-    sign_ = static_cast<Scalar>(rule.score_scale > 0 ? 1 : rule.score_scale < 0 ? -1 : 0);
-    unit_ = capped() || rule.terms ? 1.0 : rule.score_scale == 0 ? 1.0 : std::abs(rule.score_scale);
-    // Neither 0 nor infinite: a hidden score is -inf, and a difference of scores may be 0.
-    factor_ = static_cast<Scalar>(
-        std::clamp<double>(unit_ * log2_e, std::numeric_limits<Scalar>::min(), std::numeric_limits<Scalar>::max()));
     scores_ = detail::AlignedBuffer<Scalar>(key_step * panel);
     seen_bounds_ = detail::AlignedBuffer<Scalar>(2 * panel);
     transposed_ = detail::AlignedBuffer<Scalar>(panel * transposed_cols);
@@ -182,7 +176,6 @@ class TileKernel {
   static constexpr Index keys_of_a_join = 4096;
   /// The log weight of a row that has found nothing but NaN of values without weight.
   static constexpr double no_weight = std::numeric_limits<double>::lowest();
-  static constexpr double log2_e = 1.4426950408889634074;
 
   [[nodiscard]] bool capped() const { return rule_.soft_cap > 0; }
 
@@ -208,7 +201,8 @@ class TileKernel {
                   static_cast<std::size_t>(cols.size()) * sizeof(Scalar));
     Scalar* const to = queries_.data() + (p * head_dim_ + cols.begin) * panel;
     for (Index col = 0; col < cols.size(); ++col) {
-      for (Index lane = 0; lane < rows; ++lane) to[col * panel + lane] = sign_ * near[lane * transposed_cols + col];
+      for (Index lane = 0; lane < rows; ++lane)
+        to[col * panel + lane] = unit_.sign * near[lane * transposed_cols + col];
       for (Index lane = rows; lane < panel; ++lane) to[col * panel + lane] = Scalar(0);
     }
   }
@@ -248,7 +242,7 @@ class TileKernel {
     for (Index row = 0; row < rows_; ++row) {
       const double weight = static_cast<double>(weights_.data()[row]);
       if (weight != 0)
-        use(row, static_cast<double>(largest_.data()[row]) * unit_ + std::log(weight));
+        use(row, static_cast<double>(largest_.data()[row]) * unit_.nats + std::log(weight));
       else
         // The least weight that is one carries a NaN through a merge.
         use(row, (out.row(row).array() == Scalar(0)).all() ? -std::numeric_limits<double>::infinity() : no_weight);
@@ -344,7 +338,7 @@ class TileKernel {
     if (rule_.terms)
       detail::add_terms<panel>(scores, place, {begin, end},
                                capped() ? Scalar(1) : static_cast<Scalar>(std::abs(rule_.score_scale)), terms);
-    if (capped() || rule_.terms) {
+    if (rule_.changes_scores()) {
       for (int v = 0; v < vectors; ++v) largest[v] = Simd::broadcast(Loops::unseen);
       Loops::find_largest(scores, open, largest);
     }
@@ -356,7 +350,8 @@ class TileKernel {
         Loops::find_largest(scores, side, largest);
       }
     V rescale[vectors];
-    Loops::weigh(scores, largest_.data() + p * panel, weights_.data() + p * panel, factor_, largest, rescale, count);
+    Loops::weigh(scores, largest_.data() + p * panel, weights_.data() + p * panel, unit_.powers, largest, rescale,
+                 count);
     const Scalar* const first_value = values.first + (begin - block.begin) * values.stride;
     Scalar* const sums = sums_.data() + p * value_dim_ * panel;
     if (sums_all) return Loops::sum_values(first_value, values.stride, value_dim_, scores, sums, rescale, count);
@@ -370,9 +365,7 @@ class TileKernel {
   Index head_dim_;
   Index value_dim_;
   ScoreRule rule_;
-  Scalar sign_ = 1;
-  double unit_ = 1;      ///< nats of a held score
-  Scalar factor_ = 1;    ///< the same in powers of two
+  detail::ScoreUnit<Scalar> unit_;
   Index rows_ = 0;       ///< queries held
   Index first_row_ = 0;  ///< of the block, the first of those held
   Index block_rows_ = 0;

@@ -17,6 +17,9 @@ struct ScoreRule {
   double score_scale = 1.0;
   double soft_cap = 0.0;  ///< 0: none
   bool terms = false;     ///< whether tiles come with TileTerms
+
+  /// Whether scores are more than products that are scaled.
+  [[nodiscard]] bool changes_scores() const { return soft_cap > 0 || terms; }
 };
 
 /// What is added to the scores of a tile: row i, key j, both counted from the tile's first.
@@ -42,6 +45,23 @@ struct TileTerms {
 };
 
 namespace detail {
+
+/// How scores are held while they are made: unscaled where nothing else changes them, so that queries are not rounded,
+/// but in the order of the scaled ones.
+template <RealScalar Scalar>
+struct ScoreUnit {
+  explicit ScoreUnit(const ScoreRule& rule)
+      : sign(static_cast<Scalar>(rule.score_scale > 0   ? 1
+                                 : rule.score_scale < 0 ? -1
+                                                        : 0)),
+        nats(rule.changes_scores() || rule.score_scale == 0 ? 1.0 : std::abs(rule.score_scale)),
+        powers(static_cast<Scalar>(std::clamp<double>(nats * 1.4426950408889634074, std::numeric_limits<Scalar>::min(),
+                                                      std::numeric_limits<Scalar>::max()))) {}
+
+  Scalar sign;    ///< of a held score: that of the scale
+  double nats;    ///< of a held score of 1
+  Scalar powers;  ///< of two, the same; neither 0 nor infinite: a hidden score is -inf, and a difference may be 0
+};
 
 // Loops of the tile kernel for what few tiles have: away from the loop that counts. Scores are (keys, panel), those of
 // a panel's queries side by side.

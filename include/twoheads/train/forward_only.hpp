@@ -41,8 +41,8 @@ template <RealScalar Scalar>
 /// The transposed attention of a layer: its queries are the keys, its keys the queries with their log weights, each
 /// query head with keys of its own, so that the weights of a row sum to the column sums of the shares P.
 ///
-///   Shapes   q (NK, heads * dim), k (N, heads * dim), d_out (N, heads * value_dim), dim = m + 1, or with tilts m + m_v
-///            + 2
+///   Shapes   q (NK, heads * dim), k (N, heads * dim), d_out (N, heads * value_dim), dim = m + 1, or with tilts
+///            m + m_v + 2
 ///   Math     score of key j and query i: scale q_i . k_j - W_i, and with tilts + t (g_i . v_j - D_i) / bound_j, where
 ///            bound_j = largest |g| |v_j| + largest |D| >= |g_i . v_j - D_i|. ALiBi's slope (j - i) is slope j in the
 ///            log weights, slope i in W.
