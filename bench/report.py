@@ -315,7 +315,7 @@ def report(results):
         parts.append((title, "One head of 64, N = 4096.", blocks_table(results, mask, False)))
     for mask in ("full", "causal"):
         title = f"The average case, {mask} mask"
-        text = "Each query block meets so many key blocks, drawn at random: the rows are estimates."
+        text = "Each query block meets so many key blocks, drawn at random: the rows are estimates. The paper draws one."
         parts.append((title, text, blocks_table(results, mask, True)))
     parts.append(
         ("Query blocks of the kernel", "One head of 64, N = 4096, one thread.", kernel_rows_table(results))
