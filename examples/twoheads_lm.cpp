@@ -99,6 +99,8 @@ void generate(const twoheads::LanguageModel<Scalar>& model, programs::LanguageTe
   } catch (const twoheads::FormatError& error) {
     throw std::runtime_error(std::string("--session ") + error.what() +
                              "; expected a session that this model has written, or no file yet");
+  } catch (const twoheads::FileError& error) {
+    throw std::runtime_error(std::string("--session ") + error.what());
   }
   ids = session.tokens() > 0 ? text.encode_rest(settings.prompt) : text.encode_prompt(settings.prompt);
   // A model with learned positions has only so many; what it has written by then is not lost.

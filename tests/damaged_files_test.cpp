@@ -139,6 +139,10 @@ Outcome outcome_of(const Format& format, const fs::path& path) {
     return Outcome::read;
   } catch (const FormatError&) {
     return Outcome::refused;
+  } catch (const FileError& error) {
+    // A damaged index may name a shard that is not there, or no file at all.
+    if (!std::string(error.what()).starts_with(path.string() + ":")) return Outcome::refused;
+    ADD_FAILURE() << "the file itself is there: " << error.what();
   } catch (const Error& error) {
     if (!format.only_format_errors) return Outcome::refused;
     ADD_FAILURE() << "no FormatError: " << error.what();

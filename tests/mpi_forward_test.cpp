@@ -167,6 +167,18 @@ TEST(ForwardOnRanks, RanksThatKnowOtherSharesRefuseEachOther) {
   }
 }
 
+TEST(Ranks, WordsThatDifferBehindWhatIsShownAreStillOthers) {
+  Ranks ranks;
+  const std::string same(3000, 'x');
+  ranks.require_same(same);
+  if (ranks.size() == 1) return;
+  const std::string message =
+      message_of<SpecError>([&] { ranks.require_same(same + (ranks.rank() == 1 ? "a" : "b")); });
+  EXPECT_NE(message.find("rank 1, beside rank 0: what they say differs behind what is shown"), std::string::npos)
+      << message;
+  EXPECT_TRUE(ranks.all_failed());
+}
+
 TEST(ForwardOnRanks, SharesOfOtherRanksThanThereAreAreRefused) {
   Ranks ranks;
   const Model<float> model = random_model<float>(plain_spec(Mask::full()), seed_or(3));

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <span>
 #include <sstream>
 #include <string>
 #include <twoheads/plan/plan.hpp>
@@ -146,7 +147,32 @@ TEST(PlanErrors, WindowsInCallsOfAnyNumberOfRowsAreCountedAtOnce) {
       const Plan plan(request);
       EXPECT_GE(plan.tiles(), tokens / window) << window;
       EXPECT_LE(plan.slots(), tokens / (Index{1} << 18) * 16) << window;
-      EXPECT_LE(plan.queries_of(1).size(), Index{1} << 18) << window;
+      const Index most = kind == OracleKind::plain ? Index{1} << 20 : window * (Index{1} << 18);
+      EXPECT_LE(plan.queries_of(1).size(), most) << window;
+    }
+}
+
+TEST(PlanErrors, WindowsBeyondThoseThatShareACallAreCountedAsTheyAreEnumerated) {
+  // One window more than 2^18 would fit each call; of 64 tokens as many as fit share it.
+  for (const OracleKind kind : {OracleKind::plain, OracleKind::causal, OracleKind::kernel})
+    for (const Index window : {1, 2, 64}) {
+      const Index together = window < 64 ? Index{1} << 18 : 5000;
+      PlanRequest request = request_of(MaskKind::sinks, kind, 2 * window * together + 100, window * (together + 1) + 4);
+      request.mask.window = window;
+      request.mask.sinks = 3;
+      const Plan plan(request);
+      Index tiles = 0, slots = 0, rows = 0;
+      for (Index block = 0; block < plan.query_blocks(); ++block)
+        plan.for_each_slot(block, [&](std::span<const Tile> slot) {
+          ++slots;
+          tiles += static_cast<Index>(slot.size());
+          rows += rows_of_slot(slot);
+        });
+      EXPECT_EQ(plan.tiles(), tiles) << window;
+      EXPECT_EQ(plan.slots(), slots) << window;
+      EXPECT_EQ(plan.slot_rows(), rows) << window;
+      const Index block = plan.queries_of(plan.query_blocks() - 2).size();
+      EXPECT_EQ(block, window < 64 ? window * together : window * (together + 1)) << window;
     }
 }
 

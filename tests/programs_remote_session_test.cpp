@@ -1,3 +1,4 @@
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
 
@@ -8,12 +9,14 @@
 #include <cstdint>
 #include <cstring>
 #include <fstream>
+#include <optional>
 #include <random>
 #include <span>
 #include <string>
 #include <string_view>
 #include <twoheads/remote/remote_session.hpp>
 #include <twoheads/remote/remote_transformer.hpp>
+#include <twoheads/remote/serve.hpp>
 #include <utility>
 #include <vector>
 
@@ -21,6 +24,7 @@
 #include "support/message_of.hpp"
 #include "support/no_child_is_left.hpp"
 #include "support/seed.hpp"
+#include "support/shared_data.hpp"
 #include "support/temp_folder.hpp"
 
 namespace {
@@ -168,6 +172,44 @@ TEST(Frame, ChecksumIsThatOfZlib) {
     EXPECT_EQ(crc32(bytes), ~bitwise) << length;
     bytes.push_back(std::byte(random() & 255));
   }
+}
+
+// --- serve -----------------------------------------------------------------------------------------------------------
+
+/// What serve() answers to frames, and what it throws in the end.
+std::pair<Bytes, std::string> served(const std::vector<Bytes>& frames, const GraphRun& run,
+                                     std::uint64_t largest_run = FrameLimits::body_bytes) {
+  const TempFolder folder;
+  std::ofstream file(folder / "in", std::ios::binary);
+  for (const Bytes& frame : frames)
+    file.write(reinterpret_cast<const char*>(frame.data()), static_cast<std::streamsize>(frame.size()));
+  file.close();
+  const int input = ::open((folder / "in").c_str(), O_RDONLY);
+  const int output = ::open((folder / "out").c_str(), O_CREAT | O_WRONLY, 0600);
+  std::string fault;
+  try {
+    serve(input, output, two_and_one, run, largest_run);
+  } catch (const OracleError& error) {
+    fault = error.what();
+  }
+  ::close(input);
+  ::close(output);
+  const std::string out = read_bytes(folder / "out");
+  const auto bytes = std::as_bytes(std::span(out));
+  return {Bytes(bytes.begin(), bytes.end()), fault};
+}
+
+TEST(Serve, SendsAFailureForWhateverARunThrows) {
+  const std::vector<Tensor> inputs{tensor<float>({4, 1, 3}, std::vector<float>(12)), tensor<double>({}, {1})};
+  const Bytes run = tensors_frame(FrameKind::run, 9, inputs);
+  const auto [thrown, fault] = served({run}, [](const auto&) -> std::optional<std::vector<Tensor>> { throw 42; });
+  EXPECT_EQ(fault, "");
+  EXPECT_EQ(read_frame(thrown).header.id, 9U);
+  EXPECT_EQ(read_frame(thrown).failure, "it threw something that is no std::exception");
+  const auto answer = [](const auto&) { return std::optional(std::vector{tensor<float>({7}, std::vector<float>(7))}); };
+  EXPECT_EQ(served({run}, answer, run.size()).second, "");
+  // The graph leaves the rows of its first input open: a run is as long as it may be.
+  EXPECT_PRED2(contains, served({run}, answer, 64).second, "bytes, expected at most 64");
 }
 
 // --- sessions with a process that says what we wrote down ------------------------------------------------------------

@@ -297,7 +297,7 @@ TEST(TensorFolder, RefusesABadIndexWithAReason) {
 
 TEST(TensorFolder, OneFileGoesBeforeShardsAndTheWriterHidesNone) {
   const TempFolder folder;
-  EXPECT_TRUE(contains(message_of<FormatError>([&] { std::ignore = TensorFolder::open(folder / ""); }),
+  EXPECT_TRUE(contains(message_of<FileError>([&] { std::ignore = TensorFolder::open(folder / ""); }),
                        "expected a folder with model.safetensors or model.safetensors.index.json"));
   SafetensorsWriter().add("m", Matrix<float>::Ones(2, 2)).write_sharded(folder / "", 1000);
   EXPECT_TRUE(contains(message_of<SpecError>([&] { five_tensors().write_sharded(folder / "", 8); }),

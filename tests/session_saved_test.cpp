@@ -4,10 +4,12 @@
 
 #include <cmath>
 #include <cstddef>
+#include <filesystem>
 #include <limits>
 #include <random>
 #include <span>
 #include <sstream>
+#include <stdexcept>
 #include <string>
 #include <twoheads/attention/direct.hpp>
 #include <twoheads/exec/sampler.hpp>
@@ -176,6 +178,19 @@ TEST(Session, RefusesFilesThatAreNotItsOwn) {
                        "none/file: no such file"));
   EXPECT_TRUE(contains(message_of<FileError>([&] { save_session(std::filesystem::path("none/file"), session); }),
                        "none/file: cannot be written: No such file or directory"));
+  // A stream that fails on the way is no file that ends too soon.
+  struct GoneDisk : std::stringbuf {
+    using std::stringbuf::stringbuf;
+    int_type underflow() override { throw std::runtime_error("the disk is gone"); }
+  } failing(bytes.substr(0, 200), std::ios::in);
+  std::istream broken(&failing);
+  EXPECT_TRUE(contains(message_of<FileError>([&] { restore_session(broken, bytes.size(), session, "broken"); }),
+                       "broken: cannot be read"));
+  const TempFolder folder;
+  const auto out_of_space = [](std::ostream&) { throw FileError("the stream takes no more bytes"); };
+  EXPECT_EQ(message_of<FileError>([&] { detail::write_file(folder / "full", out_of_space); }),
+            (folder / "full").string() + ": the stream takes no more bytes");
+  EXPECT_TRUE(std::filesystem::is_empty(folder / ""));
   // Any byte that is another, and any end that comes too soon or too late.
   std::mt19937_64 bits(seed_or(1));
   for (int repeat = 0; repeat < 400; ++repeat) {

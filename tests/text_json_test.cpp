@@ -249,7 +249,7 @@ TEST(TextTokenizer, PicksTheFilesOfAFolder) {
   const int last = static_cast<int>(model.size()) - 1;
 
   const TempFolder none;
-  EXPECT_TRUE(contains(message_of<FormatError>([&] { static_cast<void>(TextTokenizer::read(none / "", 9)); }),
+  EXPECT_TRUE(contains(message_of<FileError>([&] { static_cast<void>(TextTokenizer::read(none / "", 9)); }),
                        "no tokenizer.json, no vocab.json with merges.txt and no vocab.txt"));
 
   const TempFolder pairs;

@@ -52,8 +52,10 @@ class ScalingArguments {
         if (option->count() > 0) throw ArgumentError(option->get_name() + " needs --ranks");
       return;
     }
-    if (request_.ranks > most_ranks)
-      throw ArgumentError("--ranks", std::to_string(request_.ranks), "1 to " + std::to_string(most_ranks));
+    const auto require_at_most = [](const char* flag, Index value, Index most) {
+      if (value > most) throw ArgumentError(flag, std::to_string(value), "1 to " + std::to_string(most));
+    };
+    require_at_most("--ranks", request_.ranks, twoheads::ScaleRequest::most_ranks);
     if (request_.scalar_bytes > 64)
       throw ArgumentError("--scalar-bytes", std::to_string(request_.scalar_bytes), "1 to 64");
     if (arguments.method() != Method::stable) throw ArgumentError("--ranks needs --method stable");
@@ -127,8 +129,6 @@ class ScalingArguments {
   }
 
  private:
-  static constexpr Index most_ranks = Index{1} << 20;
-
   [[nodiscard]] static Index moved(const twoheads::SplitCost& cost, Index layers) {
     try {
       return twoheads::detail::checked_product("the bytes moved", cost.bytes_moved, layers);

@@ -146,7 +146,7 @@ class TrainingRun {
            twoheads::training_key(trainer_.model(), trainer_.options(), texts_.hash());
   }
 
-  /// What is written at the end is not to fail there.
+  /// What is written at the end is not to fail there, and what is not written is not to surprise.
   void require_places() const {
     require_writable("--checkpoint", settings_.checkpoint);
     require_writable("--plot", settings_.plot);

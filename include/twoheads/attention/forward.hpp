@@ -126,8 +126,8 @@ void layer_in_parts(const ModelSpec& spec, const AttentionSpec& a, const LayerWe
 /// One attention over token rows, from their projection to its own: a block to build models of.
 ///
 ///   Shapes   tokens (N, d) normed as the model likes; memory (NK, d') or none: where keys and values come from in
-///            place of the tokens (cross-attention), positions from 0 on; result (N, width of wo), or (N, heads *
-///            value_dim) where the spec has no output projection
+///            place of the tokens (cross-attention), positions from 0 on; result (N, width of wo), or
+///            (N, heads * value_dim) where the spec has no output projection
 ///   Throws   SpecError, ShapeError if spec, weights and rows do not fit together, and whatever `attend` throws
 template <RealScalar Scalar, Attend<Scalar> AttendFn>
 [[nodiscard]] Matrix<Scalar> attention(const AttentionSpec& spec, const AttentionWeights<Scalar>& weights,

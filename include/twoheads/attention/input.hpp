@@ -11,6 +11,9 @@
 namespace twoheads {
 
 /// Which rows of a long input are held: all of them, or a part that moves along with the queries.
+///
+///   Corner   of a mask that reaches `left` keys back, keys are held from first_query - left - 1 on, or from 0: engines
+///            read one key more than the first query sees
 struct HeldRows {
   Index first_query = 0;  ///< position of the first row of q
   Index sinks = 0;        ///< first rows of k and v, at the positions 0 .. sinks - 1
@@ -183,10 +186,6 @@ void require_score_terms(const AttentionInput<Scalar>& input) {
                               ", expected a number or -infinity"));
 }
 
-}  // namespace detail
-
-namespace detail {
-
 /// Checks that the rows held are in order, and that every key is among them that a query asks for: engines ask for one
 /// key more before a window than it shows.
 template <RealScalar Scalar>
@@ -208,7 +207,7 @@ void require_held(const AttentionInput<Scalar>& input) {
   if (held.first_key > before || held.sinks < reach->sinks)
     throw SpecError(text("the keys held are ", counted(held.sinks, "sink"), " and those from position ", held.first_key,
                          " on, expected ", reach->sinks, " or more and those from ", before, " on: query ",
-                         held.first_query, " sees ", reach->left, " keys before its own"));
+                         held.first_query, " sees ", reach->left, " keys before its own, and engines read one more"));
 }
 
 }  // namespace detail

@@ -46,8 +46,8 @@ struct TileTerms {
 
 namespace detail {
 
-/// How scores are held while they are made: unscaled where nothing else changes them, so that queries are not rounded,
-/// but in the order of the scaled ones.
+/// How scores are held while they are made: as nats where a cap or terms change them, otherwise as products without
+/// their scale, so that queries are not rounded; of a scale below 0 with the other sign, so that their order is right.
 template <RealScalar Scalar>
 struct ScoreUnit {
   explicit ScoreUnit(const ScoreRule& rule)
@@ -55,8 +55,10 @@ struct ScoreUnit {
                                  : rule.score_scale < 0 ? -1
                                                         : 0)),
         nats(rule.changes_scores() || rule.score_scale == 0 ? 1.0 : std::abs(rule.score_scale)),
-        powers(static_cast<Scalar>(std::clamp<double>(nats * 1.4426950408889634074, std::numeric_limits<Scalar>::min(),
+        powers(static_cast<Scalar>(std::clamp<double>(nats * log2_e, std::numeric_limits<Scalar>::min(),
                                                       std::numeric_limits<Scalar>::max()))) {}
+
+  static constexpr double log2_e = 1.4426950408889634074;
 
   Scalar sign;    ///< of a held score: that of the scale
   double nats;    ///< of a held score of 1

@@ -88,8 +88,8 @@ struct PlanChoice {
 /// The error of a row that is to be expected, relative to the row's largest value.
 ///
 ///   Math     scores and sums in a scalar of unit roundoff u: (8 + L / 2) u, L the largest logit (where it is not
-///            known, as of small ones). Tokens, weights or answers rounded to half or bfloat16 of unit roundoff v: 4 v
-///            more.
+///            known, as of small ones). Tokens, weights or answers rounded to half or bfloat16 of unit roundoff v:
+///            4 v more.
 ///   Corner   an expectation, no bound: the first term is about the error of direct evaluation in the same scalar, as
 ///            measured on random transformers; the second holds for Gibbs anchors, or small logits. Of the error of a
 ///            sample nothing is known beforehand.

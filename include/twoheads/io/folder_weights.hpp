@@ -20,8 +20,9 @@ namespace twoheads::detail {
 /// The tensors of a folder, each of which has to be asked for: what nobody asks for would be a weight that is dropped.
 ///
 ///   Laws     a tensor's shape and dtype are checked before anything is allocated for it
-///   Throws   FormatError that names the file and the tensor, where it is not there, holds no real numbers or has
-///            another shape than config.json asks for; InputError where a weight is NaN, infinite or beyond the scalar
+///   Throws   FileError where a file cannot be read; FormatError that names the file and the tensor, where it is not
+///            there, holds no real numbers or has another shape than config.json asks for; InputError where a weight is
+///            NaN, infinite or beyond the scalar
 class FolderWeights {
  public:
   explicit FolderWeights(const std::filesystem::path& folder)

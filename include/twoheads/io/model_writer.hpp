@@ -289,7 +289,7 @@ void write_gpt2(const std::filesystem::path& folder, const LanguageModel<Scalar>
 ///            rounding of sums
 ///   Corner   `positions` is what config.json says of the longest input; nothing here is bound by it
 ///   Throws   SpecError, ShapeError or InputError before a file is touched, where no family can hold the model, where
-///            `dtype` is none of real numbers, or where a weight exceeds float16; FormatError where a file cannot be
+///            `dtype` is none of real numbers, or where a weight exceeds float16; FileError where a file cannot be
 ///            written, which may leave the weights without their config.json
 template <RealScalar Scalar>
 void write_model(const std::filesystem::path& folder, const LanguageModel<Scalar>& model, Index positions = 2048,

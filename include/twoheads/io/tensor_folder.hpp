@@ -114,7 +114,7 @@ class ShardIndex {
 /// lists. A shard is mapped when the first of its tensors is asked for.
 ///
 ///   Corner   one thread at a time may ask; a tensor of a shard that the index does not list is not there
-///   Throws   FormatError that names the file, where the folder holds neither file, or as Safetensors does
+///   Throws   FileError that names the folder, where it holds neither file; otherwise as Safetensors does
 class TensorFolder : public TensorReads<TensorFolder> {
  public:
   /// Opens and checks all files of a folder.
@@ -140,7 +140,7 @@ class TensorFolder : public TensorReads<TensorFolder> {
     else if (std::filesystem::exists(index, ignored))
       index_.emplace(index);
     else
-      throw FormatError(
+      throw FileError(
           detail::text(folder.string(), ": expected a folder with model.safetensors or model.safetensors.index.json"));
   }
 

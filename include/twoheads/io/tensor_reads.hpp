@@ -162,8 +162,9 @@ void convert(const FoundTensor& tensor, To* out) {
 ///   Shapes   matrix: (rows, cols), where the tensor's shape is that once its first dimensions are taken for one and
 ///            its last ones for one: (a, b, c) is (a, b*c), (a*b, c), (1, a*b*c) or (a*b*c, 1); (n) is (1, n) or (n, 1)
 ///   Corner   numbers of other types are converted: wider ones rounded, booleans 0 or 1
-///   Throws   FormatError that names file and tensor, where there is no such tensor, it has a dtype that is not in
-///            Dtype, or values() of an integer type finds fractions or numbers beyond it; ShapeError for another shape
+///   Throws   FileError where a file cannot be read; FormatError that names file and tensor, where there is no such
+///            tensor, it has a dtype that is not in Dtype, or values() of an integer type finds fractions or numbers
+///            beyond it; ShapeError for another shape
 template <class Reader>
 class TensorReads {
  public:

@@ -33,7 +33,8 @@ constexpr std::uint64_t too_many = std::numeric_limits<std::uint64_t>::max();
 /// asked for.
 ///
 ///   Units    lengths and positions in bytes
-///   Throws   FormatError that names the file, where the stream ends before its stated length
+///   Throws   FileError that names the file, where the stream cannot be read; FormatError where it ends before its
+///            stated length
 class ByteReader {
  public:
   ByteReader(std::istream& in, std::uint64_t size, std::string name) : in_(in), size_(size), name_(std::move(name)) {}
@@ -68,6 +69,7 @@ class ByteReader {
       throw FormatError(text(name_, ": ", size_, " bytes, but ", bytes, " more are to follow byte ", position_));
     if (bytes == 0) return;
     step(static_cast<std::streamsize>(bytes));
+    if (in_.bad()) throw FileError(text(name_, ": cannot be read"));
     if (!in_ || static_cast<std::uint64_t>(in_.gcount()) != bytes)
       throw FormatError(text(name_, ": reading ends at byte ", position_ + static_cast<std::uint64_t>(in_.gcount()),
                              ", expected ", size_, " bytes"));

@@ -48,8 +48,8 @@ struct RopeStretch {
 
 /// Rotary positions: pair i of a row at position t turns by the angle t f_i.
 ///
-///   Math     f_i = theta'^(-2 i / d) / linear_factor, d = rotated_dim or head_dim, theta' = theta ntk_factor^(d / (d -
-///            2))
+///   Math     f_i = theta'^(-2 i / d) / linear_factor, d = rotated_dim or head_dim,
+///            theta' = theta ntk_factor^(d / (d - 2))
 struct RopeSpec {
   double theta = 10000.0;
   RopePairing pairing = RopePairing::interleaved;  ///< which columns make a pair

@@ -60,7 +60,7 @@ template <class AttendFn>
 ///   Laws     rows have the bits of forward(model, x, attend, memory) on one rank, for any shares
 ///   Corner   all ranks call it together, with the same model and shares; that they do is checked first
 ///   Throws   on every rank, as Ranks::together(): what forward() throws, and SpecError where ranks differ in model,
-///            scalar, shares or library
+///            scalar, shares or library, or are not as many as share the rows
 template <RealScalar Scalar, class AttendFn>
 [[nodiscard]] Matrix<Scalar> forward_on_ranks(const Model<Scalar>& model, Matrix<Scalar> x, const RowShares& shares,
                                               AttendFn& attend,

@@ -148,6 +148,7 @@ class Ranks {
 
   /// Throws SpecError on every rank unless all pass the same words: what they run, and how.
   void require_same(const std::string& words) {
+    // Ranks of two versions of the library understand each other this far: the length is a part of the form.
     constexpr std::size_t length = 1024;
     std::array<char, length> own{};
     own.back() = 1;  // the form of this record
@@ -166,10 +167,10 @@ class Ranks {
       if (std::memcmp(of(0), of(rank), length) == 0) continue;
       all_failed_ = true;
       const std::string first = of(0), other = of(rank);
-      const std::string where = first == other
-                                    ? "what they say differs behind its first bytes, which are '" + first + "'"
-                                    : detail::difference_of(other, first);
-      throw SpecError(detail::text("ranks run different things: rank ", rank, ", beside rank 0: ", where));
+      const std::string where =
+          first == other ? "what they say differs behind what is shown" : detail::difference_of(other, first);
+      throw SpecError(detail::text("ranks run different things: rank ", rank, ", beside rank 0: ", where, "; rank 0 ",
+                                   first, "; rank ", rank, " ", other));
     }
   }
 

@@ -187,7 +187,7 @@ class ProbeCalls {
 
 /// Finds out by crafted calls what an oracle is, and compares it with what it declares.
 ///
-///   Units    about 20 calls, up to 45 of an oracle of 2 columns of values a head or of 2 rows a call; most have 34
+///   Units    about 15 calls, up to 45 of an oracle of 2 columns of values a head or of 2 rows a call; most have 34
 ///            rows, where the limits allow so few, 4 have all rows
 ///   Laws     touches the oracle through limits(), run() and run_batch() only; an exception that it throws is a fault
 ///            in the report. What an honest oracle of the declared precision may round is no fault.

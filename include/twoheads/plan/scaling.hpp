@@ -37,6 +37,7 @@ struct ScaleRequest {
   RankMachine machine;                    ///< what a rank can do
   Index most_slots = Index{1} << 23;      ///< of an oracle's layer that are walked one by one, see predict_scale
 
+  static constexpr Index most_ranks = Index{1} << 20;    ///< that are walked one by one
   static constexpr Index most_columns = Index{1} << 20;  ///< of a head
   static constexpr Index most_scalar_bytes = 64;         ///< of a number
 
@@ -57,7 +58,7 @@ struct ScaleRequest {
     const auto at_most = [](const char* what, Index value, Index most) {
       if (value > most) throw SpecError(detail::text(what, " is ", value, ", expected ", most, " or less"));
     };
-    at_most("the number of ranks", ranks, Index{1} << 24);
+    at_most("the number of ranks", ranks, most_ranks);
     at_most("the head dim", head_dim, most_columns);
     at_most("the value dim", value_dim, most_columns);
     at_most("the bytes of a scalar", scalar_bytes, most_scalar_bytes);

@@ -22,8 +22,8 @@ namespace twoheads {
 ///   Laws     nothing is subtracted: every visible pair lies in one tile. For a window r and s sinks that are short
 ///            beside a causal oracle's rows R: 2 slots for c r queries, c = floor((R - 1 - s) / r); a query block's
 ///            tiles are the same but for the first queries and the last block, so counts are closed forms (for bands
-///            with right > 0 a sum over the blocks that the end of the sequence cuts). Of calls of more than 2^18
-///            rows, no more than 2^18 / r windows share a slot.
+///            with right > 0 a sum over the blocks that the end of the sequence cuts). No more than 2^18
+///            windows share a slot, on plain oracles of 2^20 tokens together.
 ///   Corner   sinks ride in the slots of lower triangles, one row each, up to half of a causal oracle's rows; beyond,
 ///            and on plain oracles, they are rectangles of their own. tokens >= 1, left, right, sinks >= 0 and rows >=
 ///            2, sinks only where right is 0, 0 <= past < tokens.
@@ -90,6 +90,8 @@ struct WindowTiling {
   }
 
  private:
+  static constexpr Index most_windows = Index{1} << 18;
+
   [[nodiscard]] constexpr Index block() const { return rows - 1; }
   /// Keys of a window, w.
   [[nodiscard]] constexpr Index reach() const { return left + 1 + right; }
@@ -104,12 +106,13 @@ struct WindowTiling {
   /// Queries of a segment, g.
   [[nodiscard]] constexpr Index segment() const { return std::min(reach(), block() - riding_sinks()); }
   [[nodiscard]] constexpr bool nothing_between() const { return segment() == reach(); }
-  /// Queries of a block of the tail, c g. The triangles of a block are held together, so that its tokens are bounded
-  /// also where calls are not.
+  /// Queries of a block of the tail, c g. The triangles of a block are held together, and on plain oracles there are
+  /// tiles for each of their tokens: both are bounded also where calls are not.
   [[nodiscard]] constexpr Index tail_block() const {
-    constexpr Index most_together = Index{1} << 18;
     if (!nothing_between()) return segment();
-    return std::max<Index>(std::min(block() - riding_sinks(), most_together) / segment(), 1) * segment();
+    const Index fit = (block() - riding_sinks()) / segment();
+    const Index most = oracle == OracleKind::plain ? detail::most_halved / segment() : most_windows;
+    return std::clamp<Index>(fit, 1, std::clamp<Index>(most, 1, most_windows)) * segment();
   }
 
   /// Blocks of the tail that are whole and see no end of the sequence: they differ by a shift alone.

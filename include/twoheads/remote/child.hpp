@@ -174,7 +174,7 @@ class Child {
   Child(const Child&) = delete;
   Child& operator=(const Child&) = delete;
 
-  /// The number of the process; none when it has ended, for it may be another's by then.
+  /// The number of the process; none once it was found to have ended, for it may be another's by then.
   [[nodiscard]] std::optional<pid_t> pid() const { return pid_ < 0 ? std::nullopt : std::optional(pid_); }
 
   /// Writes as much as fits now, the rest while read() waits. A process that takes no more is found by read().

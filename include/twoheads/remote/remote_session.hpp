@@ -66,7 +66,7 @@ class RemoteSession {
   [[nodiscard]] Index in_flight() const { return static_cast<Index>(in_flight_.size()); }
   /// Whether the session can still be used.
   [[nodiscard]] bool alive() const { return gone_.empty(); }
-  /// The number of the process, for who watches it; none when it has ended.
+  /// The number of the process, for who watches it; none once it was found to have ended.
   [[nodiscard]] std::optional<pid_t> pid() const { return child_->pid(); }
 
   /// Sends a run and returns its id.
@@ -101,7 +101,7 @@ class RemoteSession {
   ///
   ///   Throws   OracleError for the first run that fails; what `make` and `take` throw passes through. No run of these
   ///            is in flight afterwards.
-  ///   Corner   replies to runs that were submitted before are kept for receive()
+  ///   Corner   replies to runs that were submitted before are kept for receive(), while the session can be used
   void run(std::size_t count, const std::function<std::vector<Tensor>(std::size_t)>& make,
            const std::function<void(std::size_t, std::vector<Tensor>)>& take) {
     std::map<std::uint64_t, std::size_t> sent;

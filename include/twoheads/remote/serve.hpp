@@ -59,7 +59,8 @@ inline void write_all(int file, std::span<const std::byte> bytes) {
 /// bytes at most; of a graph that fixes its sizes, what they come to where that is less.
 ///
 ///   Throws   OracleError for a damaged frame, or one that the other side may not send
-///   Corner   a program that does not ignore SIGPIPE is ended by it where it answers and nobody reads any more
+///   Corner   a program that does not ignore SIGPIPE is ended by it where it answers and nobody reads any more. A
+///            thread that is cancelled (pthread_cancel) inside `run` ends the program.
 inline void serve(int input, int output, const Description& description, const GraphRun& run,
                   std::uint64_t largest_run = FrameLimits::body_bytes) {
   const std::uint64_t most = largest_body(description.inputs, largest_run);

@@ -30,8 +30,8 @@ class TextTokenizer {
   /// tokenizer_config.json the names of the start and end tokens count, and without a tokenizer.json also added tokens
   /// and how text is cleaned. `vocabulary` is the model's.
   ///
-  ///   Throws   FileError where a file cannot be read; FormatError that names file and field, as ByteLevelBpe and
-  ///            WordPiece say, or that names the files of which none is there; SpecError if vocabulary < 1
+  ///   Throws   FileError where a file cannot be read, or that names those of which none is there; FormatError that
+  ///            names file and field, as ByteLevelBpe and WordPiece say; SpecError if vocabulary < 1
   [[nodiscard]] static TextTokenizer read(const std::filesystem::path& folder, Index vocabulary) {
     const auto has = [&](const char* name) {
       std::error_code error;
@@ -132,7 +132,7 @@ class TextTokenizer {
   }
 
   [[noreturn]] static TextTokenizer none(const std::filesystem::path& folder) {
-    throw FormatError(folder.string() + ": no tokenizer.json, no vocab.json with merges.txt and no vocab.txt");
+    throw FileError(folder.string() + ": no tokenizer.json, no vocab.json with merges.txt and no vocab.txt");
   }
 
   /// A token that settings name, as a string or an object with its content.

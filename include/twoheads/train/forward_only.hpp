@@ -17,9 +17,9 @@ namespace twoheads {
 
 /// How derivatives are taken by differences.
 struct DifferenceOptions {
-  /// Largest change h of a score, in nats, that a difference is taken over; 0: 8 eps^(1/3) of the scalar, and 8
-  /// eps^(1/5) where extrapolated. The 8, found by trial: rows seldom reach the bound of their change, and what rounds
-  /// is the row, several times its derivative.
+  /// Largest change h of a score, in nats, that a difference is taken over; 0: 8 eps^(1/3) of the scalar, and
+  /// 8 eps^(1/5) where extrapolated. The 8, found by trial: rows seldom reach the bound of their change, and what
+  /// rounds is the row, several times its derivative.
   double step = 0;
   /// Richardson: two steps, h and h / 2, as (4 d(h / 2) - d(h)) / 3: twice the calls.
   bool extrapolate = false;
@@ -184,9 +184,9 @@ class TransposedAttention {
 ///            d/dt of the transposed sum of exp(score - W_i + t (g_i . v_j - D_i)) q_i. Both by central differences, of
 ///            a step for each row that changes no score by more than h (DifferenceOptions::step), whatever the units of
 ///            g and v. Learned sinks: from log weights and D, without a call.
-///            Error of d_q and d_k, relative to their largest terms: at most h^2 / 6 and about eps (1 + largest logit)
-///            / h; extrapolated h^4 / 480 in place of h^2 / 6. Found with 300 tokens and logits up to 7: 2e-10 in
-///            double and 6e-5 in float, extrapolated 4e-12 and 1e-5. Of d_v: eps (1 + largest logit).
+///            Error of d_q and d_k, relative to their largest terms: at most h^2 / 6 and about
+///            eps (1 + largest logit) / h; extrapolated h^4 / 480 in place of h^2 / 6. Found with 300 tokens and logits
+///            up to 7: 2e-10 in double and 6e-5 in float, extrapolated 4e-12 and 1e-5. Of d_v: eps (1 + largest logit).
 ///   Laws     the same bits and calls for any batch and executor. Each layer of a backward pass takes 3 transposed and
 ///            2 tilted evaluations of its attention (5 and 4 where extrapolated) with what the anchor repeats:
 ///            GridAttention with the same options. Memory: copies of the rows, nothing of the size of N x NK.

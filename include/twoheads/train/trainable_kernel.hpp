@@ -18,7 +18,7 @@ namespace twoheads {
 ///
 ///   Shapes   as TrainableAttention says
 ///   Laws     forward() is KernelAttention. Bits are the same for any executor: a piece of work is a key/value head and
-///            a share of the query blocks, cut by the problem alone (about 8 pieces, 4 shares at most), with sums of
+///            a share of the query blocks, cut by the problem alone, with sums of
 ///            its own for the keys that it sees, and these are added in the order of the shares. There are about 8
 ///            pieces, and 4 shares of a head at most, so that memory stays within that of a few more k and v.
 ///   Corner   with samples the gradient is that of the estimate, the sample held fixed
