@@ -147,8 +147,8 @@ TEST(PlanErrors, WindowsInCallsOfAnyNumberOfRowsAreCountedAtOnce) {
       const Plan plan(request);
       EXPECT_GE(plan.tiles(), tokens / window) << window;
       EXPECT_LE(plan.slots(), tokens / (Index{1} << 18) * 16) << window;
-      const Index most = kind == OracleKind::plain ? Index{1} << 20 : window * (Index{1} << 18);
-      EXPECT_LE(plan.queries_of(1).size(), most) << window;
+      const Index longest_block = kind == OracleKind::plain ? Index{1} << 20 : window * (Index{1} << 18);
+      EXPECT_LE(plan.queries_of(1).size(), longest_block) << window;
     }
 }
 
