@@ -93,9 +93,9 @@ inline std::ostream& operator<<(std::ostream& out, const Tile& tile) {
 
 /// How far a slot is filled.
 struct SlotFill {
-  Index tiles = 0;
-  Rows sinks;      ///< of all its tiles
-  Index rows = 0;  ///< that a call needs for it, the synthetic one included
+  Index tiles = 0;  ///< that it carries
+  Rows sinks;       ///< of all its tiles
+  Index rows = 0;   ///< that a call needs for it, the synthetic one included
 
   /// Whether one more tile has a place in a slot of so many rows; an empty slot takes none until it is begun.
   [[nodiscard]] constexpr bool takes(const Tile& tile, Index most_rows) const {
@@ -142,6 +142,7 @@ struct TilingCounts {
     token_rows += slot.rows - 1;
     most_tiles = std::max(most_tiles, slot.tiles);
   }
+  /// Adds one slot that carries these tiles.
   constexpr void add_slot(std::span<const Tile> slot) { add_slot(filled(slot)); }
 
   friend constexpr bool operator==(const TilingCounts&, const TilingCounts&) = default;
