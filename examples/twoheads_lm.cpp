@@ -47,9 +47,7 @@ std::string words_of_calls(const Runner<Scalar>& run, const Settings& settings) 
   const twoheads::SimulationCounts counts = run.counts();
   std::string words =
       twoheads::detail::text(counts.calls, " calls of at most ", run.rows(), " rows (", counts.repeats, " repeats)");
-  if (const auto processes = run.process_counts())
-    words += twoheads::detail::text(", ", processes->started, " processes started, ", processes->failures,
-                                    " calls failed, ", processes->retries, " made again");
+  if (const auto processes = run.process_counts()) words += twoheads::detail::text(", ", *processes);
   return words;
 }
 

@@ -37,8 +37,8 @@ int main(int argc, char** argv) {
     choose.require_fit(arguments);
     scaling.require_fit(arguments);
     const bool kernel = engine == programs::EngineWord::kernel;
-    if (kernel && (arguments.method() != programs::Method::stable || arguments.chose_oracle() || choose.chooses()))
-      throw programs::ArgumentError("--engine kernel has no oracle: it takes no --oracle, --method and --choose");
+    if (kernel && (arguments.method() != programs::Method::stable || choose.chooses()))
+      throw programs::ArgumentError("--engine kernel makes no calls: it takes no --method and --choose");
     if (arguments.method() != programs::Method::stable) {
       const programs::PaperFigures paper = programs::paper_figures(arguments.request(), arguments.method());
       if (!json) return programs::print(std::cout, paper);
@@ -52,7 +52,8 @@ int main(int argc, char** argv) {
     }
     twoheads::PlanRequest request = arguments.request();
     request.sampling.seed = static_cast<std::uint64_t>(seed);
-    if (kernel) request.oracle.kind = twoheads::OracleKind::kernel;
+    // A named oracle's tiles are those that the kernel takes, as in twoheads_simulate.
+    if (kernel && !arguments.chose_oracle()) request.oracle.kind = twoheads::OracleKind::kernel;
     constexpr twoheads::Index widest = 1 << 20;
     if (head_dim > widest)
       throw programs::ArgumentError("--head-dim", std::to_string(head_dim), "1 to " + std::to_string(widest));

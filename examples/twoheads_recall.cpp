@@ -313,12 +313,16 @@ int main(int argc, char** argv) {
       app, "--mixer", settings.mixer,
       {{"full", Mixer::full}, {"causal", Mixer::causal}, {"window", Mixer::window}, {"linear", Mixer::linear}},
       "softmax attention with a mask, or linear attention (default causal)");
-  programs::add_engine(app, settings.engine);
+  programs::add_engine(
+      app, settings.engine,
+      "what evaluates and differentiates attention: calls of an oracle and their derivatives, our own kernel, or "
+      "direct evaluation (default oracle)");
   programs::add_count(app, "--window", settings.window, 1,
                       "tokens of a window, the token itself included (default 64)");
   programs::add_count(app, "--first-window", settings.first_window, 1,
                       "tokens that the first layer sees, the token itself included (default 3)");
-  programs::add_count(app, "--rows", settings.rows, 2, "all rows that a call may have (default 129)");
+  programs::add_count(app, "--rows", settings.rows, 2,
+                      "with --engine oracle: all rows that a call may have (default 129)");
   programs::add_count(app, "--layers", settings.layers, 2, "layers (default 2)");
   programs::add_count(app, "--width", settings.width, 2, "width (default 64)");
   programs::add_count(app, "--heads", settings.heads, 1, "heads (default 1)");
@@ -342,6 +346,10 @@ int main(int argc, char** argv) {
     if (settings.width % settings.heads != 0)
       throw programs::ArgumentError("--heads", std::to_string(settings.heads),
                                     "a divisor of --width " + std::to_string(settings.width));
+    if (settings.mixer != Mixer::window)
+      programs::note_without_effect(app, {"--window"}, "only --mixer window has one in the last layers");
+    if (settings.engine != EngineWord::oracle)
+      programs::note_without_effect(app, {"--rows"}, "only the engine oracle makes calls");
     programs::say_when_interrupted(app);
     RecallRun(settings).run();
   });

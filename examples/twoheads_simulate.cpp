@@ -235,9 +235,7 @@ void print(const Settings& settings, const Outcome& outcome, bool ranks, const t
     std::cout << ": the kernel took " << outcome.counts.jobs << " tiles";
   else
     std::cout << " (" << outcome.counts.repeats << " repeats)";
-  if (!settings.processes.command.empty())
-    std::cout << "\n  processes      " << outcome.processes.started << " started, " << outcome.processes.failures
-              << " calls failed, " << outcome.processes.retries << " made again";
+  if (!settings.processes.command.empty()) std::cout << "\n  processes      " << outcome.processes;
   if (!settings.reference) {
     std::cout << "\n  bad rows       " << outcome.bad_rows << "\n  seconds        " << outcome.seconds
               << "\n  peak memory    " << outcome.peak_bytes / 1024 << " KiB\n  digest         " << outcome.digest

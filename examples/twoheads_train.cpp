@@ -12,7 +12,7 @@ int main(int argc, char** argv) {
   return programs::run(app, argc, argv, [&] {
     settings.complete();
     programs::keep_freed_memory();
-    if (settings.wide)
+    if (settings.scalar == programs::ScalarWord::float64)
       programs::TrainingRun<double>(settings).run();
     else
       programs::TrainingRun<float>(settings).run();

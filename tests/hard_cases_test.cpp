@@ -51,8 +51,8 @@ void expect_exact(const HardCase& c, const OracleLimits& limits, const Simulatio
   EXPECT_LE(verdict.farthest, bound) << place;
 }
 
-/// Reads the scores of visible keys: the largest |score|, and the least distance of a row's largest from the next other
-/// one.
+/// Reads the scores of visible keys: the largest |score|, and the least distance of a row's largest from
+/// the next other one.
 class ScoreReader {
  public:
   explicit ScoreReader(const HardCase& c) : least_gap_(c.logit) {}

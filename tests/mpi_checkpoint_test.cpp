@@ -1,5 +1,5 @@
-// A run on ranks that ends in the middle and is begun again, on any number of them, gives the bits of one that was not
-// interrupted.
+// A run on ranks that ends in the middle and is begun again, on any number of them,
+// gives the bits of one that was not interrupted.
 
 #include <gtest/gtest.h>
 #include <sys/resource.h>

@@ -366,8 +366,8 @@ TEST(KernelOnRanks, AFaultReachesRanksInTheMiddleOfTheirWorkAndTheRunAfterItIsRi
     EXPECT_EQ(message_of<OracleError>([&] { (*attend)(own.input(), span(own.out)); }),
               detail::text("rank ", failing, ": the rank has burnt out"));
     EXPECT_TRUE(ranks.all_failed());
-    // A rank's work has a piece of each kind for its atoms and heads: begin, add (one for each stretch of keys),
-    // finish.
+    // A rank's work has a piece of each kind for its atoms and heads:
+    // begin, add (one for each stretch of keys), finish.
     const Index whole = own.queries.size(ranks.rank()) / 128 * 8 * 3;
     EXPECT_LT(begun, whole) << "rank " << ranks.rank();
   }

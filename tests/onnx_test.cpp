@@ -298,8 +298,8 @@ TEST_F(Runner, SaysThatItCannotLoadAModel) {
 
 class LongAttention : public Runner {
  protected:
-  /// Largest error of causal attention of 3 heads over 100 tokens, by calls of the graph's 16 rows, against naive
-  /// attention.
+  /// Largest error of causal attention of 3 heads over 100 tokens,
+  /// by calls of the graph's 16 rows, against naive attention.
   template <class Scalar>
   [[nodiscard]] naive::Real error_of(twoheads::AnyOracle<Scalar> oracle) const {
     twoheads::AttentionSpec spec;

@@ -50,7 +50,10 @@ TEST(SimulateProgram, MakesThePlannedCallsOfOneQueryAndNoneByTheKernel) {
         "--mask full --tokens 1 --rows 9 --keys 33 --heads 4 --kv-heads 2 --oracle causal --anchor gibbs",
         "--mask full --tokens 1 --rows 9 --keys 1 --heads 4 --kv-heads 2",
         "--mask full --tokens 1 --rows 9 --keys 40 --samples 2 --heads 4 --kv-heads 2",
-        "--mask full --tokens 7 --rows 9 --keys 33 --heads 4 --kv-heads 2 --engine kernel"}) {
+        "--mask full --tokens 7 --rows 9 --keys 33 --heads 4 --kv-heads 2 --engine kernel",
+        "--mask causal --tokens 40 --rows 9 --heads 2 --engine kernel",
+        "--mask causal --tokens 40 --rows 9 --heads 2 --engine kernel --oracle plain",
+        "--mask causal --tokens 40 --rows 9 --heads 2 --engine kernel --oracle causal"}) {
     const std::string flags = std::string(line) + " --json";
     const ProgramRun plan = run_line("twoheads_plan", flags);
     ASSERT_EQ(plan.exit_code, 0) << flags << "\n" << plan.err;

@@ -318,7 +318,7 @@ TEST(PlanProgram, PredictsWhatRanksTakeAndMove) {
                                                                  {"--ranks 2 --flops 0", "above 0"},
                                                                  {"--ranks 2000000", "1 to"},
                                                                  {"--ranks 2 --method paper", "--method stable"},
-                                                                 {"--engine kernel --oracle plain", "--engine kernel"}};
+                                                                 {"--engine kernel --method paper", "--engine kernel"}};
   for (const auto& [flags, says] : refused) {
     const ProgramRun bad = run_line("twoheads_plan", "--mask full --tokens 100 --rows 64 " + flags);
     EXPECT_EQ(bad.exit_code, 2) << flags;

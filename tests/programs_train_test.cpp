@@ -326,6 +326,12 @@ TEST(RecallProgram, LearnsTheSameByAnyEngineAndSaysHowFarBack) {
     EXPECT_NE(run.out.find(mixer), std::string::npos);
   }
   EXPECT_EQ(run_program("twoheads_recall", words("--tokens 64 --pairs 40")).exit_code, 2);
+  const ProgramRun idle =
+      run_program("twoheads_recall", words("--tokens 8 --pairs 1 --vocabulary 8 --width 4 --steps 1 --batch 1 "
+                                           "--evaluate 1 --begin-tokens 8 --engine direct --rows 9 --window 4"));
+  EXPECT_EQ(idle.exit_code, 0) << idle.err;
+  EXPECT_NE(idle.err.find("--rows changes nothing here"), std::string::npos) << idle.err;
+  EXPECT_NE(idle.err.find("--window changes nothing here"), std::string::npos) << idle.err;
 }
 
 // What the comparison of docs/training.md rests on, at a size of seconds.

@@ -17,8 +17,8 @@ struct Checkpoint {
   std::string key;  ///< what decides the bits of the run beside its model and input
 };
 
-/// Runs what reads and writes the file. Throws std::runtime_error that says what to do where it is another run's, or
-/// damaged.
+/// Runs what reads and writes the file. Throws std::runtime_error that says what to do where it is
+/// another run's, or damaged.
 template <class Run>
 [[nodiscard]] auto with_checkpoint(const Run& run) {
   try {

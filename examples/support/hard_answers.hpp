@@ -9,8 +9,8 @@
 #include <utility>
 #include <vector>
 
-/// Texts for the hard cases of hard_cases.hpp, and their answers by plain counting: integers only, and nothing of the
-/// models.
+/// Texts for the hard cases of hard_cases.hpp, and their answers by plain counting:
+/// integers only, and nothing of the models.
 namespace programs {
 
 using twoheads::Index;

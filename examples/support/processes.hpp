@@ -2,6 +2,7 @@
 
 #include <CLI/CLI.hpp>
 #include <memory>
+#include <ostream>
 #include <string>
 #include <twoheads/oracle/any_oracle.hpp>
 #include <twoheads/plan/limits.hpp>
@@ -28,6 +29,11 @@ struct ProcessCounts {
   Index retries = 0;
   Index started = 0;
 };
+
+inline std::ostream& operator<<(std::ostream& out, const ProcessCounts& counts) {
+  return out << counts.started << " processes started, " << counts.failures << " calls failed, " << counts.retries
+             << " made again";
+}
 
 /// Adds --oracle-command and what goes with it.
 inline void add_processes(CLI::App& app, ProcessFlags& flags) {

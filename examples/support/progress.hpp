@@ -32,8 +32,8 @@ class TerminalLine {
 /// is none where standard error is no terminal, and none of work that is done in two seconds.
 ///
 ///   Units    work in anything that takes about the same time each: calls, tiles, pairs of a query and a key
-///   Laws     add() and add_piece() may be called by several threads at once, and cost next to nothing between two
-///            lines
+///   Laws     add() and add_piece() may be called by several threads at once,
+///            and cost next to nothing between two lines
 class Progress {
  public:
   /// Pieces that an executor runs: of about the same size, or each smaller than the one before by as much.

@@ -23,8 +23,8 @@ using twoheads::Index;
 ///            of the vocabulary are keys, a third values, and with the others all places that are left are filled:
 ///            where any id may fill them, as in the source, a small vocabulary would contradict its pairs.
 ///   Math     query places have probability proportional to g^(power - 1), g = 1, 2, ... from the pairs on, none twice
-///   Source   Arora et al., "Zoology: Measuring and Improving Recall in Efficient Language Models" (ICLR 2024),
-///            appendix
+///   Source   Arora et al., "Zoology: Measuring and Improving Recall in Efficient Language
+///            Models" (ICLR 2024), appendix
 struct RecallTask {
   Index tokens = 1024;
   Index pairs = 64;

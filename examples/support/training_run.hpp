@@ -141,7 +141,7 @@ class TrainingRun {
     std::string words = twoheads::detail::text("engine ", engine);
     if (settings_.engine == EngineWord::oracle) words += twoheads::detail::text(" of ", settings_.rows, " rows");
     return words +
-           twoheads::detail::text(", ", settings_.wide ? "double" : "float", "; context ", settings_.context,
+           twoheads::detail::text(", ", sizeof(Scalar) > 4 ? "double" : "float", "; context ", settings_.context,
                                   ", batch ", settings_.batch, ", seed ", settings_.seed, "; ") +
            twoheads::training_key(trainer_.model(), trainer_.options(), texts_.hash());
   }
@@ -271,7 +271,7 @@ class TrainingRun {
   }
   /// Of the weights in the folder, where there is one; else of those trained, which the last step has found already.
   [[nodiscard]] double final_bits(const twoheads::LanguageModel<Scalar>& model) const {
-    const bool rounded = !settings_.out.empty() && (settings_.wide || settings_.dtype == twoheads::Dtype::f16);
+    const bool rounded = !settings_.out.empty() && (sizeof(Scalar) > 4 || settings_.dtype == twoheads::Dtype::f16);
     if (!rounded && !curve_.empty() && std::isfinite(curve_.back().held_out)) return curve_.back().held_out;
     return bits(model, held_out_);
   }

@@ -17,6 +17,7 @@
 
 #include "support/arguments.hpp"
 #include "support/engine_word.hpp"
+#include "support/scalar_word.hpp"
 
 namespace programs {
 
@@ -40,7 +41,7 @@ struct TrainingSettings {
   double clip = 1.0;
   Index seed = 1;
   Index threads = 1;
-  bool wide = false;  ///< float64
+  ScalarWord scalar = ScalarWord::float32;
   EngineWord engine = EngineWord::kernel;
   Index rows = 64;
   twoheads::MaskKind mask = twoheads::MaskKind::causal;
@@ -80,10 +81,9 @@ struct TrainingSettings {
                "longest gradient of a step; 0: any (default 1)");
     add_count(app, "--seed", seed, 0, "seed of weights and batches (default 1)");
     add_threads(app, threads);
-    add_choice<bool>(app, "--scalar", wide, {{"float", false}, {"double", true}}, "scalar of the run (default float)");
-    add_choice<EngineWord>(
-        app, "--engine", engine,
-        {{"kernel", EngineWord::kernel}, {"oracle", EngineWord::oracle}, {"direct", EngineWord::direct}},
+    add_scalar(app, scalar);
+    add_engine(
+        app, engine,
         "what evaluates and differentiates attention: our own kernel, calls of an oracle and their derivatives, or "
         "direct evaluation (default kernel); held-out text is always predicted by the kernel");
     rows_ = add_count(app, "--rows", rows, 2, "with --engine oracle: all rows that a call may have (default 64)");

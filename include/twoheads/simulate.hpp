@@ -181,8 +181,8 @@ class GridAttention {
   /// For each layer so far the error bars (N, heads) of its attention; empty unless error_bar_level was set.
   [[nodiscard]] const std::vector<Matrix<double>>& error_bars() const { return error_bars_; }
 
-  /// Log weights (N, heads) of the last layer, learned sinks included; empty unless SimulationOptions::log_weights
-  /// asked.
+  /// Log weights (N, heads) of the last layer, learned sinks included;
+  /// empty unless SimulationOptions::log_weights asked.
   ///
   ///   Units    nats
   ///   Corner   a query that sees no key has -infinity. NaN in a layer that was begun without them and fits one call:

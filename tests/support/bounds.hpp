@@ -61,8 +61,8 @@ struct Truth {
 };
 
 /// Evaluates `run(stage) -> rows` three times in long double: as it is, and with all entries on the way off by the
-/// fraction 1e-9 up or down at random, so that logits, norms and depth enter the growth as they are, not at their
-/// worst.
+/// fraction 1e-9 up or down at random, so that logits, norms and depth enter the growth as they are,
+/// not at their worst.
 template <class Run>
 Truth truth_of(const Run& run) {
   Truth truth;

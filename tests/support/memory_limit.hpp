@@ -8,8 +8,8 @@
 #include <sys/resource.h>
 
 /// Bounds the process to 1 GiB of address space while it lives, so that a huge allocation is a std::bad_alloc, which is
-/// no twoheads::Error. Sanitizers map more than that for themselves; under them, and elsewhere than on Linux, it does
-/// nothing.
+/// no twoheads::Error. Sanitizers map more than that for themselves;
+/// under them, and elsewhere than on Linux, it does nothing.
 class MemoryLimit {
  public:
   MemoryLimit() {

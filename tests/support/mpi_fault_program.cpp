@@ -22,8 +22,8 @@ namespace {
 
 using namespace twoheads;
 
-/// What happens, and before which piece of work it does: once, but for sleep, which all pieces from that one on begin
-/// with.
+/// What happens, and before which piece of work it does: once, but for sleep,
+/// which all pieces from that one on begin with.
 struct Fault {
   std::string kind;
   long pieces_left = 0;

@@ -31,8 +31,8 @@ void watch(int rank, const char* name) {
   alarm(patience);
 }
 
-/// Names the rank that a failure belongs to; its text comes at once, since the other ranks may hang for want of this
-/// one.
+/// Names the rank that a failure belongs to; its text comes at once,
+/// since the other ranks may hang for want of this one.
 class RankListener : public testing::EmptyTestEventListener {
  public:
   explicit RankListener(int rank) : rank_(rank) {}

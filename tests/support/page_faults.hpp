@@ -16,8 +16,8 @@
 #include "support/program.hpp"
 #include "support/temp_folder.hpp"
 
-/// What is wrong with pages of the documentation: output, code, commands and paths, held against the project and its
-/// programs.
+/// What is wrong with pages of the documentation: output, code, commands and paths,
+/// held against the project and its programs.
 namespace page_faults {
 
 namespace fs = std::filesystem;

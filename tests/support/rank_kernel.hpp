@@ -16,8 +16,8 @@
 #include "support/own_rows.hpp"
 #include "support/rank_layer.hpp"
 
-/// Layers whose attention ranks evaluate together by the kernel: cases of masks and of scores, and a rank's rows of
-/// them.
+/// Layers whose attention ranks evaluate together by the kernel: cases of masks and of scores,
+/// and a rank's rows of them.
 namespace rank_kernel {
 
 using namespace twoheads;

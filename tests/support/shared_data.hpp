@@ -12,8 +12,8 @@
 
 /// Path of a file in the shared data folder, or nothing where it is absent.
 ///
-///   Corner   the folder's parent is the environment variable TWOHEADS_SHARED_DIR, else the compile definition of that
-///   name
+///   Corner   the folder's parent is the environment variable TWOHEADS_SHARED_DIR,
+///   else the compile definition of that name
 [[nodiscard]] inline std::optional<std::filesystem::path> shared_data(std::string_view relative) {
   std::filesystem::path folder;
 #ifdef TWOHEADS_SHARED_DIR

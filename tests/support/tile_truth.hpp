@@ -11,8 +11,8 @@
 
 #include "support/in_shape.hpp"
 
-/// A small made-up layer, and the truth about tiles of it by the definitions in long double. Uses none of the library's
-/// attention.
+/// A small made-up layer, and the truth about tiles of it by the definitions in long double.
+/// Uses none of the library's attention.
 namespace tiles {
 
 using namespace twoheads;

@@ -51,8 +51,8 @@ template <RealScalar Scalar>
   return result;
 }
 
-/// What scores are made of: tokens projected, each head normed by the same gain and rotated, as far as the spec says
-/// so.
+/// What scores are made of: tokens projected, each head normed by the same gain and rotated,
+/// as far as the spec says so.
 template <RealScalar Scalar>
 [[nodiscard]] Matrix<Scalar> project_for_scores(const AttentionSpec& spec, const MatrixView<Scalar>& tokens,
                                                 const Matrix<Scalar>& weights, const RowVector<Scalar>& bias,

@@ -19,8 +19,8 @@ template <RealScalar Scalar>
   return result;
 }
 
-/// An attention input whose keys and values stand in another order, or head after head; without either, the input as it
-/// is.
+/// An attention input whose keys and values stand in another order, or head after head;
+/// without either, the input as it is.
 ///
 ///   Laws     row j of k, v and key_tokens is row order[j] of the input's; attention of a full mask does not change.
 ///            With `by_head` the rows of a head stand together, see AttentionInput::by_head: no bit changes.

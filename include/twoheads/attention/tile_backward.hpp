@@ -26,8 +26,8 @@ namespace twoheads {
 ///   Laws     bits depend on the block, the tiles and their order alone
 ///   Corner   a log weight of -infinity: the row sees no key, and has no derivative. What the scalar cannot hold of a
 ///            log weight corrects the weights of its row, so that they keep their digits at any size of logits. NaN and
-///            infinity are not lost, but may reach neighbours that do not see them: a step of training has no use for
-///            either.
+///            infinity are not lost, but may reach neighbours that do not see them:
+///            a step of training has no use for either.
 ///   Source   Dao et al., FlashAttention (2022), algorithm 4
 template <RealScalar S, SimdBackend Simd = DefaultSimd<S>>
 class TileBackward {

@@ -101,8 +101,8 @@ class TileKernel {
     add(rows, keys.rows(), 0, keys, values, band, log_factor, finite_values, terms);
   }
 
-  /// The same for a tile of `count` keys of which only those from number `first` on are at hand: all that our queries
-  /// see.
+  /// The same for a tile of `count` keys of which only those from number `first` on are at hand:
+  /// all that our queries see.
   template <class Stored>
   void add(Rows rows, Index count, Index first_key, const MatrixView<Stored>& keys, const MatrixView<Stored>& values,
            const KeyBand& band, double log_factor, bool finite_values, const TileTerms<Scalar>& terms) {

@@ -11,8 +11,8 @@
 
 namespace twoheads {
 
-/// Columns of a token that an anchor takes: two where tokens have fewer digits than scores, so that it keeps twice
-/// theirs.
+/// Columns of a token that an anchor takes: two where tokens have fewer digits than scores,
+/// so that it keeps twice theirs.
 [[nodiscard]] constexpr Index anchor_cols(const OraclePrecision& precision) {
   const double tokens = facts_of(precision.tokens).unit_roundoff;
   const bool narrow = tokens > facts_of(Precision::float32).unit_roundoff;

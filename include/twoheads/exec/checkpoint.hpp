@@ -46,8 +46,8 @@ struct CheckpointCounts {
 ///   Laws     out has the bits of `attend` on the whole layer, where these do not depend on how it is cut in parts;
 ///            a resumed run has the bits of one that was not interrupted. Parts end where attend.part_end says.
 ///   Corner   a last record that is not whole is cut off, and its part evaluated again. Error bars and log weights are
-///            not in the file. What `attend` counts are the parts that it evaluated, but jobs and tiles of whole
-///            layers.
+///            not in the file. What `attend` counts are the parts that it evaluated,
+///            but jobs and tiles of whole layers.
 ///   Throws   FormatError that names the file, if it holds anything but the beginning of this computation: other bytes,
 ///            another key, scalar, cut or input; FileError if another run has it open, or it cannot be written, for
 ///            example on a full disk: the file then holds what it held. SpecError for fewer than 1 row a part, and

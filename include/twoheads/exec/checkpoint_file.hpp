@@ -64,12 +64,12 @@ enum class CheckpointAccess {
   return text("layer ", part.layer, ", queries ", part.first, " to ", part.end, " of ", part.cols, " columns");
 }
 
-/// A log of finished parts: read from the front while it lasts, then written at its end. `rows` of 0: of a run on
-/// ranks.
+/// A log of finished parts: read from the front while it lasts, then written at its end.
+/// `rows` of 0: of a run on ranks.
 ///
 ///   Laws     a last record that is not whole or not sound is cut off; bytes are appended only after all before them
-///            were read and found sound. Each checksum starts from the one before, so that no record can be left out or
-///            exchanged.
+///            were read and found sound. Each checksum starts from the one before,
+///            so that no record can be left out or exchanged.
 ///   Throws   FormatError that names the file and the byte, for anything else that is wrong with it; FileError with the
 ///            system's reason, or where another process has it open
 class CheckpointFile {
@@ -100,8 +100,8 @@ class CheckpointFile {
     return true;
   }
 
-  /// Steps over the next record, if not at_end(). Its rows are not read, but for those of the last one, which are
-  /// checked.
+  /// Steps over the next record, if not at_end(). Its rows are not read,
+  /// but for those of the last one, which are checked.
   [[nodiscard]] RecordPlace skip() {
     const Head head = read_head();
     const RecordPlace place{head.part, position_ + sizeof(Head), head.bytes, head.sum};

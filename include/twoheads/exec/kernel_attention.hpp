@@ -135,8 +135,8 @@ class KernelAttention {
   [[nodiscard]] const Matrix<double>& log_weights() const { return log_weights_; }
 
  private:
-  /// Whether an input is one query that any mask shows a range of keys or two: a plan and lanes for more would be
-  /// waste.
+  /// Whether an input is one query that any mask shows a range of keys or two:
+  /// a plan and lanes for more would be waste.
   [[nodiscard]] bool one_row(const AttentionInput<Scalar>& input) const {
     const AttentionSpec& spec = input.spec;
     return input.queries() == 1 && spec.mask.kind != MaskKind::blocks && spec.soft_cap == 0 && spec.alibi.empty() &&

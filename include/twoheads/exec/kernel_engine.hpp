@@ -16,8 +16,8 @@ concept KeySource = requires(const K& source, Index head, Rows rows) {
   source.value_rows(head, rows);
 };
 
-/// Evaluates the tiles of one layer of a plan by the tile kernel, without an oracle: any plan, also one made for an
-/// oracle.
+/// Evaluates the tiles of one layer of a plan by the tile kernel, without an oracle:
+/// any plan, also one made for an oracle.
 ///
 ///   Laws     bits depend on the plan and the rows alone
 ///   Corner   not for concurrent use: each thread takes an engine of its own. `finite_values` says whether all values

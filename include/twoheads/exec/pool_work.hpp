@@ -31,8 +31,8 @@ struct PoolOptions {
   Time most_back_off{2000};  ///< longest wait of a worker
   Time deadline{0};          ///< of a call; several calls handed over at once have as many times this
   Time make_deadline{0};     ///< of making an oracle
-  /// Calls that an oracle with run_batch is handed at once; 0: its limits' batch. A call that failed is handed over
-  /// alone.
+  /// Calls that an oracle with run_batch is handed at once; 0: its limits' batch.
+  /// A call that failed is handed over alone.
   Index calls_at_once = 0;
   /// An idle worker also runs the oldest call that has been out for so long, and the first answer counts; none: never.
   std::optional<Time> hedge_after = {};

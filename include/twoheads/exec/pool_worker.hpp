@@ -20,8 +20,8 @@
 
 namespace twoheads::detail {
 
-/// What a thread of a pool does: it takes calls, makes an oracle where it has none, runs them, and says what came of
-/// it.
+/// What a thread of a pool does: it takes calls, makes an oracle where it has none,
+/// runs them, and says what came of it.
 template <Oracle O>
 class PoolWorker {
   using Scalar = typename O::Scalar;

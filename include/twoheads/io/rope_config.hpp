@@ -41,8 +41,8 @@ inline void read_rope_scaling(ConfigFields& scaling, RopeSpec& rope) {
   }
 }
 
-/// Reads the rotary positions of a config.json: rope_theta and rope_scaling, or rope_parameters as newer files have
-/// them.
+/// Reads the rotary positions of a config.json: rope_theta and rope_scaling,
+/// or rope_parameters as newer files have them.
 [[nodiscard]] inline RopeSpec read_rope(ConfigFields& fields) {
   RopeSpec rope;
   rope.pairing = RopePairing::halves;

@@ -33,8 +33,8 @@ namespace twoheads::detail {
   return std::exp(log_scale) * fraction / a;
 }
 
-/// The value that an F variable of (above, below) degrees of freedom, whole or not, stays under with probability
-/// `level`.
+/// The value that an F variable of (above, below) degrees of freedom,
+/// whole or not, stays under with probability `level`.
 [[nodiscard]] inline double f_quantile(double level, double above, double below) {
   // F = below x / (above (1 - x)) with x a beta variable of (above / 2, below / 2).
   double low = 0;

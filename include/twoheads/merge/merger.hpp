@@ -9,8 +9,8 @@ namespace twoheads {
 ///
 ///   Shapes   out (N, heads * value_dim); log_weights (N, heads) or empty: those of the joined rows, in nats
 ///   Laws     partials arrive in the plan's order of jobs and are joined in that order, so the bits of the output do
-///            not depend on how calls were batched or answered. Memory: one query block of one head, in float64 or
-///            wider.
+///            not depend on how calls were batched or answered.
+///            Memory: one query block of one head, in float64 or wider.
 ///   Corner   query blocks without a job are not written. A learned sink is a partial more for each row, of the value
 ///            zero and its logit as the log weight
 ///   Source   Yu & Alman, Lemma 3.1: the merge is the host's, it takes no call

@@ -153,8 +153,8 @@ template <RealScalar Scalar>
   return read_llama2c<Scalar>(file.stream, file.size, path.string());
 }
 
-/// Reads the header of a llama2.c model file alone and holds it against the file's length. Throws FileError,
-/// FormatError.
+/// Reads the header of a llama2.c model file alone and holds it against the file's length.
+/// Throws FileError, FormatError.
 [[nodiscard]] inline Llama2cHeader read_llama2c_header(const std::filesystem::path& path) {
   detail::InputFile file = detail::open_input(path);
   detail::ByteReader reader(file.stream, file.size, path.string());

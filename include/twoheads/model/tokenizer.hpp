@@ -27,8 +27,8 @@ namespace twoheads {
 ///            best is joined, the leftmost of equals. n bytes take O(n log n) steps, where llama2.c takes O(n^2).
 ///   Corner   bytes that are no UTF-8 become byte tokens, in groups of up to four as llama2.c forms them. A NUL is a
 ///            byte as any other; llama2.c ends there. Of two tokens with the same piece the lower id is taken. The
-///            start token joins like any other, if the vocabulary has such a piece. Scores of -1e10 and below never
-///            join.
+///            start token joins like any other, if the vocabulary has such a piece.
+///            Scores of -1e10 and below never join.
 ///   Source   karpathy/llama2.c, run.c (build_tokenizer, encode, decode) and tokenizer.py (export)
 class Tokenizer {
  public:
@@ -132,8 +132,8 @@ class Tokenizer {
     return std::string(piece);
   }
 
-  /// Text of a sequence of ids. The start token adds nothing, wherever it stands; llama2.c stops printing at a second
-  /// one.
+  /// Text of a sequence of ids. The start token adds nothing, wherever it stands;
+  /// llama2.c stops printing at a second one.
   ///
   ///   Throws   SpecError that names an id outside the vocabulary
   [[nodiscard]] std::string decode(std::span<const int> ids) const {

@@ -22,8 +22,8 @@
 
 namespace twoheads::detail {
 
-/// Throws SpecError unless no call of a plan has rows inside a share and rows outside of it. Shares in order, gaps
-/// allowed.
+/// Throws SpecError unless no call of a plan has rows inside a share and rows outside of it.
+/// Shares in order, gaps allowed.
 inline void require_whole_calls(const Plan& plan, std::span<const RowShare> shares, Index layer) {
   Index block = 0;
   Index slots = 0;

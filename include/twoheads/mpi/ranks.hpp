@@ -1,7 +1,7 @@
 #pragma once
 
-// The C interface alone: the C++ bindings that some headers bring are not in MPI any more, and need a library of their
-// own.
+// The C interface alone: the C++ bindings that some headers bring are not in MPI any more,
+// and need a library of their own.
 #if !defined(OMPI_SKIP_MPICXX)
 #define OMPI_SKIP_MPICXX 1
 #endif
@@ -125,8 +125,8 @@ class Ranks {
     meet(fault);
   }
 
-  /// To be called often while a rank works: throws where another rank has failed, and lets MPI get on with its
-  /// messages.
+  /// To be called often while a rank works: throws where another rank has failed,
+  /// and lets MPI get on with its messages.
   void poll() {
     if (size_ == 1) return;
     int there = 0;

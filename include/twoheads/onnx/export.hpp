@@ -30,8 +30,8 @@ struct OnnxSpec {
   /// stay in `number`, as mixed_precision has it.
   Precision rounding = Precision::own;
 
-  /// Throws SpecError for a shape below 1, a scale that is no number or none of the graph's, or a mask that no file can
-  /// hold.
+  /// Throws SpecError for a shape below 1, a scale that is no number or none of the graph's,
+  /// or a mask that no file can hold.
   void require_valid(bool has_tokens) const {
     const auto at_least_one = [](const char* what, Index value) {
       if (value < 1) throw SpecError(detail::text("an ONNX graph's ", what, " is ", value, ", expected 1 or more"));

@@ -30,8 +30,8 @@ struct CraftedCall {
 };
 
 /// A call whose weights select the columns [q | k | v] of each head, and add the answers to zero columns behind them
-/// (residual) or leave them where the values stood. The answer is as wide as the tokens, so that a residual stream
-/// shows.
+/// (residual) or leave them where the values stood. The answer is as wide as the tokens,
+/// so that a residual stream shows.
 ///
 ///   Corner   layers beyond the first take what the first wrote as q, k and v, two columns of each head
 template <RealScalar S>

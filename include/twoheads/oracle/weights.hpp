@@ -19,8 +19,8 @@ enum class SumOrder { blocked, by_key };
 /// A linear map from some columns of a token row: x[begin .. begin + rows of the matrix) times the matrix.
 ///
 ///   Shapes   x (n, width), result (n, cols)
-///   Math     the matrix of a selector is the identity; it is kept as such, so that its product is a view of the
-///            columns
+///   Math     the matrix of a selector is the identity; it is kept as such,
+///            so that its product is a view of the columns
 template <RealScalar Scalar>
 class Projection {
  public:
@@ -105,8 +105,8 @@ class Projection {
   std::shared_ptr<const Matrix<Scalar>> matrix_;
 };
 
-/// One head of the small transformer: softmax(scale * (x wq) (x wk)^T) (x wv), written to the columns from
-/// output_begin.
+/// One head of the small transformer: softmax(scale * (x wq) (x wk)^T) (x wv),
+/// written to the columns from output_begin.
 template <RealScalar Scalar>
 struct SmallHead {
   Projection<Scalar> wq, wk, wv;
@@ -135,8 +135,8 @@ struct SmallWeights {
   [[nodiscard]] Index output_width() const { return layers.empty() ? width : layers.back().output_width; }
 };
 
-/// Checks that the layers fit together: every projection reads columns that exist, every head writes columns that
-/// exist.
+/// Checks that the layers fit together: every projection reads columns that exist,
+/// every head writes columns that exist.
 ///
 ///   Throws   ShapeError that names the layer and the head
 template <RealScalar Scalar>

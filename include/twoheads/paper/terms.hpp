@@ -107,8 +107,8 @@ void causal_terms(const PaperTask& task, const Visit& visit) {
 ///            outside a window outweigh those inside.
 ///   Source   Yu & Alman, Theorem 5.1 and D.1. Printed as here: the two calls for i <= r that the first chunk makes
 ///            redundant. Repaired: the sinks' formula sum_{j<=s} = sum_{j<=i} - sum_{s<j<=i} needs the sinks in the
-///            chunk's own call, and sinks are added from query r + s on only, since before it the window holds some of
-///            them.
+///            chunk's own call, and sinks are added from query r + s on only,
+///            since before it the window holds some of them.
 template <class Visit>
 void window_terms(const PaperTask& task, const Visit& visit) {
   const Index n = task.tokens;

@@ -50,8 +50,8 @@ namespace detail {
 ///            says nothing; error bars measured on the run do. It is about one layer whose inputs are exact: what a
 ///            layer's error does to the next is in no bound.
 ///   Throws   SpecError for figures outside their ranges, or an error outside (0, 1]
-///   Source   Yu & Alman, Theorem 4.1 and its proof C.1, whose union bound is over N rows of one head;
-///            docs/paper_map.md
+///   Source   Yu & Alman, Theorem 4.1 and its proof C.1,
+///            whose union bound is over N rows of one head; docs/paper_map.md
 [[nodiscard]] inline double average_case_rows(const AverageCase& a, double error) {
   if (!(error > 0 && error <= 1))
     throw SpecError(detail::text("the error is ", error, ", expected more than 0, up to 1"));

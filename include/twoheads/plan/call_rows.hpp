@@ -14,8 +14,8 @@ using CallRows = std::map<Index, Index>;
 
 namespace detail {
 
-/// Cuts slots, in the order in which they come, into calls of so many instances; a call has the rows of its longest
-/// slot.
+/// Cuts slots, in the order in which they come, into calls of so many instances;
+/// a call has the rows of its longest slot.
 class CallCutter {
  public:
   explicit CallCutter(Index instances) : instances_(instances) {}

@@ -22,8 +22,8 @@ constexpr void visit_one(const Tile& tile, Visit&& visit) {
 }
 
 /// A rectangle as an oracle can evaluate it, each tile in a slot of its own: as it is on a plain oracle and in the tile
-/// kernel; on a causal oracle by position as a lower and a strict upper triangle, unless its queries stand after its
-/// keys.
+/// kernel; on a causal oracle by position as a lower and a strict upper triangle,
+/// unless its queries stand after its keys.
 ///
 ///   Source   Yu & Alman, Theorem 3.5, whose sets A^(1), A^(2) are meant by local position
 template <class Visit>

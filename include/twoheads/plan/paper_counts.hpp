@@ -111,8 +111,8 @@ inline void require_paper_construction(const PaperTask& task) {
 ///   Corner   merging on the host, as the paper allows; look-ups of the average case are not among them, since a call
 ///            cannot reach beyond its own rows (paper_lookups). L' > 1 is counted as printed, though the print's
 ///            packing of layers needs a residual stream (Lemma 3.3); PaperAttention makes the calls of L' = 1.
-///   Source   Yu & Alman, Theorem 3.4 (whose print omits the ceiling and the sum over layers), 3.5, 4.1, 5.1;
-///            docs/paper_map.md
+///   Source   Yu & Alman, Theorem 3.4 (whose print omits the ceiling and the sum over layers),
+///            3.5, 4.1, 5.1; docs/paper_map.md
 [[nodiscard]] inline std::optional<Index> paper_calls(const PaperTask& task) {
   if (!paper_gap(task).what.empty()) return std::nullopt;
   const auto product = [](Index a, Index b) { return detail::checked_product("the number of calls", a, b); };

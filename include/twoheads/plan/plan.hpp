@@ -151,8 +151,8 @@ class Plan {
   /// The tiling that draws a sample, or nothing where the plan is exact.
   [[nodiscard]] const SampledTiling* sampled() const { return std::get_if<SampledTiling>(&tiling_); }
 
-  /// For each key position of the plan's tiles, the key that stands there; empty where that is the key of the same
-  /// number.
+  /// For each key position of the plan's tiles, the key that stands there;
+  /// empty where that is the key of the same number.
   [[nodiscard]] std::vector<Index> key_order() const {
     return sampled() != nullptr && sampled()->permutes_keys() ? sampled()->key_order() : std::vector<Index>{};
   }

@@ -21,8 +21,8 @@ namespace twoheads {
 ///   near      a query's last `near` keys are exact, its own included (full masks: as many on either side); rounded up
 ///             to whole key blocks. Causal masks have the query block's own keys exact in any case.
 ///   sinks     the first `sinks` keys are exact, rounded up to whole key blocks
-///   seed      the same seed, layer, head and query block draw the same blocks; other seeds, layers and heads draw
-///             independently
+///   seed      the same seed, layer, head and query block draw the same blocks;
+///             other seeds, layers and heads draw independently
 ///   permute   full masks with no exact part have their keys put in a random order first, one for all heads of a layer
 struct Sampling {
   Index samples = 0;
@@ -53,8 +53,8 @@ struct Sampling {
 ///            are counted by a sum over the blocks that differ; token_rows takes drawn blocks as of the greater length.
 ///   Corner   far blocks of causal masks and of plans with a near field are runs of neighbouring keys: what is drawn
 ///            stays unbiased, but neighbours that are alike make its error larger than that of as many scattered keys.
-///            One far key that outweighs all others is found with probability S / F: no error bar sees what was not
-///            drawn.
+///            One far key that outweighs all others is found with probability S / F:
+///            no error bar sees what was not drawn.
 ///   Source   Yu & Alman, Theorem 4.1 (S = 1, full, no near field); the rest is not in the paper. docs/paper_map.md
 struct SampledTiling {
   Index queries = 1;  ///< N

@@ -14,8 +14,8 @@
 
 namespace twoheads {
 
-/// What ranks work with unless they are told otherwise: keys that are fetched at a time, and memory for queries in
-/// work.
+/// What ranks work with unless they are told otherwise: keys that are fetched at a time,
+/// and memory for queries in work.
 constexpr Index default_piece_keys = 4096;
 /// Memory for queries that the kernel works on, for each thread, unless told otherwise: bytes.
 constexpr Index default_work_bytes = Index{3} << 20;

@@ -210,8 +210,8 @@ inline constexpr std::uint64_t most_text_bytes = std::uint64_t{1} << 30;
   return bytes;
 }
 
-/// Reads a JSON file; see DocumentBuilder for the paths. Throws FileError where it cannot be read, FormatError as it
-/// says.
+/// Reads a JSON file; see DocumentBuilder for the paths. Throws FileError where it cannot be read,
+/// FormatError as it says.
 [[nodiscard]] inline TextDocument read_document(const std::filesystem::path& path, std::string vocabulary,
                                                 std::string merges) {
   TextDocument document;

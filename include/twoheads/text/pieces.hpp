@@ -25,8 +25,8 @@ class PieceTable {
       throw SpecError(text("the vocabulary is ", vocabulary, ", expected 1 to 2147483647"));
   }
 
-  /// Throws FormatError that names the file and the piece, where the id is outside the vocabulary or either stands
-  /// already.
+  /// Throws FormatError that names the file and the piece, where the id is outside the vocabulary
+  /// or either stands already.
   void add(const std::string& piece, std::int64_t id, const std::string& file) {
     const auto fail = [&](const auto&... what) {
       return FormatError(text(file, ": the piece \"", piece.substr(0, 60), "\" ", what...));

@@ -175,8 +175,8 @@ class TransposedAttention {
 
 }  // namespace detail
 
-/// Attention by a grid of oracle calls, with gradients by calls of run() alone: for oracles that cannot be
-/// differentiated.
+/// Attention by a grid of oracle calls, with gradients by calls of run() alone:
+/// for oracles that cannot be differentiated.
 ///
 ///   Math     g = d_out, D = g . out, P = exp(score - W), W the log weights
 ///            d_v_j = sum_i P_ij g_i: attention with queries k_j, keys (q_i, -W_i) and values g_i, times its own

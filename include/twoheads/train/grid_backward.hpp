@@ -51,16 +51,16 @@ struct RowsOfBackward {
 ///
 ///   Math     the anchor of a row is its log weight W over all keys, c as a token holds it, so that a call's share of
 ///            the synthetic key is p >= 1/2 for one copy of it, at any logit size: no call is repeated. With s copies,
-///            P' the call's own shares, g = d_out, D = g . out and kappa = exp(c - W), times what a drawn tile stands
-///            for:
+///            P' the call's own shares, g = d_out, D = g . out and kappa = exp(c - W),
+///            times what a drawn tile stands for:
 ///              P_ij = kappa (s / p) P'_ij
 ///            The derivatives that the answer's columns [O, r, p] are given,
 ///              a = kappa (s / p) g,   b = -kappa (s / p) D,   e = -(a . O + b r) / p,
 ///            have the mean a . O + b r + e p = 0, and so
 ///              d_score_ij = P'_ij (a . v_j + b) = P_ij (g . v_j - D),   d_v_j = sum_i P'_ij a_i = sum_i P_ij g_i
 ///   Corner   the derivatives by anchors, codes and the synthetic key are those of constants: they are not read
-///   Throws   as OracleEngine for its calls; OracleError for a vector-Jacobian product of another shape, NaN or
-///            infinity
+///   Throws   as OracleEngine for its calls; OracleError for a vector-Jacobian product of another shape,
+///            NaN or infinity
 template <DifferentiableOracle O>
 class GridBackwardEngine {
  public:

@@ -71,8 +71,8 @@ void add_finish_gradient(const ModelSpec& spec, const LayerWeights<Scalar>& laye
   multiply_transposed(d_mixed, view(d_added), view(layer.attention.wo));
 }
 
-/// The derivative of the layer's projections and of the norm before them, for a few rows: adds that by the rows to
-/// d_rows.
+/// The derivative of the layer's projections and of the norm before them,
+/// for a few rows: adds that by the rows to d_rows.
 ///
 ///   Shapes   rows, d_rows (n, width); d_q (n, heads * head_dim), d_k, d_v alike: rows of an AttentionGradient,
 ///            overwritten; keys: whether keys and values come of these rows, too
