@@ -288,6 +288,25 @@ TEST(CheckCover, NamesTheFaultOfARow) {
   EXPECT_EQ(fault({{2, 10}, {10, 12}}), "query 7: a tile shows hidden keys, 10..11");
 }
 
+// What the line of twoheads_plan --check is counted by.
+TEST(CheckCover, TellsOfEachQueryBlockOnceInOrder) {
+  for (const Index samples : {0, 2}) {
+    PlanRequest request;
+    request.mask = Mask::causal();
+    request.tokens = request.keys = 300;
+    request.heads = 3;
+    request.oracle.rows = 17;
+    request.oracle.kind = OracleKind::causal;
+    request.sampling.samples = samples;
+    const Plan plan(request);
+    std::vector<Index> told, expected;
+    static_cast<void>(check_cover(plan, [&](Index block) { told.push_back(block); }));
+    for (Index head = 0; head < (samples > 0 ? 3 : 1); ++head)
+      for (Index block = 0; block < plan.query_blocks(); ++block) expected.push_back(block);
+    EXPECT_EQ(told, expected) << samples;
+  }
+}
+
 // --- the concept -----------------------------------------------------------------------------------------------------
 
 struct NoCounts {

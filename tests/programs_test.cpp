@@ -326,6 +326,24 @@ TEST(PlanProgram, PredictsWhatRanksTakeAndMove) {
   }
 }
 
+TEST(Programs, AFileBeyondTheLimitOfFilesIsAFailureNotASignal) {
+  const TempFolder folder;
+  const std::string lines = "ulimit -f 1\n";
+  const ProgramRun picture = run_shell(
+      lines +
+          "twoheads_plan --mask causal --tokens 4000 --rows 33 --json --svg grid.svg | cat >&2\nexit ${PIPESTATUS[0]}",
+      folder / ".");
+  EXPECT_EQ(picture.exit_code, 1) << picture.err;
+  EXPECT_NE(picture.err.find("grid.svg"), std::string::npos) << picture.err;
+  const ProgramRun kept = run_shell(lines +
+                                        "twoheads_simulate --mask causal --tokens 400 --rows 33 --no-reference "
+                                        "--checkpoint run.bin --json | cat >&2\n"
+                                        "exit ${PIPESTATUS[0]}",
+                                    folder / ".");
+  EXPECT_EQ(kept.exit_code, 1) << kept.err;
+  EXPECT_NE(kept.err.find("run.bin"), std::string::npos) << kept.err;
+}
+
 TEST(Programs, AFullDiskIsAFailureNotASilentLoss) {
   if (!std::filesystem::exists("/dev/full")) GTEST_SKIP() << "this system has no /dev/full";
   for (const std::string command : {"twoheads_plan", "twoheads_simulate"}) {

@@ -66,6 +66,7 @@ TEST(WrongCommandLines, AreToldWithFlagValueAndWhatIsExpected) {
        "expected a session that this model has written, or no file yet"},
       {"twoheads_lm", "--model MODEL --generate 3 --session HERE/none/x", 1,
        "x: cannot be written: there is no folder"},
+      {"twoheads_lm", "--model MODEL --generate 3 --session HERE", 1, "cannot be written: it is a folder"},
       {"twoheads_train", "--text HERE/text --steps 1", 1,
        "text: a text of 31 bytes to learn, expected more than the "
        "context of 256; a shorter one is asked for by --context"},
@@ -124,6 +125,12 @@ TEST(WrongCommandLines, OfAProcessSayWhatWasDeclared) {
   const ProgramRun many = run_line("twoheads_simulate", line + "true --processes 1000000");
   EXPECT_EQ(many.exit_code, 2);
   EXPECT_TRUE(contains(many.err, "--processes is '1000000', it takes 1 to 4096")) << many.err;
+  for (const char* deadline : {"0", "-1", "nan", "1e7", "1s"}) {
+    const ProgramRun run = run_line("twoheads_simulate", line + "true --deadline " + deadline);
+    EXPECT_EQ(run.exit_code, 2) << deadline;
+    EXPECT_TRUE(contains(run.err, std::string("--deadline is '") + deadline + "', it takes 0.001 to 1e6 seconds"))
+        << run.err;
+  }
   const std::string oracle = (fs::path(TWOHEADS_PROGRAM_DIR) / "twoheads_oracle").string();
   std::vector<std::string> wider = words(line);
   wider.push_back(oracle + " --rows 9 --scalar double");
