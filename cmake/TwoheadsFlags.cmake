@@ -45,6 +45,14 @@ if(TWOHEADS_NATIVE)
   endif()
 endif()
 
+if(TWOHEADS_SANITIZE AND TWOHEADS_SANITIZE_THREADS)
+  message(FATAL_ERROR "TWOHEADS_SANITIZE and TWOHEADS_SANITIZE_THREADS exclude each other: ASan and ThreadSanitizer cannot"
+                      " watch one program")
+endif()
+if(TWOHEADS_SANITIZE_THREADS)
+  target_compile_options(twoheads_private_flags INTERFACE -fsanitize=thread -fno-omit-frame-pointer)
+  target_link_options(twoheads_private_flags INTERFACE -fsanitize=thread)
+endif()
 if(TWOHEADS_SANITIZE)
   set(twoheads_sanitizers -fsanitize=address,undefined -fno-sanitize-recover=all)
   # CI leaves out what takes a quarter of the compiler's time: ASan meets each access through such a pointer itself.
