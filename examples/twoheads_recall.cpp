@@ -2,13 +2,13 @@
 // beside it attention that cannot: a short window, and linear attention. Two layers as in the source: the first sees
 // few tokens, the same for all, and the second is what is compared.
 
+#include <cerrno>
 #include <cmath>
 #include <fstream>
 #include <functional>
 #include <iostream>
 #include <memory>
 #include <nlohmann/json.hpp>
-#include <stdexcept>
 #include <string>
 #include <twoheads/train/trainer.hpp>
 #include <twoheads/train/untrained.hpp>
@@ -21,6 +21,7 @@
 #include "support/linear_attention.hpp"
 #include "support/recall_task.hpp"
 #include "support/stopwatch.hpp"
+#include "support/text_files.hpp"
 #include "support/training_attend.hpp"
 
 namespace {
@@ -126,8 +127,9 @@ class RecallRun {
   void run() {
     std::ofstream log;
     if (!settings_.log.empty()) {
+      errno = 0;
       log.open(settings_.log, std::ios::trunc);
-      if (!log) throw std::runtime_error(settings_.log + ": cannot be written");
+      if (!log) throw programs::unwritable("--log", settings_.log);
       log << "step,tokens,loss,accuracy\n";
     }
     const programs::Stopwatch watch;
@@ -144,9 +146,10 @@ class RecallRun {
       answers = judge(last ? settings_.task : task);
       std::cerr << "step " << done.step << " of " << settings_.steps << ", " << task.tokens << " tokens, loss "
                 << done.loss << ", accuracy " << answers.accuracy() << ", " << watch.seconds() << " s\n";
-      if (log.is_open())
-        log << done.step << "," << task.tokens << "," << done.loss << "," << answers.accuracy() << std::endl;
-      if (log.is_open() && !log) throw std::runtime_error(settings_.log + ": cannot be written");
+      if (!log.is_open()) continue;
+      errno = 0;
+      log << done.step << "," << task.tokens << "," << done.loss << "," << answers.accuracy() << std::endl;
+      if (!log) throw programs::unwritable("--log", settings_.log);
     }
     report(done, answers, watch.seconds());
   }

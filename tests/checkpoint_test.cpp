@@ -9,8 +9,11 @@
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
+#include <iterator>
 #include <memory>
+#include <ostream>
 #include <string>
+#include <twoheads/base/write_file.hpp>
 #include <twoheads/exec/checkpoint.hpp>
 #include <twoheads/model/random.hpp>
 
@@ -198,6 +201,23 @@ class FullDisk {
   rlimit before_{};
   void (*handler_)(int);
 };
+
+TEST(WriteFile, OnAFullDiskNamesTheCauseAndLeavesTheOldFile) {
+  const TempFolder folder;
+  const fs::path path = folder.write("file", "old");
+  const auto write = [](std::ostream& out) {
+    out << std::string(1 << 20, 'x');
+    if (!out.flush()) throw FileError("the stream takes no more bytes");
+  };
+  std::string message;
+  {
+    const FullDisk full(4096);
+    message = message_of<FileError>([&] { detail::write_file(path, write); });
+  }
+  EXPECT_EQ(message, path.string() + ": cannot be written: File too large");
+  EXPECT_EQ(read_bytes(path), "old");
+  EXPECT_EQ(std::distance(fs::directory_iterator(folder / ""), {}), 1);
+}
 
 TEST(CheckpointFile, OnAFullDiskHoldsWhatItHeld) {
   const Small c;

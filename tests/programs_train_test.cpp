@@ -114,7 +114,7 @@ TEST(TrainingProgram, SaysWhyItCannotTrain) {
   one.folder.write("one", "1");
   expect(one.add_file("--held-out", "one"), "1 bytes, expected 2 or more");
   SmallRun unwritable;
-  expect(unwritable.add_file("--log", "none/log.csv"), "log.csv: cannot be written");
+  expect(unwritable.add_file("--log", "none/log.csv"), "log.csv: cannot be written: No such file or directory");
 }
 
 TEST(TrainingProgram, FindsPlacesThatCannotBeWrittenBeforeItTrains) {

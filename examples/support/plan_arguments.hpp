@@ -6,7 +6,6 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
-#include <system_error>
 #include <twoheads/base/errors.hpp>
 #include <twoheads/plan/cover.hpp>
 #include <twoheads/plan/one_query.hpp>
@@ -20,6 +19,7 @@
 #include "support/paper_method.hpp"
 #include "support/progress.hpp"
 #include "support/terminal.hpp"
+#include "support/text_files.hpp"
 
 namespace programs {
 
@@ -168,8 +168,7 @@ class PlanArguments {
     // Closing writes what is still held back, so a full disk shows here at the latest.
     if (out.is_open()) out.close();
     if (out) return;
-    const std::string cause = errno != 0 ? ": " + std::generic_category().message(errno) : "";
-    throw std::runtime_error("--svg " + svg_ + ": cannot be written" + cause);
+    throw unwritable("--svg", svg_);
   }
 
   /// How --grid and standard output have the grid drawn: colours on a terminal alone, unless NO_COLOR forbids them.

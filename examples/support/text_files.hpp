@@ -30,6 +30,12 @@ namespace programs {
   return {std::istreambuf_iterator<char>(in), {}};
 }
 
+/// What became of a file that a flag names and that takes no more bytes; errno, if it is not 0, tells the cause.
+[[nodiscard]] inline std::runtime_error unwritable(const std::string& flag, const std::string& path) {
+  const std::string cause = errno != 0 ? ": " + std::generic_category().message(errno) : "";
+  return std::runtime_error(flag + " " + path + ": cannot be written" + cause);
+}
+
 /// Throws std::runtime_error that names flag and file where a run's result could not be written there in the end.
 /// Writes nothing itself; no path, no file.
 inline void require_writable(const std::string& flag, const std::string& path) {

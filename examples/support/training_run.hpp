@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cerrno>
 #include <cmath>
 #include <csignal>
 #include <cstdint>
@@ -278,18 +279,20 @@ class TrainingRun {
 
   void begin_log() {
     // A run that goes on writes again what it had written, for the file may hold steps that the checkpoint does not.
+    errno = 0;
     log_.open(settings_.log, std::ios::trunc);
     log_.precision(std::numeric_limits<double>::max_digits10);
     log_ << "step,loss,held_out_bits_per_byte,learning_rate,seconds\n";
     for (const twoheads::TrainingPoint& point : curve_) log(point);
-    if (!log_.flush()) throw std::runtime_error(settings_.log + ": cannot be written");
+    if (!log_.flush()) throw unwritable("--log", settings_.log);
   }
   void log(const twoheads::TrainingPoint& point) {
     if (!log_.is_open()) return;
+    errno = 0;
     log_ << point.step << "," << point.loss << ",";
     if (std::isfinite(point.held_out)) log_ << point.held_out;
     log_ << "," << point.rate << "," << point.seconds << "\n" << std::flush;
-    if (!log_) throw std::runtime_error(settings_.log + ": cannot be written");
+    if (!log_) throw unwritable("--log", settings_.log);
   }
 
   void plot() const {

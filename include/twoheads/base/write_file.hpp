@@ -5,6 +5,7 @@
 #include <fstream>
 #include <ios>
 #include <random>
+#include <string>
 #include <system_error>
 #include <twoheads/base/errors.hpp>
 
@@ -29,13 +30,16 @@ void write_file(const std::filesystem::path& given, const Write& write) {
   try {
     std::ofstream out(partial, std::ios::binary | std::ios::trunc);
     if (!out) throw FileError(text(path.string(), ": cannot be written: ", std::generic_category().message(errno)));
+    errno = 0;
     try {
       write(out);
     } catch (const FileError& error) {
-      throw FileError(text(path.string(), ": ", error.what()));  // whoever writes to a stream knows no path
+      // Whoever writes to a stream knows no path, nor why the stream takes no more.
+      if (out) throw FileError(text(path.string(), ": ", error.what()));
     }
     out.close();
-    if (!out) throw FileError(text(path.string(), ": cannot be written"));
+    const std::string cause = errno != 0 ? ": " + std::generic_category().message(errno) : "";
+    if (!out) throw FileError(text(path.string(), ": cannot be written", cause));
     std::error_code failed;
     std::filesystem::rename(partial, path, failed);
     if (failed) throw FileError(text(path.string(), ": cannot be written: ", failed.message()));
