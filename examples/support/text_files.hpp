@@ -12,6 +12,7 @@
 #include <stdexcept>
 #include <string>
 #include <system_error>
+#include <twoheads/base/write_file.hpp>
 #include <utility>
 #include <vector>
 
@@ -32,8 +33,7 @@ namespace programs {
 
 /// What became of a file that a flag names and that takes no more bytes; errno, if it is not 0, tells the cause.
 [[nodiscard]] inline std::runtime_error unwritable(const std::string& flag, const std::string& path) {
-  const std::string cause = errno != 0 ? ": " + std::generic_category().message(errno) : "";
-  return std::runtime_error(flag + " " + path + ": cannot be written" + cause);
+  return std::runtime_error(twoheads::detail::unwritable(flag + " " + path));
 }
 
 /// Throws std::runtime_error that names flag and file where a run's result could not be written there in the end.

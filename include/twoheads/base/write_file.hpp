@@ -11,6 +11,11 @@
 
 namespace twoheads::detail {
 
+/// That a file takes no bytes, and why: errno tells, if it is not 0.
+[[nodiscard]] inline std::string unwritable(const std::string& file) {
+  return text(file, ": cannot be written", errno != 0 ? ": " + std::generic_category().message(errno) : "");
+}
+
 /// Writes a file under another name and gives it its own at the end, so that nobody finds half of it: a writer that is
 /// killed leaves the old file, if there was one, and what it had written as `path`.partial-<number>.
 ///
@@ -29,7 +34,7 @@ void write_file(const std::filesystem::path& given, const Write& write) {
   partial += text(".partial-", std::random_device{}());
   try {
     std::ofstream out(partial, std::ios::binary | std::ios::trunc);
-    if (!out) throw FileError(text(path.string(), ": cannot be written: ", std::generic_category().message(errno)));
+    if (!out) throw FileError(unwritable(path.string()));
     errno = 0;
     try {
       write(out);
@@ -38,8 +43,7 @@ void write_file(const std::filesystem::path& given, const Write& write) {
       if (out) throw FileError(text(path.string(), ": ", error.what()));
     }
     out.close();
-    const std::string cause = errno != 0 ? ": " + std::generic_category().message(errno) : "";
-    if (!out) throw FileError(text(path.string(), ": cannot be written", cause));
+    if (!out) throw FileError(unwritable(path.string()));
     std::error_code failed;
     std::filesystem::rename(partial, path, failed);
     if (failed) throw FileError(text(path.string(), ": cannot be written: ", failed.message()));
